@@ -1,0 +1,128 @@
+//! Executors: who computes a forward.
+//!
+//! [`Executor`] is all the product (session, commands) knows of computing. `GpuExecutor` plays a plan's steps on
+//! adapters, `HostExecutor` runs every op's reference on the host. This room does not choose tokens and does not
+//! read command lines. Invariant: an executor's KV cache holds exactly the first `position` tokens it was given,
+//! and a forward that failed leaves the cache at the position it had before.
+
+use std::sync::Arc;
+
+/// Tokens of one forward.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    /// Token ids, at least one; split into prefill chunks by the executor.
+    pub tokens: &'a [u32],
+    /// Position of the first one: the tokens of the KV cache that stay valid. May be lower than what the cache
+    /// holds (the rest is then forgotten), never higher.
+    pub position: u32,
+    /// Whose logits to compute.
+    pub logits: LogitRows,
+}
+
+/// Which tokens' logits a forward returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogitRows {
+    /// The last token's: generating.
+    Last,
+    /// Every token's: scoring.
+    All,
+}
+
+/// Logits of one forward.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logits {
+    /// f32 `(rows, vocab_size)`, row-major.
+    pub values: Vec<f32>,
+    /// Logits of a row; the model's padded vocabulary, which may exceed the tokenizer's.
+    pub vocab_size: usize,
+}
+
+impl Logits {
+    /// The rows, each `vocab_size` long.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.values.chunks_exact(self.vocab_size)
+    }
+
+    /// The last row.
+    pub fn last(&self) -> &[f32] {
+        &self.values[self.values.len() - self.vocab_size..]
+    }
+}
+
+/// Memory in use at one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// The adapter's name, or `host`.
+    pub place: String,
+    /// Bytes of weights.
+    pub weights: u64,
+    /// Bytes of KV cache.
+    pub kv_cache: u64,
+    /// Bytes of activations, staging and readback buffers.
+    pub other: u64,
+}
+
+/// Computes forwards of one model for one sequence.
+pub trait Executor: Send {
+    /// Runs the batch and returns the logits it asked for.
+    ///
+    /// # Errors
+    /// A token id outside the vocabulary, a position beyond what the cache holds, more tokens than the context
+    /// has room for, a lost device, or memory that ran out.
+    fn forward(&mut self, batch: &Batch<'_>) -> Result<Logits, ExecError>;
+
+    /// Tokens the KV cache holds.
+    fn position(&self) -> u32;
+
+    /// Tokens the KV cache has room for.
+    fn context_length(&self) -> u32;
+
+    /// Logits of a row.
+    fn vocab_size(&self) -> usize;
+
+    /// What is allocated where.
+    fn memory(&self) -> Vec<MemoryUse>;
+}
+
+/// What can go wrong while loading weights or computing.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ExecError {
+    /// A token id the model has no embedding for.
+    #[error("token id {id} is outside the model's vocabulary of {vocab_size}")]
+    TokenOutOfRange {
+        /// The id given.
+        id: u32,
+        /// Rows of the embedding.
+        vocab_size: usize,
+    },
+    /// More tokens than the context holds.
+    #[error(
+        "{tokens} tokens from position {position} do not fit the context of {context_length}; \
+         shorten the prompt or raise --context-length"
+    )]
+    ContextFull {
+        /// Tokens of the batch.
+        tokens: usize,
+        /// Where it starts.
+        position: u32,
+        /// Room of the KV cache.
+        context_length: u32,
+    },
+    /// A batch that starts where the cache does not reach.
+    #[error("the batch starts at position {position}, but the KV cache holds only {held} tokens")]
+    PositionAhead {
+        /// Where the batch starts.
+        position: u32,
+        /// Tokens held.
+        held: u32,
+    },
+    /// No tokens.
+    #[error("a forward needs at least one token")]
+    EmptyBatch,
+    /// The checkpoint could not be read.
+    #[error(transparent)]
+    Checkpoint(Arc<crate::checkpoint::CheckpointError>),
+    /// The device said no.
+    #[error(transparent)]
+    Gpu(#[from] crate::gpu::GpuError),
+}

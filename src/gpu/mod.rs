@@ -1,0 +1,4 @@
+//! stub
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("stub")]
+pub enum GpuError {}

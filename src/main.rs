@@ -1,0 +1,2 @@
+//! wgpt
+fn main() {}

@@ -1,0 +1,120 @@
+//! Weight formats: how a row of weights is stored in a file and how it is laid out on an adapter.
+//!
+//! A format has two byte forms of the same values:
+//! - **stored**: what the checkpoint file holds (ggml's blocks, or plain little-endian floats), row after row;
+//! - **packed**: the device layout that `shaders/quant/<name>.wgsl` reads: one or more *regions* (quants, then
+//!   scales), each a run of whole 16-byte chunks for all rows of a slice, so that neighbouring lanes read
+//!   neighbouring 16 bytes. The same packed bytes serve resident and streamed weights.
+//!
+//! This room does not know files, models or wgpu. Invariant: `unpack(repack(stored)) == dequantize(stored)`,
+//! bit for bit.
+
+use std::fmt::Debug;
+use std::ops::Range;
+
+mod dense;
+mod q4_0;
+mod q4_1;
+mod q8_0;
+
+pub use dense::{BF16, F16, F32};
+pub use q4_0::Q4_0;
+pub use q4_1::Q4_1;
+pub use q8_0::Q8_0;
+
+/// Every region of a packed slice starts at a multiple of this many bytes, the largest alignment that WebGPU
+/// asks of a storage binding's offset.
+pub const REGION_ALIGN: u64 = 256;
+
+/// Bytes that one lane of a kernel loads at once.
+pub const CHUNK_BYTES: usize = 16;
+
+/// One weight format; its twin is the WGSL snippet `shaders/quant/<name>.wgsl`.
+pub trait BlockFormat: Debug + Send + Sync {
+    /// ggml's name (`q4_0`); the same string in Rust, WGSL and on the command line.
+    fn name(&self) -> &'static str;
+
+    /// Weights in one stored block, along a row; a row's length must be a multiple of it.
+    fn block_len(&self) -> usize;
+
+    /// Bytes of one stored block.
+    fn block_bytes(&self) -> usize;
+
+    /// Weights whose quants fill one 16-byte chunk of the packed layout (`CHUNK` in WGSL): 4 for f32, 8 for
+    /// f16, 16 for q8_0, 32 for q4_0.
+    fn chunk_len(&self) -> usize;
+
+    /// Bytes of side data (scales, mins) a row of `cols` weights needs in each region after the first.
+    fn side_bytes_per_row(&self, cols: usize) -> Vec<usize>;
+
+    /// Stored bytes to values. `stored` is whole blocks, `weights` as long as they hold.
+    fn dequantize(&self, stored: &[u8], weights: &mut [f32]);
+
+    /// Values to stored bytes, rounding as ggml's reference does.
+    fn quantize(&self, weights: &[f32], stored: &mut [u8]);
+
+    /// One stored row into row `row` (counted from the slice's first) of a packed slice, which was zeroed.
+    fn repack_row(&self, stored: &[u8], layout: &PackedLayout, row: usize, packed: &mut [u8]);
+
+    /// Row `row` of a packed slice to values; `weights` is `layout.cols` long.
+    fn unpack_row(&self, packed: &[u8], layout: &PackedLayout, row: usize, weights: &mut [f32]);
+
+    /// Bytes of a stored row.
+    fn row_bytes(&self, cols: usize) -> usize {
+        cols.div_ceil(self.block_len()) * self.block_bytes()
+    }
+
+    /// Bits a weight takes in the file.
+    fn bits_per_weight(&self) -> f64 {
+        self.block_bytes() as f64 * 8.0 / self.block_len() as f64
+    }
+
+    /// Where each region of a slice of `rows` × `cols` weights lies.
+    fn layout(&self, rows: usize, cols: usize) -> PackedLayout {
+        let chunks_per_row = cols.div_ceil(self.chunk_len());
+        let mut regions = Vec::new();
+        let mut end = 0u64;
+        let mut push = |bytes: usize| {
+            let start = end.next_multiple_of(REGION_ALIGN);
+            // Shaders index regions in 16-byte chunks or 4-byte words: never a partial one.
+            end = start + (bytes as u64).next_multiple_of(CHUNK_BYTES as u64);
+            regions.push(start..end);
+        };
+        push(rows * chunks_per_row * CHUNK_BYTES);
+        for side in self.side_bytes_per_row(cols) {
+            push(rows * side);
+        }
+        PackedLayout { rows, cols, chunks_per_row, regions, bytes: end }
+    }
+}
+
+/// Where the parts of one packed slice lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackedLayout {
+    /// Rows of the slice.
+    pub rows: usize,
+    /// Weights of a row.
+    pub cols: usize,
+    /// 16-byte chunks of a row in region 0; the last one is padded with zero quants.
+    pub chunks_per_row: usize,
+    /// Byte ranges: region 0 holds the quants, the others side data. Each starts at [`REGION_ALIGN`].
+    pub regions: Vec<Range<u64>>,
+    /// Bytes of the whole slice.
+    pub bytes: u64,
+}
+
+impl PackedLayout {
+    /// One region of a packed slice.
+    pub fn region<'a>(&self, packed: &'a [u8], index: usize) -> &'a [u8] {
+        let range = &self.regions[index];
+        &packed[range.start as usize..range.end as usize]
+    }
+}
+
+/// Every format, for look-ups, tests and help texts.
+pub static FORMATS: &[&dyn BlockFormat] = &[&F32, &F16, &BF16, &Q8_0, &Q4_0, &Q4_1];
+
+/// The format of this name.
+pub fn format(name: &str) -> Option<&'static dyn BlockFormat> {
+    FORMATS.iter().copied().find(|format| format.name() == name)
+}

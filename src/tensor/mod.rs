@@ -1,0 +1,116 @@
+//! Tensor types: element type and shape, symbolic only in what changes from one forward to the next.
+//!
+//! Holds no data. Shapes are row-major, outermost dimension first, in config words: `(tokens, heads, head_dim)`.
+
+/// The element type of an activation. Weights have a [`crate::quant::BlockFormat`] instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// 32-bit float: the residual stream and all activations.
+    F32,
+    /// 32-bit unsigned integer: token ids.
+    U32,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub const fn bytes(self) -> u64 {
+        4
+    }
+}
+
+/// One dimension of an activation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dim {
+    /// Known when the graph is lowered.
+    Fixed(u32),
+    /// The tokens of this forward: 1 at decode, up to the prefill chunk otherwise.
+    Tokens,
+    /// The last rows of this forward whose logits are wanted: 1 when generating, all when scoring.
+    LogitRows,
+}
+
+/// What [`Dim::Tokens`] and [`Dim::LogitRows`] are in one forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Extents {
+    /// Tokens of this forward.
+    pub tokens: u32,
+    /// Trailing tokens whose logits are computed; at most `tokens`.
+    pub logit_rows: u32,
+}
+
+impl Dim {
+    /// The dimension's length in a forward of these extents.
+    pub const fn length(self, extents: Extents) -> u32 {
+        match self {
+            Self::Fixed(length) => length,
+            Self::Tokens => extents.tokens,
+            Self::LogitRows => extents.logit_rows,
+        }
+    }
+}
+
+/// Element type and shape of an activation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TensorType {
+    /// Element type.
+    pub dtype: DType,
+    /// Row-major, outermost first.
+    pub shape: Vec<Dim>,
+}
+
+impl TensorType {
+    /// An f32 tensor of this shape.
+    pub fn f32(shape: impl Into<Vec<Dim>>) -> Self {
+        Self { dtype: DType::F32, shape: shape.into() }
+    }
+
+    /// Elements in a forward of these extents.
+    pub fn elements(&self, extents: Extents) -> u64 {
+        self.shape.iter().map(|dim| u64::from(dim.length(extents))).product()
+    }
+
+    /// Bytes in a forward of these extents.
+    pub fn bytes(&self, extents: Extents) -> u64 {
+        self.elements(extents) * self.dtype.bytes()
+    }
+
+    /// Length of the innermost dimension, where it is fixed.
+    pub fn columns(&self) -> Option<u32> {
+        match self.shape.last() {
+            Some(Dim::Fixed(columns)) => Some(*columns),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for TensorType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let dims: Vec<String> = self
+            .shape
+            .iter()
+            .map(|dim| match dim {
+                Dim::Fixed(length) => length.to_string(),
+                Dim::Tokens => "tokens".into(),
+                Dim::LogitRows => "logit_rows".into(),
+            })
+            .collect();
+        let dtype = match self.dtype {
+            DType::F32 => "f32",
+            DType::U32 => "u32",
+        };
+        write!(f, "{dtype} ({})", dims.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn symbolic_dimensions_take_the_forward_s_extents() {
+        let logits = TensorType::f32([Dim::LogitRows, Dim::Fixed(10)]);
+        let extents = Extents { tokens: 7, logit_rows: 2 };
+        assert_eq!(logits.elements(extents), 20, "two rows of ten");
+        assert_eq!(logits.to_string(), "f32 (logit_rows, 10)", "printed in config words");
+    }
+}

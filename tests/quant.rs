@@ -78,7 +78,7 @@ fn packed_rows_unpack_to_the_stored_values() {
         for (rows, blocks) in [(1, 1), (3, 5), (7, 2), (2, 9)] {
             // Dense rows need not fill their chunks; block formats have whole blocks.
             let cols = blocks * if format.block_len() == 1 { 13 } else { format.block_len() };
-            let stored = seeded_rows(format, rows, cols);
+            let stored = seeded_rows(*format, rows, cols);
             let layout = format.layout(rows, cols);
             let mut packed = vec![0; layout.bytes as usize];
             for (row, bytes) in stored.chunks(format.row_bytes(cols)).enumerate() {

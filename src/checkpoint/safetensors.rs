@@ -84,7 +84,9 @@ fn check(info: &Info, available: u64) -> Result<(Encoding, (u64, u64)), String> 
     let (name, bits, format) = dtype.ok_or_else(|| format!("dtype \"{}\" is unknown", info.dtype))?;
     let (begin, end) = info.data_offsets;
     if begin > end || end > available {
-        return Err(format!("data_offsets [{begin}, {end}] are outside the file's {available} bytes of data"));
+        return Err(format!(
+            "data_offsets [{begin}, {end}] are outside the file's {available} bytes of data; download it again"
+        ));
     }
     let expected = tensor_bytes(&info.shape, 1, *bits)?;
     if end - begin != expected {

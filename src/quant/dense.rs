@@ -3,26 +3,28 @@
 //! Packed rows are the stored rows, padded with zeros to whole 16-byte chunks; there is no side data. Twins:
 //! `shaders/quant/f32.wgsl`, `f16.wgsl`, `bf16.wgsl`. Rounding is to nearest, ties to even, as ggml does.
 
-use std::fmt::Debug;
+use std::fmt;
+use std::marker::PhantomData;
 
 use half::{bf16, f16};
 
 use super::{BlockFormat, CHUNK_BYTES, PackedLayout, assert_blocks};
 
 /// 32-bit floats.
-#[derive(Debug, Clone, Copy)]
-pub struct F32;
+pub const F32: Dense<f32> = Dense(PhantomData);
 
 /// IEEE half precision: 5 exponent bits, 10 fraction bits.
-#[derive(Debug, Clone, Copy)]
-pub struct F16;
+pub const F16: Dense<f16> = Dense(PhantomData);
 
 /// bfloat16: the upper half of an f32.
-#[derive(Debug, Clone, Copy)]
-pub struct BF16;
+pub const BF16: Dense<bf16> = Dense(PhantomData);
+
+/// The format of plain values of one type.
+#[derive(Clone, Copy)]
+pub struct Dense<V>(PhantomData<V>);
 
 /// What tells the three apart.
-trait Plain: Debug + Send + Sync {
+trait Plain: Send + Sync {
     const NAME: &'static str;
     const GGML_TYPE: u32;
     const BYTES: usize;
@@ -30,13 +32,13 @@ trait Plain: Debug + Send + Sync {
     fn write(weight: f32, bytes: &mut [u8]);
 }
 
-impl Plain for F32 {
+impl Plain for f32 {
     const NAME: &'static str = "f32";
     const GGML_TYPE: u32 = 0;
     const BYTES: usize = 4;
 
     fn read(bytes: &[u8]) -> f32 {
-        f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+        Self::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
     }
 
     fn write(weight: f32, bytes: &mut [u8]) {
@@ -44,41 +46,47 @@ impl Plain for F32 {
     }
 }
 
-impl Plain for F16 {
+impl Plain for f16 {
     const NAME: &'static str = "f16";
     const GGML_TYPE: u32 = 1;
     const BYTES: usize = 2;
 
     fn read(bytes: &[u8]) -> f32 {
-        f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
+        Self::from_le_bytes([bytes[0], bytes[1]]).to_f32()
     }
 
     fn write(weight: f32, bytes: &mut [u8]) {
-        bytes.copy_from_slice(&f16::from_f32(weight).to_le_bytes());
+        bytes.copy_from_slice(&Self::from_f32(weight).to_le_bytes());
     }
 }
 
-impl Plain for BF16 {
+impl Plain for bf16 {
     const NAME: &'static str = "bf16";
     const GGML_TYPE: u32 = 30;
     const BYTES: usize = 2;
 
     fn read(bytes: &[u8]) -> f32 {
-        bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
+        Self::from_le_bytes([bytes[0], bytes[1]]).to_f32()
     }
 
     fn write(weight: f32, bytes: &mut [u8]) {
-        bytes.copy_from_slice(&bf16::from_f32(weight).to_le_bytes());
+        bytes.copy_from_slice(&Self::from_f32(weight).to_le_bytes());
     }
 }
 
-impl<F: Plain> BlockFormat for F {
+impl<V: Plain> fmt::Debug for Dense<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(V::NAME)
+    }
+}
+
+impl<V: Plain> BlockFormat for Dense<V> {
     fn name(&self) -> &'static str {
-        F::NAME
+        V::NAME
     }
 
     fn ggml_type(&self) -> u32 {
-        F::GGML_TYPE
+        V::GGML_TYPE
     }
 
     fn block_len(&self) -> usize {
@@ -86,11 +94,11 @@ impl<F: Plain> BlockFormat for F {
     }
 
     fn block_bytes(&self) -> usize {
-        F::BYTES
+        V::BYTES
     }
 
     fn chunk_len(&self) -> usize {
-        CHUNK_BYTES / F::BYTES
+        CHUNK_BYTES / V::BYTES
     }
 
     fn side_bytes_per_row(&self, _cols: usize) -> Vec<usize> {
@@ -99,15 +107,15 @@ impl<F: Plain> BlockFormat for F {
 
     fn dequantize(&self, stored: &[u8], weights: &mut [f32]) {
         assert_blocks(self, stored, weights.len());
-        for (bytes, weight) in stored.chunks_exact(F::BYTES).zip(weights) {
-            *weight = F::read(bytes);
+        for (bytes, weight) in stored.chunks_exact(V::BYTES).zip(weights) {
+            *weight = V::read(bytes);
         }
     }
 
     fn quantize(&self, weights: &[f32], stored: &mut [u8]) {
         assert_blocks(self, stored, weights.len());
-        for (bytes, weight) in stored.chunks_exact_mut(F::BYTES).zip(weights) {
-            F::write(*weight, bytes);
+        for (bytes, weight) in stored.chunks_exact_mut(V::BYTES).zip(weights) {
+            V::write(*weight, bytes);
         }
     }
 
@@ -117,7 +125,7 @@ impl<F: Plain> BlockFormat for F {
     }
 
     fn unpack_row(&self, packed: &[u8], layout: &PackedLayout, row: usize, weights: &mut [f32]) {
-        self.dequantize(&layout.row(packed, 0, row)[..layout.cols * F::BYTES], weights);
+        self.dequantize(&layout.row(packed, 0, row)[..layout.cols * V::BYTES], weights);
     }
 }
 

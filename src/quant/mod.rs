@@ -20,7 +20,7 @@ mod q4_0;
 mod q4_1;
 mod q8_0;
 
-pub use dense::{BF16, F16, F32};
+pub use dense::{BF16, Dense, F16, F32};
 pub use q4_0::Q4_0;
 pub use q4_1::Q4_1;
 pub use q8_0::Q8_0;

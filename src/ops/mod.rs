@@ -30,7 +30,7 @@ pub use embed::Embed;
 pub use host::{HostInput, HostSlice, HostWeight, fan_out};
 pub use matmul::{Columns, Matmul};
 pub use norm::{Norm, NormKind};
-pub use rope::RopeAppend;
+pub use rope::{RopeAppend, RopeStyle};
 
 /// What changes from one forward to the next. Twin of `Step` in shaders/lib/step.wgsl.
 #[repr(C)]
@@ -262,6 +262,29 @@ impl Call<'_> {
         }
     }
 
+    /// Values of the n-th input, a vector.
+    ///
+    /// # Panics
+    /// If lowering gave the op something else.
+    pub fn vector(&self, input: usize) -> usize {
+        match &self.inputs[input] {
+            Operand::Vector(values) => *values,
+            other => panic!("input {input} must be a vector, not {other:?}"),
+        }
+    }
+
+    /// Length of a row of the n-th input, an activation.
+    ///
+    /// # Panics
+    /// If lowering gave the op something else.
+    pub fn columns(&self, input: usize) -> u32 {
+        match &self.inputs[input] {
+            Operand::Activation(tensor) => tensor.columns(),
+            _ => None,
+        }
+        .unwrap_or_else(|| panic!("input {input} must be an activation of fixed columns, not {:?}", self.inputs[input]))
+    }
+
     /// The n-th output as a key or value cache.
     ///
     /// # Panics
@@ -298,4 +321,19 @@ pub(crate) fn weight_bindings(input: usize, weight: &WeightType, slice: usize) -
 /// The slot binding of a weight's format.
 pub(crate) fn weight_slot(weight: &WeightType) -> (&'static str, String) {
     ("WEIGHTS", format!("quant/{}", weight.format.name()))
+}
+
+/// The slot binding of `REDUCE` for a workgroup of `workgroup` invocations, and the constant that it needs.
+pub(crate) fn reduce_slot(
+    traits: &Traits,
+    workgroup: u32,
+    overrides: &mut Vec<(&'static str, f64)>,
+) -> (&'static str, String) {
+    match traits.subgroup {
+        Some(subgroup) if workgroup.is_multiple_of(subgroup) => {
+            overrides.push(("SUBGROUP", f64::from(subgroup)));
+            ("REDUCE", "lib/reduce_subgroup".into())
+        }
+        _ => ("REDUCE", "lib/reduce_workgroup".into()),
+    }
 }

@@ -9,10 +9,24 @@ macro_rules! files {
 }
 
 /// Kernels: files of `shaders/`, each with one entry point `main`.
-pub static KERNELS: &[(&str, &str)] = files!["embed"];
+pub static KERNELS: &[(&str, &str)] = files![
+    "embed",
+    "gated_activation",
+    "layer_norm",
+    "rms_norm",
+    "rope_append",
+];
 
 /// Snippets: files of `shaders/lib/` and `shaders/quant/`, imported by kernels.
-pub static SNIPPETS: &[(&str, &str)] = files!["lib/step"];
+pub static SNIPPETS: &[(&str, &str)] = files![
+    "lib/activation",
+    "lib/kv_f16",
+    "lib/kv_f32",
+    "lib/reduce_subgroup",
+    "lib/reduce_workgroup",
+    "lib/step",
+    "lib/tanh",
+];
 
 /// A file's text by its name without `.wgsl`.
 pub fn text(name: &str) -> Option<&'static str> {

@@ -1,6 +1,6 @@
 //! Test and bench cases: an op with operand types, a step, and how close kernel and reference must be.
 
-use super::{Op, Step, StateType};
+use super::{KvFormat, Op, StateType, Step, WeightType};
 use crate::quant::BlockFormat;
 use crate::tensor::TensorType;
 
@@ -65,4 +65,87 @@ pub fn all_cases() -> Vec<Case> {
     cases.extend(super::attention::cases());
     cases.extend(super::activation::cases());
     cases
+}
+
+/// An operand's numbers.
+#[derive(Debug, Clone)]
+pub enum CaseValue {
+    /// An activation or vector.
+    F32(Vec<f32>),
+    /// Token ids.
+    U32(Vec<u32>),
+    /// A weight: its type and each slice's packed bytes.
+    Weight(WeightType, Vec<Vec<u8>>),
+    /// A key or value cache, its values as its format rounds them.
+    State(StateType, Vec<f32>),
+}
+
+impl CaseInput {
+    /// Seeded numbers for this operand.
+    pub fn fill(&self, step: Step, numbers: &mut Numbers) -> CaseValue {
+        match self {
+            Self::Activation(ty) => CaseValue::F32(numbers.values(ty.elements(step.extents()) as usize)),
+            Self::Vector(len) => CaseValue::F32(numbers.values(*len)),
+            Self::Tokens { vocab_size } => {
+                CaseValue::U32((0..step.tokens).map(|_| numbers.next() % vocab_size).collect())
+            }
+            Self::RopeTable { positions, rotary_dim } => {
+                let frequencies: Vec<f32> =
+                    (0..rotary_dim / 2).map(|i| 10_000f32.powf(-2.0 * i as f32 / *rotary_dim as f32)).collect();
+                let angles = (0..*positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
+                CaseValue::F32(angles.flat_map(|angle| [angle.cos(), angle.sin()]).collect())
+            }
+            Self::State(ty) => {
+                let values = numbers.values(ty.elements() as usize);
+                let round = |value: f32| match ty.format {
+                    KvFormat::F16 => half::f16::from_f32(value).to_f32(),
+                    KvFormat::F32 => value,
+                };
+                CaseValue::State(*ty, values.into_iter().map(round).collect())
+            }
+            Self::Weight { format, rows, cols, slice_rows } => {
+                let starts = (0..*rows).step_by(*slice_rows);
+                let slices: Vec<_> =
+                    starts.map(|first| (first, format.layout((*slice_rows).min(rows - first), *cols))).collect();
+                let packed = slices.iter().map(|(_, layout)| {
+                    let mut bytes = vec![0; layout.bytes as usize];
+                    let mut stored = vec![0; format.row_bytes(*cols)];
+                    for row in 0..layout.rows {
+                        format.quantize(&numbers.values(*cols), &mut stored);
+                        format.repack_row(&stored, layout, row, &mut bytes);
+                    }
+                    bytes
+                });
+                let packed = packed.collect();
+                CaseValue::Weight(WeightType { format: *format, rows: *rows, cols: *cols, slices }, packed)
+            }
+        }
+    }
+}
+
+/// A repeatable stream of test numbers (xorshift, Marsaglia 2003).
+#[derive(Debug, Clone)]
+pub struct Numbers(u64);
+
+impl Numbers {
+    /// The stream of this seed.
+    pub const fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    fn next(&mut self) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 32) as u32
+    }
+
+    /// Values within ±1, every 97th an outlier within ±16.
+    fn values(&mut self, count: usize) -> Vec<f32> {
+        let scaled = |index: usize, bits: u32| {
+            let unit = bits as f32 / u32::MAX as f32 * 2.0 - 1.0;
+            if index % 97 == 96 { unit * 16.0 } else { unit }
+        };
+        (0..count).map(|index| scaled(index, self.next())).collect()
+    }
 }

@@ -25,7 +25,7 @@ mod rope;
 
 pub use activation::{Activation, GatedActivation};
 pub use attention::Attention;
-pub use case::{Case, CaseInput, all_cases};
+pub use case::{Case, CaseInput, CaseValue, Numbers, all_cases};
 pub use embed::Embed;
 pub use host::{HostInput, HostSlice, HostWeight, fan_out};
 pub use matmul::{Columns, Matmul};

@@ -36,8 +36,8 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lid: u32,
 ) {
-    let set = (group.x + group.y * groups.x) * (WORKGROUP / LANES) + lid / LANES;
-    let first = set * ROWS_PER_LANE;
+    let team = (group.x + group.y * groups.x) * (WORKGROUP / LANES) + lid / LANES;
+    let first = team * ROWS_PER_LANE;
     let lane = lid % LANES;
     var sums: array<f32, ROWS_PER_LANE>;
     for (var at = lane; at < CHUNKS; at += LANES) {

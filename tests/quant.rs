@@ -74,7 +74,7 @@ fn seeded_rows(format: &dyn BlockFormat, rows: usize, cols: usize) -> Vec<u8> {
 
 #[test]
 fn packed_rows_unpack_to_the_stored_values() {
-    for format in FORMATS.iter().copied() {
+    for format in FORMATS {
         for (rows, blocks) in [(1, 1), (3, 5), (7, 2), (2, 9)] {
             // Dense rows need not fill their chunks; block formats have whole blocks.
             let cols = blocks * if format.block_len() == 1 { 13 } else { format.block_len() };
@@ -96,7 +96,7 @@ fn packed_rows_unpack_to_the_stored_values() {
 
 #[test]
 fn regions_are_aligned_apart_and_whole_words() {
-    for format in FORMATS.iter().copied() {
+    for format in FORMATS {
         let layout = format.layout(5, 7 * 32);
         let mut end = 0;
         for (region, row_bytes) in layout.regions.iter().zip(&layout.row_bytes) {
@@ -111,7 +111,7 @@ fn regions_are_aligned_apart_and_whole_words() {
 
 #[test]
 fn formats_are_found_by_name_and_by_ggml_type() {
-    for format in FORMATS.iter().copied() {
+    for format in FORMATS {
         let by_name = quant::format(format.name()).map(BlockFormat::name);
         let by_type = quant::from_ggml_type(format.ggml_type()).map(BlockFormat::name);
         assert_eq!((by_name, by_type), (Some(format.name()), Some(format.name())), "each look-up finds it");
@@ -139,7 +139,7 @@ fn unpack_kernel(snippet: &str) -> String {
 
 #[test]
 fn every_format_has_a_snippet_of_core_wgsl_with_its_chunk_length() {
-    for format in FORMATS.iter().copied() {
+    for format in FORMATS {
         let path = format!("{}/shaders/quant/{}.wgsl", env!("CARGO_MANIFEST_DIR"), format.name());
         let snippet = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
         let wgsl = unpack_kernel(&snippet);

@@ -1,4 +1,157 @@
-//! stub
-#[derive(Debug, thiserror::Error)]
-#[error("stub")]
-pub enum CheckpointError {}
+//! Checkpoints: Hugging Face directories (safetensors) and GGUF files, mapped and borrowed, never read whole.
+//!
+//! Both kinds look the same from outside: tensors by Hugging Face name as [`TensorView`]s, a typed [`Config`], and
+//! [`RowConventions`] where the same model's rows are ordered differently. This room neither converts weights nor
+//! knows what a family needs. Invariant: whatever a file claims about itself was checked before it is handed out,
+//! with an error that names file and tensor; no file, however broken, panics or decides an allocation.
+
+mod config;
+mod error;
+mod gguf;
+mod mmap;
+mod open;
+mod safetensors;
+mod view;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use config::{Config, QkvRows, RopeRows, RowConventions};
+pub use error::CheckpointError;
+pub use gguf::GgufMetadata;
+pub use mmap::FileIdentity;
+pub use view::TensorView;
+
+use crate::quant::FORMATS;
+use mmap::Mapping;
+use view::{Encoding, TensorEntry};
+
+/// An opened checkpoint.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// What was opened.
+    path: PathBuf,
+    /// The directory whose other files belong to this model.
+    directory: Option<PathBuf>,
+    files: Vec<PathBuf>,
+    mappings: Vec<Arc<Mapping>>,
+    /// By Hugging Face name.
+    tensors: BTreeMap<String, TensorEntry>,
+    /// None for a GGUF architecture without a table.
+    config: Option<Config>,
+    gguf: Option<GgufMetadata>,
+}
+
+impl Checkpoint {
+    /// Opens a Hugging Face directory (`config.json` and `model.safetensors`, or its index and shards), a GGUF file,
+    /// or a directory with one GGUF file and no safetensors.
+    ///
+    /// A GGUF file may hold a vocabulary only, or an architecture wgpt has no table for: then its metadata can be
+    /// read, its tensors keep their GGUF names, and [`Self::config`] says what is wrong.
+    ///
+    /// # Errors
+    /// Files that are missing, can't be read or contradict themselves.
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        open::open(path)
+    }
+
+    /// The model's config.
+    ///
+    /// # Errors
+    /// A GGUF architecture whose metadata can't be translated.
+    pub fn config(&self) -> Result<&Config, CheckpointError> {
+        let unknown = || {
+            let architecture = self.gguf.as_ref().and_then(|metadata| metadata.architecture().ok().flatten());
+            CheckpointError::UnknownArchitecture {
+                file: self.path.clone(),
+                architecture: architecture.unwrap_or("(none given)").into(),
+                supported: gguf::ARCHITECTURES.iter().map(|known| known.name).collect::<Vec<_>>().join(", "),
+            }
+        };
+        self.config.as_ref().ok_or_else(unknown)
+    }
+
+    /// One tensor, by its Hugging Face name.
+    ///
+    /// # Errors
+    /// No such tensor, or one in a format wgpt can't read.
+    pub fn tensor(&self, name: &str) -> Result<TensorView<'_>, CheckpointError> {
+        let entry = self.tensors.get(name).ok_or_else(|| CheckpointError::NoTensor {
+            path: self.path.clone(),
+            tensor: name.into(),
+            hint: self.hint(name),
+        })?;
+        self.view(entry).map_err(|format| CheckpointError::UnsupportedFormat {
+            file: self.files[entry.file].clone(),
+            tensor: name.into(),
+            format: format.into(),
+            supported: FORMATS.iter().map(|format| format.name()).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// Whether there is a tensor of this name, readable or not.
+    pub fn has_tensor(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Every tensor's name, sorted, those in unreadable formats included.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Every tensor in a format wgpt reads, sorted by name. Masks and index tables that some exports carry are in
+    /// none; [`Self::names`] lists them too.
+    pub fn tensors(&self) -> impl Iterator<Item = TensorView<'_>> {
+        self.tensors.values().filter_map(|entry| self.view(entry).ok())
+    }
+
+    /// The metadata of a GGUF file.
+    pub fn gguf_metadata(&self) -> Option<&GgufMetadata> {
+        self.gguf.as_ref()
+    }
+
+    /// Another file of the model's directory, such as `tokenizer.json`. A GGUF file opened by its own name has none:
+    /// what lies beside it may belong to another model.
+    pub fn companion(&self, name: &str) -> Option<PathBuf> {
+        let path = self.directory.as_ref()?.join(name);
+        path.is_file().then_some(path)
+    }
+
+    /// What was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The files that hold weights.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// What a cache made from this checkpoint must compare before it is used again.
+    pub fn identity(&self) -> Vec<FileIdentity> {
+        self.mappings.iter().map(|mapping| mapping.identity().clone()).collect()
+    }
+
+    fn view<'m>(&'m self, entry: &'m TensorEntry) -> Result<TensorView<'m>, &'m str> {
+        match &entry.encoding {
+            Encoding::Unknown(format) => Err(format),
+            Encoding::Known(format) => Ok(TensorView {
+                name: &entry.name,
+                file: &self.files[entry.file],
+                format: *format,
+                shape: &entry.shape,
+                bytes: &self.mappings[entry.file][entry.range.clone()],
+            }),
+        }
+    }
+
+    /// A name that ends alike: most often only the prefix differs.
+    fn hint(&self, name: &str) -> String {
+        let tail = |name: &str| name.rsplit('.').take(3).map(str::to_owned).collect::<Vec<_>>();
+        match self.tensors.keys().find(|known| tail(known) == tail(name)) {
+            Some(known) => format!("; there is \"{known}\""),
+            None => format!("; it has {} tensors", self.tensors.len()),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Read-only file mappings and what tells one version of a file from another.
+//!
+//! The only `unsafe` of this room. Invariant: a [`Mapping`] is never empty and never written through.
+
+use std::fs::File;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use memmap2::Mmap;
+
+use super::CheckpointError;
+
+/// What a cache keyed by a weight file must compare.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FileIdentity {
+    /// The file.
+    pub path: PathBuf,
+    /// Its length.
+    pub bytes: u64,
+    /// When it was last written, where the system says.
+    pub modified: Option<SystemTime>,
+}
+
+/// A whole file, mapped.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    map: Mmap,
+    identity: FileIdentity,
+}
+
+impl Mapping {
+    pub(super) fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let io = |source| CheckpointError::Io { path: path.into(), source };
+        let file = File::open(path).map_err(io)?;
+        let about = file.metadata().map_err(io)?;
+        let refuse = |reason: &str| CheckpointError::NotACheckpoint { path: path.into(), reason: reason.into() };
+        if !about.is_file() {
+            return Err(refuse("is not a file"));
+        }
+        if about.len() == 0 {
+            return Err(refuse("is empty; download it again"));
+        }
+        // SAFETY: the mapping is private to this process and read-only. What Rust can't promise is that no other
+        // process writes to the file meanwhile: no system offers that for a mapping, and copying tens of gigabytes
+        // instead is no option. The room therefore relies on nothing it read before: offsets and lengths were
+        // copied out and checked when the file was opened, text is checked again whenever it is borrowed, and every
+        // byte pattern is a valid weight. A file cut short while it is mapped ends the process with SIGBUS.
+        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        let identity = FileIdentity { path: path.into(), bytes: about.len(), modified: about.modified().ok() };
+        Ok(Self { map, identity })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.identity.path
+    }
+
+    pub(super) fn identity(&self) -> &FileIdentity {
+        &self.identity
+    }
+}
+
+impl Deref for Mapping {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map
+    }
+}

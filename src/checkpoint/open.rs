@@ -1,0 +1,156 @@
+//! Decides what a path is and puts the checkpoint together.
+//!
+//! Only file names are judged here; what is in the files is the parsers' business. Invariant: of two files that
+//! could be meant, none is guessed.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::gguf::{self, Architecture};
+use super::mmap::Mapping;
+use super::safetensors;
+use super::view::TensorEntry;
+use super::{Checkpoint, CheckpointError, Config, RowConventions};
+
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// No config or index is near this; a mistaken path should not fill the memory.
+const MAX_JSON: u64 = 256 << 20;
+
+pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
+    let about = fs::metadata(path).map_err(|source| CheckpointError::Io { path: path.into(), source })?;
+    if about.is_dir() {
+        return open_directory(path);
+    }
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    if let Some("safetensors" | "json" | "bin") = extension {
+        let reason = format!("is one file of a model; name its directory, which must hold {CONFIG} too");
+        return Err(CheckpointError::NotACheckpoint { path: path.into(), reason });
+    }
+    open_gguf(path, path, None)
+}
+
+fn open_directory(directory: &Path) -> Result<Checkpoint, CheckpointError> {
+    let has = |name: &str| directory.join(name).is_file();
+    let refuse = |reason| Err(CheckpointError::NotACheckpoint { path: directory.into(), reason });
+    if has(WEIGHTS) || has(INDEX) {
+        if !has(CONFIG) {
+            return refuse(format!("{CONFIG} is missing; download it from where the weights came from"));
+        }
+        return open_safetensors(directory);
+    }
+    let ggufs = gguf_files(directory)?;
+    match ggufs.as_slice() {
+        [file] => open_gguf(directory, file, Some(directory)),
+        [] => {
+            let config = if has(CONFIG) { String::new() } else { format!("{CONFIG} and ") };
+            let torch = has("pytorch_model.bin") || has("pytorch_model.bin.index.json");
+            let hint = if torch { "; PyTorch's .bin files are not read: convert them to safetensors" } else { "" };
+            refuse(format!("no model here: missing {config}{WEIGHTS} (or {INDEX}), or one .gguf file{hint}"))
+        }
+        several => {
+            let names: Vec<_> = several.iter().filter_map(|file| file.file_name()?.to_str()).collect();
+            refuse(format!("holds several .gguf files, name one of them: {}", names.join(", ")))
+        }
+    }
+}
+
+fn gguf_files(directory: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
+    let io = |source| CheckpointError::Io { path: directory.into(), source };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn open_gguf(path: &Path, file: &Path, directory: Option<&Path>) -> Result<Checkpoint, CheckpointError> {
+    let mapping = Arc::new(Mapping::open(file)?);
+    let parsed = gguf::parse(&mapping)?;
+    let architecture = Architecture::of(&parsed.metadata)?;
+    let config = architecture.map(|known| known.config(&parsed.metadata, &parsed.tensors)).transpose()?;
+    let files = vec![file.to_owned()];
+    let mut tensors = BTreeMap::new();
+    for mut entry in parsed.tensors {
+        if let Some(architecture) = architecture {
+            entry.name = architecture.tensor_name(&entry.name);
+        }
+        insert(&mut tensors, entry, &files)?;
+    }
+    Ok(Checkpoint {
+        path: path.into(),
+        directory: directory.map(Path::to_owned),
+        files,
+        mappings: vec![mapping],
+        tensors,
+        config,
+        gguf: Some(parsed.metadata),
+    })
+}
+
+fn open_safetensors(directory: &Path) -> Result<Checkpoint, CheckpointError> {
+    let path = directory.join(CONFIG);
+    let config = Config::parse(path.display().to_string(), &read_json(&path)?, RowConventions::default())?;
+    // As Hugging Face's loader: one whole file goes before an index.
+    let index = if directory.join(WEIGHTS).is_file() {
+        None
+    } else {
+        let path = directory.join(INDEX);
+        Some(safetensors::parse_index(&path, &read_json(&path)?, directory)?)
+    };
+    let files = index.as_ref().map_or_else(|| vec![directory.join(WEIGHTS)], |index| index.shards.clone());
+    let (mut mappings, mut tensors) = (Vec::new(), BTreeMap::new());
+    for (number, file) in files.iter().enumerate() {
+        let mapping = Mapping::open(file)?;
+        for entry in safetensors::parse(&mapping, number)? {
+            insert(&mut tensors, entry, &files)?;
+        }
+        mappings.push(Arc::new(mapping));
+    }
+    for (tensor, shard) in index.iter().flat_map(|index| &index.tensors) {
+        if tensors.get(tensor).is_none_or(|entry| entry.file != *shard) {
+            let reason = format!("{INDEX} says it is in this file, which does not hold it");
+            return Err(CheckpointError::BadTensor { file: files[*shard].clone(), tensor: tensor.clone(), reason });
+        }
+    }
+    let directory = Some(directory.to_owned());
+    let path = directory.clone().unwrap_or_default();
+    Ok(Checkpoint { path, directory, files, mappings, tensors, config: Some(config), gguf: None })
+}
+
+/// Adds a tensor, whose name must be new.
+fn insert(
+    tensors: &mut BTreeMap<String, TensorEntry>,
+    entry: TensorEntry,
+    files: &[PathBuf],
+) -> Result<(), CheckpointError> {
+    match tensors.entry(entry.name.clone()) {
+        Entry::Vacant(vacant) => {
+            vacant.insert(entry);
+            Ok(())
+        }
+        Entry::Occupied(other) => {
+            let reason = format!("is in {} too; only one can be meant", files[other.get().file].display());
+            Err(CheckpointError::BadTensor { file: files[entry.file].clone(), tensor: entry.name, reason })
+        }
+    }
+}
+
+fn read_json(path: &Path) -> Result<Vec<u8>, CheckpointError> {
+    let io = |source| CheckpointError::Io { path: path.into(), source };
+    let bytes = fs::metadata(path).map_err(io)?.len();
+    if bytes > MAX_JSON {
+        let reason = format!("is {bytes} bytes long, too long for a JSON file");
+        return Err(CheckpointError::Malformed { file: path.into(), reason });
+    }
+    fs::read(path).map_err(io)
+}

@@ -1,0 +1,80 @@
+//! One tensor of a checkpoint: the checked entry kept for it, and the borrowed view handed out.
+//!
+//! Invariant: an entry's byte range lies in its file and is exactly what its shape and format take.
+
+use std::ops::Range;
+use std::path::Path;
+
+use crate::quant::BlockFormat;
+
+/// A tensor, borrowed from the mapped file.
+#[derive(Debug, Clone, Copy)]
+pub struct TensorView<'m> {
+    /// Its Hugging Face name.
+    pub name: &'m str,
+    /// The file it lies in.
+    pub file: &'m Path,
+    /// How its weights are stored.
+    pub format: &'static dyn BlockFormat,
+    /// Row-major, outermost first, as Hugging Face has it.
+    pub shape: &'m [usize],
+    /// The stored bytes, row after row.
+    pub bytes: &'m [u8],
+}
+
+impl<'m> TensorView<'m> {
+    /// Rows of the weight: all dimensions but the last; a vector is one row.
+    pub fn rows(&self) -> usize {
+        self.shape.split_last().map_or(1, |(_, outer)| outer.iter().product())
+    }
+
+    /// Weights of a row.
+    pub fn cols(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// The stored bytes of one row.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn row(&self, row: usize) -> &'m [u8] {
+        assert!(row < self.rows(), "row {row} of tensor \"{}\", which has {}", self.name, self.rows());
+        let bytes = self.format.row_bytes(self.cols());
+        &self.bytes[row * bytes..(row + 1) * bytes]
+    }
+}
+
+/// How a tensor is stored: known to wgpt, or only by name and size.
+#[derive(Debug, Clone)]
+pub(super) enum Encoding {
+    Known(&'static dyn BlockFormat),
+    /// As the file calls it: `q4_k (ggml type 12)`, `I64`.
+    Unknown(String),
+}
+
+/// Where a tensor is.
+#[derive(Debug, Clone)]
+pub(super) struct TensorEntry {
+    pub(super) name: String,
+    /// Index of its file.
+    pub(super) file: usize,
+    pub(super) encoding: Encoding,
+    pub(super) shape: Vec<usize>,
+    pub(super) range: Range<usize>,
+}
+
+/// Bytes of a tensor whose rows are whole blocks of `block_len` weights in `block_bits` bits; or why there can't be
+/// such a tensor.
+pub(super) fn tensor_bytes(shape: &[u64], block_len: u64, block_bits: u64) -> Result<u64, String> {
+    let cols = shape.last().copied().unwrap_or(1);
+    if !cols.is_multiple_of(block_len) {
+        return Err(format!("shape {shape:?}: rows of {cols} weights are not whole blocks of {block_len}"));
+    }
+    let elements = shape.iter().try_fold(1u64, |product, dim| product.checked_mul(*dim));
+    let bits = elements.and_then(|elements| (elements / block_len).checked_mul(block_bits));
+    match bits {
+        Some(bits) if bits.is_multiple_of(8) => Ok(bits / 8),
+        Some(_) => Err(format!("shape {shape:?} does not fill whole bytes")),
+        None => Err(format!("shape {shape:?} is too large for any file")),
+    }
+}

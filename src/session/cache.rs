@@ -41,11 +41,7 @@ impl Cache {
     }
 
     /// Logits after `context`, or `None` when cancelled before they were there.
-    pub(super) fn advance(
-        &mut self,
-        context: &[u32],
-        cancel: &AtomicBool,
-    ) -> Result<Option<Logits>, ExecError> {
+    pub(super) fn advance(&mut self, context: &[u32], cancel: &AtomicBool) -> Result<Option<Logits>, ExecError> {
         let mut logits = None;
         self.ids.truncate(self.reusable(context));
         for stretch in context[self.ids.len()..].chunks(CANCEL_STRIDE) {

@@ -70,17 +70,14 @@ impl Chat {
     /// Forgets the conversation and begins another with this system message.
     pub fn reset(&mut self, system: Option<&str>) {
         self.messages.clear();
-        self.messages.extend(system.map(|text| message("system", text)));
+        self.messages.extend(system.map(|text| Message::new("system", text)));
         self.seen = None;
         self.turns = 0;
     }
 
     /// The system message, where there is one.
     pub fn system(&self) -> Option<&str> {
-        self.messages
-            .first()
-            .filter(|message| message.role == "system")
-            .map(|message| message.content.as_str())
+        self.messages.first().filter(|message| message.role == "system").map(|message| message.content.as_str())
     }
 
     /// Everything said so far, system message first.
@@ -105,10 +102,9 @@ impl Chat {
         params: &GenerateParams,
         show: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Outcome, SessionError> {
-        self.messages.push(message("user", text));
+        self.messages.push(Message::new("user", text));
         let outcome = self.answer(params, show);
-        if !matches!(&outcome, Ok(outcome) if !outcome.ids.is_empty() || outcome.finish == FinishReason::EndOfText)
-        {
+        if !matches!(&outcome, Ok(outcome) if !outcome.ids.is_empty() || outcome.finish == FinishReason::EndOfText) {
             self.messages.pop();
         }
         outcome
@@ -139,7 +135,7 @@ impl Chat {
         }
         let outcome = stream.into_outcome();
         if !outcome.ids.is_empty() || outcome.finish == FinishReason::EndOfText {
-            self.messages.push(message("assistant", &reply));
+            self.messages.push(Message::new("assistant", reply.as_str()));
             self.turns += 1;
             // nor are the tokens of a stop string in the text
             exact &= outcome.finish != FinishReason::StopString;
@@ -158,8 +154,4 @@ impl Chat {
         }
         Ok(tokenizer.encode(rendered, self.format.special())?)
     }
-}
-
-fn message(role: &str, content: &str) -> Message {
-    Message { role: role.to_owned(), content: content.to_owned() }
 }

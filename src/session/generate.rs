@@ -99,7 +99,7 @@ pub struct Outcome {
 pub struct TokenStream<'s> {
     cache: &'s mut Cache,
     end_ids: &'s [u32],
-    decoder: Decoder<'s>,
+    decoder: Decoder,
     sampler: Sampler,
     stop: StopMatcher,
     cancel: Arc<AtomicBool>,
@@ -114,18 +114,20 @@ pub struct TokenStream<'s> {
 impl<'s> TokenStream<'s> {
     pub(super) fn new(
         cache: &'s mut Cache,
-        tokenizer: &'s Tokenizer,
+        tokenizer: &Tokenizer,
         end_ids: &'s [u32],
         prompt: &[u32],
         params: &GenerateParams,
     ) -> Result<Self, SessionError> {
         let sampler = Sampler::new(params.sampling, params.stream)?.with_vocab_limit(tokenizer.vocab_size());
+        let mut decoder = tokenizer.decoder(true);
+        decoder.prime(prompt);
         let reused_tokens = cache.reusable(prompt);
         let stats = Stats { prompt_tokens: prompt.len(), reused_tokens, ..Stats::default() };
         Ok(Self {
             cache,
             end_ids,
-            decoder: tokenizer.decoder(prompt),
+            decoder,
             sampler,
             stop: StopMatcher::new(params.stop.iter().cloned()),
             cancel: Arc::clone(&params.cancel),
@@ -223,9 +225,6 @@ impl Iterator for TokenStream<'_> {
 impl std::fmt::Debug for TokenStream<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let stats = &self.stats;
-        f.debug_struct("TokenStream")
-            .field("finish", &self.finish)
-            .field("stats", stats)
-            .finish_non_exhaustive()
+        f.debug_struct("TokenStream").field("finish", &self.finish).field("stats", stats).finish_non_exhaustive()
     }
 }

@@ -18,6 +18,8 @@ pub use generate::{FinishReason, GenerateParams, Outcome, Piece, Stats, TokenStr
 pub use stop::{Matched, StopMatcher};
 pub use tokenizer::Language;
 
+use std::path::PathBuf;
+
 use crate::exec::{ExecError, Executor, MemoryUse};
 use crate::sampler::SampleError;
 use crate::tokenizer::{Tokenizer, TokenizerError};
@@ -43,11 +45,7 @@ impl Session {
     ///
     /// # Errors
     /// An empty prompt, one beyond the context length, or sampling parameters out of range.
-    pub fn generate(
-        &mut self,
-        prompt: &[u32],
-        params: &GenerateParams,
-    ) -> Result<TokenStream<'_>, SessionError> {
+    pub fn generate(&mut self, prompt: &[u32], params: &GenerateParams) -> Result<TokenStream<'_>, SessionError> {
         if prompt.is_empty() {
             return Err(SessionError::EmptyPrompt);
         }
@@ -118,16 +116,14 @@ pub enum SessionError {
     #[error(transparent)]
     Exec(#[from] ExecError),
     /// A file beside the weights is not what its name promises.
-    #[error("{file}: {problem}")]
+    #[error("{}: {problem}", file.display())]
     Companion {
         /// Where it is.
-        file: String,
+        file: PathBuf,
         /// What is wrong with it.
         problem: String,
     },
     /// A checkpoint with neither `tokenizer.json` nor a GGUF vocabulary.
-    #[error(
-        "the checkpoint has no tokenizer: expected tokenizer.json beside the weights, or a GGUF vocabulary"
-    )]
+    #[error("the checkpoint has no tokenizer: expected tokenizer.json beside the weights, or a GGUF vocabulary")]
     NoTokenizer,
 }

@@ -155,11 +155,7 @@ mod tests {
     #[test]
     fn characters_stay_whole() {
         let (released, stopped) = run(&["é"], &["è", "ê€"]);
-        assert_eq!(
-            (released.concat(), stopped),
-            ("èê€".into(), false),
-            "shared first bytes are no partial match"
-        );
+        assert_eq!((released.concat(), stopped), ("èê€".into(), false), "shared first bytes are no partial match");
         assert_eq!(text(&["🙂!"], &["🙂", "🙂!"]), ("🙂".into(), true), "four bytes");
     }
 

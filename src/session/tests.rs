@@ -1,11 +1,13 @@
-//! Sessions and conversations on an executor that is a formula.
+//! Sessions on an executor that is a formula; conversations are in `chat`.
+
+mod chat;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::exec::{Batch, Logits};
-use crate::tokenizer::Special;
+use crate::tokenizer::Vocabulary;
 
 /// Ids are bytes, 256 is EOS.
 const EOS: u32 = 256;
@@ -125,11 +127,7 @@ fn max_new_tokens_and_context_length_end_a_text() {
     let (text, outcome) = run(&mut session, "?", &limited);
     assert_eq!((text.as_str(), outcome.finish), ("abc", FinishReason::MaxTokens), "three tokens");
     let (text, outcome) = run(&mut session, "hm?", &greedy());
-    assert_eq!(
-        (text.as_str(), outcome.finish),
-        ("abcd", FinishReason::ContextFull),
-        "six tokens and one more"
-    );
+    assert_eq!((text.as_str(), outcome.finish), ("abcd", FinishReason::ContextFull), "six tokens and one more");
     let none = GenerateParams { max_new_tokens: Some(0), ..greedy() };
     assert_eq!(run(&mut session, "?", &none).0, "", "no tokens");
 }
@@ -141,11 +139,7 @@ fn stop_strings_end_a_text_and_what_was_held_back_is_released() {
     let (text, outcome) = run(&mut session, "?", &stop("two"));
     assert_eq!((text.as_str(), outcome.finish), ("one ", FinishReason::StopString), "before the stop");
     let (text, outcome) = run(&mut session, "?", &stop("three"));
-    assert_eq!(
-        (text.as_str(), outcome.finish),
-        ("one two th", FinishReason::EndOfText),
-        "an incomplete stop"
-    );
+    assert_eq!((text.as_str(), outcome.finish), ("one two th", FinishReason::EndOfText), "an incomplete stop");
 }
 
 #[test]
@@ -206,15 +200,30 @@ fn unusable_prompts_are_refused_before_anything_is_computed() {
 #[test]
 fn the_same_seed_gives_the_same_text_and_streams_differ() {
     let (mut session, _) = scripted("", 64);
-    let sampling =
-        crate::sampler::SamplingParams { temperature: 5.0, top_k: 0, seed: 3, ..Default::default() };
-    let params =
-        |stream| GenerateParams { sampling, stream, max_new_tokens: Some(20), ..GenerateParams::default() };
+    let sampling = crate::sampler::SamplingParams { temperature: 5.0, top_k: 0, seed: 3, ..Default::default() };
+    let params = |stream| GenerateParams { sampling, stream, max_new_tokens: Some(20), ..GenerateParams::default() };
     let first = run(&mut session, "?", &params(0)).1.ids;
     assert_eq!(run(&mut session, "?", &params(0)).1.ids, first, "repeatable, also from a warm cache");
     assert_ne!(run(&mut session, "?", &params(1)).1.ids, first, "another sample");
 }
 
+/// Ids are bytes; the EOS is written `<eos>`, 257 to 260 are the marks of a chat template.
 fn byte_tokenizer() -> Tokenizer {
-    Tokenizer
+    let bytes = (0..=255u8).map(|byte| format!("<0x{byte:02X}>"));
+    let marks = ["<eos>", "<u>", "<a>", "<s>"].map(str::to_owned);
+    let mut token_types = vec![6; 256];
+    token_types.resize(260, 3);
+    Tokenizer::from_vocabulary(Vocabulary {
+        model: "llama".into(),
+        tokens: bytes.chain(marks).collect(),
+        scores: vec![0.0; 260],
+        token_types,
+        bos: Some(EOS),
+        eos: Some(EOS),
+        unk: Some(EOS),
+        add_bos: Some(false),
+        add_space_prefix: Some(false),
+        ..Vocabulary::default()
+    })
+    .expect("a vocabulary of bytes")
 }

@@ -81,9 +81,7 @@ pub enum SampleError {
         range: &'static str,
     },
     /// The model computed something that is not a logit.
-    #[error(
-        "the logit of token {token} is {value}: the model's numbers overflowed or its weights are damaged"
-    )]
+    #[error("the logit of token {token} is {value}: the model's numbers overflowed or its weights are damaged")]
     NotANumber {
         /// The first such token.
         token: u32,
@@ -270,7 +268,7 @@ fn weight(candidate: Candidate, best: f32, temperature: f32) -> f64 {
 /// `e^x` for `x <= 0`, within 1e-15 of exact, from additions and multiplications only: the C library's `exp`
 /// differs in the last bits between platforms, and a draw may turn on them.
 fn exp(x: f64) -> f64 {
-    const LN_2_HIGH: f64 = 0.693_147_180_369_123_816_490;
+    const LN_2_HIGH: f64 = 0.693_147_180_369_123_8;
     const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
     if x < -700.0 {
         // below 1e-304: beside the best candidate's weight of 1 this is nothing

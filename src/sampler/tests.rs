@@ -91,8 +91,7 @@ fn repetition_penalty_counts_each_token_once() {
 #[test]
 fn top_p_over_a_large_vocabulary_equals_a_full_sort() {
     // nearly flat, so that the nucleus needs several rounds of selection
-    let logits: Vec<f32> =
-        (0..5_000u32).map(|i| (i.wrapping_mul(2_654_435_761) % 1_009) as f32 / 500.0).collect();
+    let logits: Vec<f32> = (0..5_000u32).map(|i| (i.wrapping_mul(2_654_435_761) % 1_009) as f32 / 500.0).collect();
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
     let total: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
@@ -127,11 +126,7 @@ fn masked_and_padded_tokens_are_never_chosen() {
     let masked = [f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY, 0.0];
     assert_shares(params(), &masked, &[], &[0.0, 0.5, 0.0, 0.5]);
     let mut sampler = Sampler::new(SamplingParams::greedy(), 0).expect("valid").with_vocab_limit(2);
-    assert_eq!(
-        sampler.sample(&[0.0, 1.0, 9.0, f32::NAN], &[]),
-        Ok(1),
-        "rows from the limit on are not looked at"
-    );
+    assert_eq!(sampler.sample(&[0.0, 1.0, 9.0, f32::NAN], &[]), Ok(1), "rows from the limit on are not looked at");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::tokenizer::{ChatTemplate, Message, Special};
 #[derive(Debug)]
 pub enum ChatFormat {
     /// By the checkpoint's own template, which also writes BOS where the model wants it.
-    Template(ChatTemplate),
+    Template(Box<ChatTemplate>),
     /// As they are, replies right behind what they answer, other messages on a line of their own: for models
     /// without a template.
     Plain,
@@ -124,7 +124,7 @@ impl Chat {
         let params = GenerateParams { stream: self.turns, ..params.clone() };
         let mut stream = self.session.generate(&prompt, &params)?;
         let (mut reply, mut exact) = (String::new(), true);
-        while let Some(piece) = stream.next() {
+        for piece in stream.by_ref() {
             let piece = piece?;
             reply.push_str(&piece.text);
             if !piece.text.is_empty() && show(&piece.text).is_break() {

@@ -11,7 +11,7 @@ use crate::tokenizer::ChatTemplate;
 fn chat(script: &str, context_length: u32, template: &str) -> (Chat, Arc<Mutex<Log>>) {
     let (session, log) = scripted(script, context_length);
     let template = ChatTemplate::new(template, None, None).expect("a template");
-    (Chat::new(session, ChatFormat::Template(template), None), log)
+    (Chat::new(session, ChatFormat::Template(Box::new(template)), None), log)
 }
 
 const TEMPLATE: &str = "{% for m in messages %}{{ {'system': '<s>', 'user': '<u>', 'assistant': '<a>'}[m.role] }}\

@@ -1,0 +1,6 @@
+//! stub
+use super::args::InspectArgs;
+use anyhow::Result;
+pub(super) fn run(_args: &InspectArgs) -> Result<()> {
+    Ok(())
+}

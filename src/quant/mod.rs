@@ -8,6 +8,9 @@
 //!
 //! This room does not know files, models or wgpu. Invariant: `unpack(repack(stored)) == dequantize(stored)`,
 //! bit for bit.
+//!
+//! Callers hand over slices of the right length: checkpoint sizes are checked where files are read, so a wrong one
+//! here is a defect of wgpt and panics.
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -34,6 +37,9 @@ pub trait BlockFormat: Debug + Send + Sync {
     /// ggml's name (`q4_0`); the same string in Rust, WGSL and on the command line.
     fn name(&self) -> &'static str;
 
+    /// The id of this format in GGUF's tensor list (`ggml_type`).
+    fn ggml_type(&self) -> u32;
+
     /// Weights in one stored block, along a row; a row's length must be a multiple of it.
     fn block_len(&self) -> usize;
 
@@ -48,6 +54,9 @@ pub trait BlockFormat: Debug + Send + Sync {
     fn side_bytes_per_row(&self, cols: usize) -> Vec<usize>;
 
     /// Stored bytes to values. `stored` is whole blocks, `weights` as long as they hold.
+    ///
+    /// # Panics
+    /// When the two lengths disagree; the same holds for the other three.
     fn dequantize(&self, stored: &[u8], weights: &mut [f32]);
 
     /// Values to stored bytes, rounding as ggml's reference does.
@@ -72,19 +81,17 @@ pub trait BlockFormat: Debug + Send + Sync {
     /// Where each region of a slice of `rows` × `cols` weights lies.
     fn layout(&self, rows: usize, cols: usize) -> PackedLayout {
         let chunks_per_row = cols.div_ceil(self.chunk_len());
-        let mut regions = Vec::new();
+        let mut row_bytes = vec![chunks_per_row * CHUNK_BYTES];
+        row_bytes.extend(self.side_bytes_per_row(cols));
         let mut end = 0u64;
-        let mut push = |bytes: usize| {
+        let regions = row_bytes.iter().map(|bytes| {
             let start = end.next_multiple_of(REGION_ALIGN);
             // Shaders index regions in 16-byte chunks or 4-byte words: never a partial one.
-            end = start + (bytes as u64).next_multiple_of(CHUNK_BYTES as u64);
-            regions.push(start..end);
-        };
-        push(rows * chunks_per_row * CHUNK_BYTES);
-        for side in self.side_bytes_per_row(cols) {
-            push(rows * side);
-        }
-        PackedLayout { rows, cols, chunks_per_row, regions, bytes: end }
+            end = start + (rows as u64 * *bytes as u64).next_multiple_of(CHUNK_BYTES as u64);
+            start..end
+        });
+        let regions = regions.collect();
+        PackedLayout { rows, cols, chunks_per_row, row_bytes, regions, bytes: end }
     }
 }
 
@@ -97,6 +104,8 @@ pub struct PackedLayout {
     pub cols: usize,
     /// 16-byte chunks of a row in region 0; the last one is padded with zero quants.
     pub chunks_per_row: usize,
+    /// Bytes a row takes in each region, padding included.
+    pub row_bytes: Vec<usize>,
     /// Byte ranges: region 0 holds the quants, the others side data. Each starts at [`REGION_ALIGN`].
     pub regions: Vec<Range<u64>>,
     /// Bytes of the whole slice.
@@ -109,6 +118,22 @@ impl PackedLayout {
         let range = &self.regions[index];
         &packed[range.start as usize..range.end as usize]
     }
+
+    /// The bytes of one row in one region.
+    pub fn row<'a>(&self, packed: &'a [u8], region: usize, row: usize) -> &'a [u8] {
+        &packed[self.row_range(region, row)]
+    }
+
+    /// The bytes of one row in one region, to fill them.
+    pub fn row_mut<'a>(&self, packed: &'a mut [u8], region: usize, row: usize) -> &'a mut [u8] {
+        &mut packed[self.row_range(region, row)]
+    }
+
+    fn row_range(&self, region: usize, row: usize) -> Range<usize> {
+        assert!(row < self.rows, "row {row} of a packed slice of {} rows", self.rows);
+        let start = self.regions[region].start as usize + row * self.row_bytes[region];
+        start..start + self.row_bytes[region]
+    }
 }
 
 /// Every format, for look-ups, tests and help texts.
@@ -117,4 +142,25 @@ pub static FORMATS: &[&dyn BlockFormat] = &[&F32, &F16, &BF16, &Q8_0, &Q4_0, &Q4
 /// The format of this name.
 pub fn format(name: &str) -> Option<&'static dyn BlockFormat> {
     FORMATS.iter().copied().find(|format| format.name() == name)
+}
+
+/// The format with this id in GGUF's tensor list.
+pub fn from_ggml_type(id: u32) -> Option<&'static dyn BlockFormat> {
+    FORMATS.iter().copied().find(|format| format.ggml_type() == id)
+}
+
+/// The f16 at byte `at`.
+fn read_f16(bytes: &[u8], at: usize) -> f32 {
+    half::f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
+}
+
+/// Both lengths belong to the same number of blocks, or the caller is wrong.
+fn assert_blocks(format: &dyn BlockFormat, stored: &[u8], weights: usize) {
+    assert!(
+        weights.is_multiple_of(format.block_len())
+            && stored.len() == weights / format.block_len() * format.block_bytes(),
+        "{} bytes can't hold {weights} weights of {}",
+        stored.len(),
+        format.name(),
+    );
 }

@@ -1,0 +1,24 @@
+// q4_1 weights, one block of 32 a chunk, eight weights a word from its low nibble up. Interface:
+// shaders/quant/README.md; twin: src/quant/q4_1.rs.
+
+@bind var<storage, read> quants: array<vec4<u32>>;  // (rows, blocks of a row): 32 nibbles
+@bind var<storage, read> scales: array<u32>;        // (rows, blocks of a row): f16 scale, f16 min
+
+const CHUNK: u32 = 32u;
+
+struct Chunk {
+    quants: vec4<u32>,
+    scale: f32,
+    min: f32,
+}
+
+fn load_chunk(row: u32, chunk: u32) -> Chunk {
+    let at = row * (COLS / CHUNK) + chunk;
+    let scale_min = unpack2x16float(scales[at]);
+    return Chunk(quants[at], scale_min.x, scale_min.y);
+}
+
+fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
+    let nibbles = c.quants[i / 2u] >> (i % 2u * 16u);
+    return vec4<f32>((vec4<u32>(nibbles) >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u)) * c.scale + c.min;
+}

@@ -1,0 +1,34 @@
+//! Every WGSL file by name, compiled into the program.
+//!
+//! `tests/shaders.rs` compares this list with the directory, so a forgotten file fails there.
+
+macro_rules! files {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("../../shaders/", $name, ".wgsl")))),*]
+    };
+}
+
+/// Kernels: files of `shaders/`, each with one entry point `main`.
+pub static KERNELS: &[(&str, &str)] = files![
+    "embed",
+    "gated_activation",
+    "layer_norm",
+    "rms_norm",
+    "rope_append",
+];
+
+/// Snippets: files of `shaders/lib/` and `shaders/quant/`, imported by kernels.
+pub static SNIPPETS: &[(&str, &str)] = files![
+    "lib/activation",
+    "lib/kv_f16",
+    "lib/kv_f32",
+    "lib/reduce_subgroup",
+    "lib/reduce_workgroup",
+    "lib/step",
+    "lib/tanh",
+];
+
+/// A file's text by its name without `.wgsl`.
+pub fn text(name: &str) -> Option<&'static str> {
+    KERNELS.iter().chain(SNIPPETS).find(|(file, _)| *file == name).map(|(_, text)| *text)
+}

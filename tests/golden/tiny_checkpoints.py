@@ -1,0 +1,606 @@
+#!/usr/bin/env python3
+"""Writes `checkpoints/tiny-*/`: seeded little models and their golden logits.
+
+Every folder is a complete checkpoint as found in the wild (config, tokenizer, weights; most
+also as GGUF) plus `golden.safetensors` with
+
+    tokens  int32    (tokens)          ids fed in one forward, positions 0..tokens
+    logits  float32  (tokens, vocab)   what transformers answers, float32, eager attention
+
+The golden logits are computed from the files as written (`from_pretrained` on the folder, or the
+dequantized tensors of the GGUF), never from the arrays they were written from. This script does
+not test wgpt and contains nothing of it; a disagreement is settled by the files here.
+
+One entry of `VARIANTS` is one folder. Another family needs one entry, if its parameter names fit
+`initial_value`, and one entry of `GGUF_ARCH` if it is to be written as GGUF too.
+
+Rerun: python3 tests/golden/tiny_checkpoints.py [name ...]       (all variants without a name)
+       python3 tests/golden/tiny_checkpoints.py --check          (recompute, compare, write nothing)
+       python3 tests/golden/tiny_checkpoints.py --cross-check    (golden against llama.cpp on the GGUFs)
+Made with: Python 3.11, torch 2.15.0, transformers 5.23.0, tokenizers 0.23.3, safetensors 0.8.0,
+gguf 0.19.0, numpy 2.4.6, on a CPU. Other versions may change the last bits of the logits.
+
+What transformers does, as far as a reader of these files must know:
+  * `rope_scaling` of type `linear` divides the inverse frequencies by `factor`.
+  * type `dynamic` (NTK): the base stays as it is while a forward covers at most
+    `max_position_embeddings` positions, so this golden equals plain RoPE; beyond that,
+    base' = base * (factor * n / max_position_embeddings - (factor - 1)) ^ (d / (d - 2)).
+    A GGUF has no word for it: the converter of llama.cpp writes plain RoPE.
+  * type `yarn`: interpolation from `original_max_position_embeddings`, `beta_fast` 32 and
+    `beta_slow` 1 unless given, ramp bounds floored and ceiled, and cos and sin both multiplied
+    by `attention_factor`, which is 0.1 ln(factor) + 1 unless given: scores grow by its square.
+  * type `llama3`: piecewise by wavelength; in GGUF it becomes the tensor `rope_freqs.weight`
+    (divisors of the frequencies) and no key at all.
+  * `type` and `rope_type` are the older and the newer spelling of the same key. Version 5 writes
+    `rope_parameters` (with `rope_theta`, `rope_type` and `partial_rotary_factor` inside) instead
+    of `rope_theta`, `rope_scaling`, `rotary_pct`, `rotary_emb_base`, and `dtype` instead of
+    `torch_dtype`. It reads both.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import tempfile
+import zlib
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import gguf
+import numpy as np
+import torch
+import transformers
+from safetensors.numpy import load_file as load_numpy
+from safetensors.numpy import save_file as save_numpy
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+torch.set_num_threads(1)
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
+GOLDEN_TOKENS = 65
+MAX_POSITIONS = 256
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+# ---------------------------------------------------------------------------- tokenizer
+
+SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
+TOKENIZER_SIZE = 512
+
+# The subset of the ChatML layout that many published checkpoints carry.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+TRAINING_TEXT = """
+The miller kept a ledger of every sack that crossed the bridge. He wrote the weight, the name of
+the farmer and the state of the road, and when the winter came he read the pages aloud, as if the
+year were a story that somebody else had told him. There was nothing strange in the ledger, only
+the same names and the same numbers, and still the children listened until the fire went out.
+
+In the spring the river rose. The water took the lower fields, then the garden, then the stones of
+the old wall, and the people of the village carried their things to the hill. "How long will it
+stay?" they asked. "Until it leaves," said the miller, and he wrote down the height of the water:
+12 feet in the morning, 14 at noon, 13 and a half before the night.
+
+def weight_of(sacks, per_sack = 50):
+    total = 0
+    for sack in sacks:
+        total += per_sack * sack.count
+    return total
+
+The answer to the question is that the measure of a thing and the thing itself are different, and
+that both of them are worth keeping. One hundred and twenty three, 456, 7890; one thousand, 2048.
+It is not that they don't know, it's that they can't say. We've seen it, you'll see it, I'm sure.
+The light that came through the window was the light of another day, and she thought of the road
+that went over the hill and into the other country, where nobody would ask for the weight of the
+grain or the name of the farmer, and where the rivers stayed in their beds.
+"""
+
+
+def train_tokenizer() -> Tokenizer:
+    """A byte-level BPE like GPT-2's: 4 special tokens, 256 bytes, 252 merges."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=TOKENIZER_SIZE,
+        special_tokens=[AddedToken(t, special=True) for t in SPECIAL_TOKENS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TRAINING_TEXT.strip().split("\n\n"), trainer)
+    assert tokenizer.get_vocab_size() == TOKENIZER_SIZE
+    return tokenizer
+
+
+def write_tokenizer(folder: Path, chat_template: bool) -> None:
+    train_tokenizer().save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_prefix_space": False,
+        "add_bos_token": False,
+        "bos_token": "<|endoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": "<|pad|>",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": MAX_POSITIONS,
+    }
+    if chat_template:
+        config["eos_token"] = "<|im_end|>"
+        config["chat_template"] = CHAT_TEMPLATE
+    write_json(folder / "tokenizer_config.json", config)
+
+
+# ---------------------------------------------------------------------------- variants
+
+
+def gpt_neox(**over) -> dict:
+    """config.json of the Pythia generation, before transformers 5."""
+    return {
+        "architectures": ["GPTNeoXForCausalLM"],
+        "attention_bias": True,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "hidden_act": "gelu",
+        "hidden_size": 48,
+        "initializer_range": 0.02,
+        "intermediate_size": 120,
+        "layer_norm_eps": 1e-05,
+        "max_position_embeddings": MAX_POSITIONS,
+        "model_type": "gpt_neox",
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "rotary_emb_base": 10000,
+        "rotary_pct": 0.25,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        "transformers_version": "4.24.0",
+        "use_cache": True,
+        "use_parallel_residual": True,
+        "vocab_size": 512,
+        **over,
+    }
+
+
+def llama(**over) -> dict:
+    """config.json of the Llama 2 and 3 generation, before transformers 5."""
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "attention_bias": False,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "hidden_act": "silu",
+        "hidden_size": 48,
+        "initializer_range": 0.02,
+        "intermediate_size": 88,
+        "max_position_embeddings": MAX_POSITIONS,
+        "mlp_bias": False,
+        "model_type": "llama",
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 2,
+        "pretraining_tp": 1,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": None,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        "transformers_version": "4.43.0",
+        "use_cache": True,
+        "vocab_size": 512,
+        **over,
+    }
+    return {key: value for key, value in config.items() if value is not DROP}
+
+
+DROP = object()
+
+VARIANTS = {
+    # name: config, and how the weights are stored
+    "gpt-neox-parallel": dict(config=gpt_neox(), gguf="F32"),
+    "gpt-neox-sequential": dict(
+        # Embedding rows 512..576 have no token: published models pad the vocabulary likewise.
+        config=gpt_neox(hidden_size=40, intermediate_size=160, rotary_pct=1.0, use_parallel_residual=False,
+                        vocab_size=576, rotary_emb_base=500),
+    ),
+    "gpt-neox-f16": dict(
+        config=gpt_neox(hidden_size=64, intermediate_size=128, num_attention_heads=4, torch_dtype="float16"),
+        store="float16",
+        # Pythia's files also hold the causal mask and the rotary table of that time; a reader skips them.
+        leftovers=True,
+    ),
+    "llama-mha": dict(config=llama(num_key_value_heads=DROP), gguf="F32"),
+    "llama-gqa": dict(
+        config=llama(hidden_size=64, intermediate_size=96, head_dim=20, tie_word_embeddings=True),
+        gguf="F32",
+        chat_template=True,
+    ),
+    "llama-sharded": dict(
+        config=llama(hidden_size=80, intermediate_size=104, num_attention_heads=5, num_key_value_heads=1,
+                     torch_dtype="bfloat16", rms_norm_eps=1e-06),
+        store="bfloat16",
+        shards=3,
+        gguf="BF16",
+    ),
+    "llama-rope-llama3": dict(
+        config=llama(hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1,
+                     num_hidden_layers=3, tie_word_embeddings=True, rope_theta=500.0,
+                     rope_scaling={"factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                                   "original_max_position_embeddings": 64, "rope_type": "llama3"}),
+        tokens=200,
+        gguf="F32",
+    ),
+    "llama-rope-linear": dict(
+        # The spelling of transformers 5.
+        config=llama(hidden_size=40, num_attention_heads=2, num_key_value_heads=1, head_dim=20,
+                     rope_theta=DROP, rope_scaling=DROP, torch_dtype=DROP, pad_token_id=None, dtype="float32",
+                     transformers_version="5.23.0",
+                     rope_parameters={"factor": 2.0, "rope_theta": 10000.0, "rope_type": "linear"}),
+        gguf="F32",
+    ),
+    "llama-rope-yarn": dict(
+        config=llama(num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True,
+                     rope_scaling={"factor": 4.0, "original_max_position_embeddings": 64, "type": "yarn"}),
+        gguf="F32",
+    ),
+    "llama-rope-dynamic": dict(
+        config=llama(hidden_size=36, intermediate_size=100, num_attention_heads=3, num_key_value_heads=3,
+                     rope_scaling={"factor": 2.0, "type": "dynamic"}),
+        gguf="F32",
+    ),
+    "llama-bias": dict(
+        config=llama(hidden_size=32, intermediate_size=72, num_attention_heads=2, num_key_value_heads=1,
+                     attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+        gguf="F32",
+    ),
+    # GGUF only: every matrix in one block format, norms float32.
+    **{
+        f"llama-{kind.lower()}": dict(
+            config=llama(hidden_size=64, intermediate_size=96, tie_word_embeddings=kind == "Q4_1"),
+            gguf=kind,
+            gguf_only=True,
+        )
+        for kind in ("Q8_0", "Q4_0", "Q4_1")
+    },
+}
+
+# ---------------------------------------------------------------------------- weights
+
+
+def initial_value(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    """Seeded by name, so that a further tensor does not change the others."""
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    normal = rng.standard_normal(shape)
+    if name.endswith("bias"):
+        value = 0.2 * normal
+    elif len(shape) == 1:  # a norm: around one, some channels much larger, as trained models have
+        value = 1.0 + 0.25 * normal
+        value[rng.integers(0, shape[0], max(1, shape[0] // 24))] *= 4.0
+    else:
+        head = any(part in name for part in ("lm_head", "embed_out"))
+        embedding = any(part in name for part in ("embed_tokens", "embed_in"))
+        sharp = any(part in name for part in ("q_proj", "k_proj", "query_key_value"))
+        fan_in = 4.0 if embedding else float(shape[-1])
+        value = normal * (2.0 if head else 1.3 if sharp else 1.0) / math.sqrt(fan_in)
+        outlier = rng.random(shape) < 0.003
+        value = np.where(outlier, 6.0 * value, value)
+        if embedding:
+            value[::16] *= 0.01  # small enough that the epsilon of the first norm counts
+    return torch.from_numpy(value.astype(np.float32))
+
+
+def write_weights(folder: Path, variant: dict, seed: int) -> None:
+    """config.json must be in the folder. Tensor names are those transformers saves."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(initial_value(name, tuple(parameter.shape), seed))
+    model = model.to(DTYPES[variant.get("store", "float32")])
+    total = sum(p.numel() * p.element_size() for p in model.parameters())
+    shards = variant.get("shards", 1)
+    with tempfile.TemporaryDirectory() as scratch:
+        model.save_pretrained(scratch, max_shard_size=int(total / shards * 1.1) if shards > 1 else "1GB")
+        files = sorted(Path(scratch).glob("model*"))
+        for file in files:
+            shutil.copyfile(file, folder / file.name)
+    assert len(files) == (shards + 1 if shards > 1 else 1), files
+
+    if variant.get("leftovers"):
+        file = folder / "model.safetensors"
+        tensors = load_file(file)
+        head_dim = config.hidden_size // config.num_attention_heads
+        rotary = int(head_dim * config.rope_parameters["partial_rotary_factor"])
+        for layer in range(config.num_hidden_layers):
+            at = f"gpt_neox.layers.{layer}.attention."
+            n = config.max_position_embeddings
+            tensors[at + "bias"] = torch.tril(torch.ones(n, n, dtype=torch.bool)).reshape(1, 1, n, n)
+            tensors[at + "masked_bias"] = torch.tensor(-1e9)
+            tensors[at + "rotary_emb.inv_freq"] = 10000.0 ** (-torch.arange(0, rotary, 2) / rotary)
+        save_file(tensors, file, metadata={"format": "pt"})
+
+
+def golden_tokens(config, count: int, seed: int) -> torch.Tensor:
+    """Any id of the model, its padding rows too; starts with ids 0 and the last one."""
+    rng = np.random.default_rng([seed, 7])
+    tokens = rng.integers(0, config.vocab_size, count)
+    tokens[0], tokens[1] = 0, config.vocab_size - 1
+    tokens[count // 2] = tokens[count // 2 - 1]
+    return torch.from_numpy(tokens.astype(np.int32))
+
+
+@torch.no_grad()
+def forward(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
+    assert not report["missing_keys"] and not report["mismatched_keys"], report
+    model.eval()
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    return model(tokens.long()[None], use_cache=False).logits[0].float().contiguous()
+
+
+# ---------------------------------------------------------------------------- GGUF
+# Layout facts as in llama.cpp's converter for these two architectures.
+
+
+def rotate_rows_for_gguf(weight: np.ndarray, heads: int) -> np.ndarray:
+    """(heads * head_dim, ...): each head's halves a, b become a0 b0 a1 b1 ... (Interleaved RoPE)."""
+    halves = weight.reshape(heads, 2, -1, *weight.shape[1:])
+    return np.ascontiguousarray(np.swapaxes(halves, 1, 2)).reshape(weight.shape)
+
+
+def rotate_rows_from_gguf(weight: np.ndarray, heads: int) -> np.ndarray:
+    pairs = weight.reshape(heads, -1, 2, *weight.shape[1:])
+    return np.ascontiguousarray(np.swapaxes(pairs, 1, 2)).reshape(weight.shape)
+
+
+def split_fused_rows(weight: np.ndarray, heads: int) -> np.ndarray:
+    """(heads * 3 * head_dim, ...), q k v per head -> all q, all k, all v."""
+    per_head = weight.reshape(heads, 3, -1, *weight.shape[1:])
+    return np.ascontiguousarray(np.swapaxes(per_head, 0, 1)).reshape(weight.shape)
+
+
+def llama_gguf_tensor(name: str, value: np.ndarray, config) -> np.ndarray:
+    if "q_proj" in name:
+        return rotate_rows_for_gguf(value, config.num_attention_heads)
+    if "k_proj" in name:
+        return rotate_rows_for_gguf(value, config.num_key_value_heads)
+    return value
+
+
+def llama_gguf_keys(writer: gguf.GGUFWriter, config, raw: dict) -> None:
+    rope = config.rope_parameters
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if "head_dim" in raw:
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_rope_dimension_count(config.head_dim)
+    if rope["rope_type"] == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope["factor"])
+    elif rope["rope_type"] == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    elif rope["rope_type"] == "llama3":
+        d = config.head_dim
+        frequency = rope["rope_theta"] ** (-np.arange(0, d, 2) / d)
+        turns = rope["original_max_position_embeddings"] * frequency / (2 * math.pi)
+        low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
+        smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
+        divisors = 1.0 / ((1.0 - smooth) / factor + smooth)
+        writer.add_tensor("rope_freqs.weight", divisors.astype(np.float32))
+
+
+def gpt_neox_gguf_tensor(name: str, value: np.ndarray, config) -> np.ndarray:
+    return split_fused_rows(value, config.num_attention_heads) if "query_key_value" in name else value
+
+
+def gpt_neox_gguf_keys(writer: gguf.GGUFWriter, config, raw: dict) -> None:
+    head_dim = config.hidden_size // config.num_attention_heads
+    assert config.rope_parameters["rope_theta"] == 10000, "this converter writes no rope.freq_base"
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_rope_dimension_count(int(config.rope_parameters["partial_rotary_factor"] * head_dim))
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_parallel_residual(config.use_parallel_residual)
+    writer.add_layer_norm_eps(config.layer_norm_eps)
+
+
+GGUF_ARCH = {
+    "llama": (gguf.MODEL_ARCH.LLAMA, llama_gguf_keys, llama_gguf_tensor),
+    "gpt_neox": (gguf.MODEL_ARCH.GPTNEOX, gpt_neox_gguf_keys, gpt_neox_gguf_tensor),
+}
+
+
+def write_gguf_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocab_size: int) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    tokens = [f"[PAD{i}]" for i in range(vocab_size)]
+    kinds = [gguf.TokenType.UNUSED] * vocab_size
+    for token, i in tokenizer["model"]["vocab"].items():
+        tokens[i], kinds[i] = token, gguf.TokenType.NORMAL
+    for added in tokenizer["added_tokens"]:
+        tokens[added["id"]], kinds[added["id"]] = added["content"], gguf.TokenType.CONTROL
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
+    ids = {token: i for i, token in enumerate(tokens)}
+    writer.add_bos_token_id(ids[settings["bos_token"]])
+    writer.add_eos_token_id(ids[settings["eos_token"]])
+    writer.add_unk_token_id(ids[settings["unk_token"]])
+    writer.add_pad_token_id(ids[settings["pad_token"]])
+    writer.add_add_bos_token(settings["add_bos_token"])
+    if "chat_template" in settings:
+        writer.add_chat_template(settings["chat_template"])
+
+
+def write_gguf(folder: Path, out: Path, name: str, kind: str) -> None:
+    raw = json.loads((folder / "config.json").read_text())
+    config = transformers.AutoConfig.from_pretrained(folder)
+    arch, keys, convert = GGUF_ARCH[config.model_type]
+    names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
+    qtype = gguf.GGMLQuantizationType[kind]
+    writer = gguf.GGUFWriter(out, gguf.MODEL_ARCH_NAMES[arch])
+    writer.add_type("model")
+    writer.add_name(f"tiny-{name}")
+    keys(writer, config, raw)
+    file_type = "ALL_F32" if kind == "F32" else f"MOSTLY_{kind}"
+    writer.add_file_type(gguf.LlamaFileType[file_type])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    write_gguf_vocabulary(writer, folder, config.vocab_size)
+
+    tensors = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        tensors.update(load_file(file))
+    for hf_name, tensor in tensors.items():
+        new_name = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
+        assert new_name, hf_name
+        value = convert(hf_name, tensor.float().numpy(), config)
+        if kind != "F32" and value.ndim == 2:
+            writer.add_tensor(new_name, gguf.quants.quantize(value, qtype), raw_dtype=qtype)
+        else:
+            writer.add_tensor(new_name, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def gguf_to_hf(file: Path, config) -> dict[str, torch.Tensor]:
+    """Dequantized tensors of a llama-architecture GGUF under their Hugging Face names."""
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    back = {}
+    for hf_name in transformers.AutoModelForCausalLM.from_config(config).state_dict():
+        back[names.get_name(hf_name, try_suffixes=(".weight", ".bias"))] = hf_name
+    tensors = {}
+    for tensor in gguf.GGUFReader(file).tensors:
+        if tensor.name == "rope_freqs.weight":
+            continue
+        value = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        if ".attn_q." in tensor.name:
+            value = rotate_rows_from_gguf(value, config.num_attention_heads)
+        elif ".attn_k." in tensor.name:
+            value = rotate_rows_from_gguf(value, config.num_key_value_heads)
+        tensors[back[tensor.name]] = torch.from_numpy(np.ascontiguousarray(value))
+    return tensors
+
+
+# ---------------------------------------------------------------------------- one folder
+
+
+def write_json(file: Path, value) -> None:
+    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def make(name: str, variant: dict, folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    seed = zlib.crc32(name.encode())
+    config = variant["config"]
+    write_json(folder / "config.json", config)
+    write_json(folder / "generation_config.json", {
+        "_from_model_config": True,
+        "bos_token_id": config["bos_token_id"],
+        "eos_token_id": [0, 2] if variant.get("chat_template") else config["eos_token_id"],
+        "transformers_version": config["transformers_version"],
+    })
+    write_tokenizer(folder, variant.get("chat_template", False))
+    write_weights(folder, variant, seed)
+    if kind := variant.get("gguf"):
+        write_gguf(folder, folder / "model.gguf", name, kind)
+    parsed = transformers.AutoConfig.from_pretrained(folder)
+    tokens = golden_tokens(parsed, variant.get("tokens", GOLDEN_TOKENS), seed)
+
+    if variant.get("gguf_only"):
+        save_file(gguf_to_hf(folder / "model.gguf", parsed), folder / "model.safetensors", metadata={"format": "pt"})
+    logits = forward(folder, tokens)
+    if kind in ("F32", "BF16") and config["model_type"] == "llama":
+        # The GGUF says the same as the other files.
+        with tempfile.TemporaryDirectory() as scratch:
+            scratch = Path(scratch)
+            shutil.copyfile(folder / "config.json", scratch / "config.json")
+            save_file(gguf_to_hf(folder / "model.gguf", parsed), scratch / "model.safetensors", metadata={"format": "pt"})
+            assert torch.equal(forward(scratch, tokens), logits)
+    if variant.get("gguf_only"):
+        for file in folder.iterdir():
+            if file.name != "model.gguf":
+                file.unlink()
+
+    assert torch.isfinite(logits).all()
+    save_numpy({"tokens": tokens.numpy(), "logits": logits.numpy()}, folder / "golden.safetensors")
+    size = sum(f.stat().st_size for f in folder.iterdir()) // 1000
+    print(f"tiny-{name:22} {size:5} kB  logits rms {logits.square().mean().sqrt():6.2f}  max {logits.abs().max():6.2f}")
+
+
+# NMSE between the golden logits and llama.cpp's own, as measured, times ten. llama.cpp rounds the
+# activations: to 8 bits per block before a quantized matrix, to bfloat16 before a bfloat16 one, and
+# its GELU is the tanh form from a float16 table.
+CROSS_CHECK = {"F32": 1e-10, "BF16": 6e-4, "Q8_0": 2e-2, "Q4_0": 2e-2, "Q4_1": 2e-2}
+
+
+def cross_check(name: str, variant: dict) -> None:
+    from llama_cpp import Model
+
+    folder = CHECKPOINTS / f"tiny-{name}"
+    golden = load_numpy(folder / "golden.safetensors")
+    model = Model(folder / "model.gguf")
+    got = model.logits(golden["tokens"].tolist())
+    nmse = float(((got - golden["logits"]) ** 2).sum() / (golden["logits"] ** 2).sum())
+    limit = 6e-7 if variant["config"]["model_type"] == "gpt_neox" else CROSS_CHECK[variant["gguf"]]
+    print(f"tiny-{name:22} NMSE against llama.cpp {nmse:.1e}")
+    assert nmse < limit, (name, nmse)
+    text = "It's 1234 sacks,\n\n  of the <|im_start|>grain <|im_end|> \té日本"
+    tokenizer = train_tokenizer()
+    assert model.encode(text) == tokenizer.encode(text, add_special_tokens=False).ids
+    model.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write checkpoints/tiny-*/ with golden logits.")
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--cross-check", action="store_true")
+    args = parser.parse_args()
+    for name in args.names or VARIANTS:
+        name = name.removeprefix("tiny-")
+        if args.cross_check:
+            if "gguf" in VARIANTS[name]:
+                cross_check(name, VARIANTS[name])
+            continue
+        if not args.check:
+            make(name, VARIANTS[name], CHECKPOINTS / f"tiny-{name}")
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            again = Path(scratch) / name
+            make(name, VARIANTS[name], again)
+            old, new = (load_numpy(f / "golden.safetensors") for f in (CHECKPOINTS / f"tiny-{name}", again))
+            assert np.array_equal(old["tokens"], new["tokens"]), name
+            assert np.allclose(old["logits"], new["logits"], rtol=1e-4, atol=1e-4), name
+
+
+if __name__ == "__main__":
+    main()

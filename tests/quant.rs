@@ -1,0 +1,159 @@
+//! Weight formats against ggml's bytes and values, and packing against unpacking; the snippets compile.
+//!
+//! Golden blocks: `tests/golden/ggml_blocks.py` says what its rows are. Bit-exact throughout: a stored weight has
+//! one value.
+
+use std::fs;
+
+use safetensors::SafeTensors;
+use wgpt::quant::{self, BlockFormat, FORMATS, REGION_ALIGN};
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/ggml_blocks.safetensors");
+
+fn floats(golden: &SafeTensors<'_>, name: &str) -> Vec<f32> {
+    let tensor = golden.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+    tensor.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+fn assert_same_bits(found: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}: as many weights");
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let same = found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
+        assert!(same, "{what}: weight {i} is {found:e}, ggml says {expected:e}");
+    }
+}
+
+/// Formats with golden blocks: all but f32, which ggml has nothing to say about.
+fn golden_formats() -> impl Iterator<Item = &'static dyn BlockFormat> {
+    FORMATS.iter().copied().filter(|format| format.name() != "f32")
+}
+
+#[test]
+fn stored_blocks_have_ggml_s_values() {
+    let file = fs::read(GOLDEN).expect("the golden blocks are committed");
+    let golden = SafeTensors::deserialize(&file).expect("a safetensors file");
+    for format in golden_formats() {
+        for (bytes, values) in [("bytes", "values"), ("crafted_bytes", "crafted_values")] {
+            let what = format!("{}.{bytes}", format.name());
+            let stored = golden.tensor(&what).unwrap_or_else(|error| panic!("{what}: {error}"));
+            let expected = floats(&golden, &format!("{}.{values}", format.name()));
+            let mut found = vec![0.0; expected.len()];
+            format.dequantize(stored.data(), &mut found);
+            assert_same_bits(&found, &expected, &what);
+        }
+    }
+}
+
+#[test]
+fn quantized_bytes_are_ggml_s() {
+    let file = fs::read(GOLDEN).expect("the golden blocks are committed");
+    let golden = SafeTensors::deserialize(&file).expect("a safetensors file");
+    for format in golden_formats() {
+        let what = format!("{}.bytes", format.name());
+        let expected = golden.tensor(&what).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let weights = floats(&golden, &format!("{}.input", format.name()));
+        let mut found = vec![0; expected.data().len()];
+        format.quantize(&weights, &mut found);
+        let blocks = found.chunks(format.block_bytes()).zip(expected.data().chunks(format.block_bytes()));
+        for (i, (found, expected)) in blocks.enumerate() {
+            let weights = &weights[i * format.block_len()..(i + 1) * format.block_len()];
+            assert_eq!(found, expected, "{what}: block {i} of {weights:?}");
+        }
+    }
+}
+
+/// Stored rows with every byte seeded: codes and scales no quantizer would write included.
+fn seeded_rows(format: &dyn BlockFormat, rows: usize, cols: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_u32 ^ format.ggml_type();
+    let mut byte = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..rows * format.row_bytes(cols)).map(|_| byte()).collect()
+}
+
+#[test]
+fn packed_rows_unpack_to_the_stored_values() {
+    for format in FORMATS.iter().copied() {
+        for (rows, blocks) in [(1, 1), (3, 5), (7, 2), (2, 9)] {
+            // Dense rows need not fill their chunks; block formats have whole blocks.
+            let cols = blocks * if format.block_len() == 1 { 13 } else { format.block_len() };
+            let stored = seeded_rows(format, rows, cols);
+            let layout = format.layout(rows, cols);
+            let mut packed = vec![0; layout.bytes as usize];
+            for (row, bytes) in stored.chunks(format.row_bytes(cols)).enumerate() {
+                format.repack_row(bytes, &layout, row, &mut packed);
+            }
+            let (mut expected, mut found) = (vec![0.0; cols], vec![0.0; cols]);
+            for (row, bytes) in stored.chunks(format.row_bytes(cols)).enumerate() {
+                format.dequantize(bytes, &mut expected);
+                format.unpack_row(&packed, &layout, row, &mut found);
+                assert_same_bits(&found, &expected, &format!("{} row {row} of {rows} × {cols}", format.name()));
+            }
+        }
+    }
+}
+
+#[test]
+fn regions_are_aligned_apart_and_whole_words() {
+    for format in FORMATS.iter().copied() {
+        let layout = format.layout(5, 7 * 32);
+        let mut end = 0;
+        for (region, row_bytes) in layout.regions.iter().zip(&layout.row_bytes) {
+            assert!(region.start >= end && region.start.is_multiple_of(REGION_ALIGN), "{}: {layout:?}", format.name());
+            assert!(region.end - region.start >= 5 * *row_bytes as u64, "{}: {layout:?}", format.name());
+            assert!(row_bytes.is_multiple_of(4), "{}: shaders read whole words", format.name());
+            end = region.end;
+        }
+        assert_eq!(end, layout.bytes, "{}: nothing behind the last region", format.name());
+    }
+}
+
+#[test]
+fn formats_are_found_by_name_and_by_ggml_type() {
+    for format in FORMATS.iter().copied() {
+        let by_name = quant::format(format.name()).map(BlockFormat::name);
+        let by_type = quant::from_ggml_type(format.ggml_type()).map(BlockFormat::name);
+        assert_eq!((by_name, by_type), (Some(format.name()), Some(format.name())), "each look-up finds it");
+    }
+    assert!(quant::format("q4_k").is_none(), "not there yet");
+}
+
+/// A kernel that unpacks one chunk, with the snippet's bindings numbered as the composer would.
+fn unpack_kernel(snippet: &str) -> String {
+    let mut wgsl = String::from("override COLS: u32;\n");
+    let mut parts = snippet.split("@bind");
+    wgsl.push_str(parts.next().unwrap_or_default());
+    for (binding, part) in parts.enumerate() {
+        wgsl.push_str(&format!("@group(0) @binding({binding}){part}"));
+    }
+    wgsl.push_str(
+        "@group(0) @binding(9) var<storage, read_write> weights: array<vec4<f32>>;
+        @compute @workgroup_size(CHUNK / 4u)
+        fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(local_invocation_index) i: u32) {
+            weights[id.x] = chunk4(load_chunk(id.y, id.x / (CHUNK / 4u)), i);
+        }",
+    );
+    wgsl
+}
+
+#[test]
+fn every_format_has_a_snippet_of_core_wgsl_with_its_chunk_length() {
+    for format in FORMATS.iter().copied() {
+        let path = format!("{}/shaders/quant/{}.wgsl", env!("CARGO_MANIFEST_DIR"), format.name());
+        let snippet = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let wgsl = unpack_kernel(&snippet);
+        let module = naga::front::wgsl::parse_str(&wgsl)
+            .unwrap_or_else(|error| panic!("{}", error.emit_to_string_with_path(&wgsl, &path)));
+        // naga's name for unpack2x16float, which is core WGSL: every backend wgpt asks for has it.
+        let capabilities = naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+        naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities)
+            .validate(&module)
+            .unwrap_or_else(|error| panic!("{}", error.emit_to_string_with_path(&wgsl, &path)));
+        assert!(
+            snippet.contains(&format!("const CHUNK: u32 = {}u;", format.chunk_len())),
+            "{path}: CHUNK is {}::chunk_len()",
+            format.name()
+        );
+    }
+}

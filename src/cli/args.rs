@@ -78,7 +78,8 @@ pub(super) struct ModelArgs {
 /// The room of the KV cache.
 #[derive(Debug, Args)]
 pub(super) struct ContextArgs {
-    /// Tokens the KV cache has room for, prompt and continuation together [default: the model's own]
+    /// Tokens the KV cache has room for, prompt and continuation together [default: the model's
+    /// own, at most 4096]
     #[arg(long, value_name = "N", env = "WGPT_CONTEXT_LENGTH", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) context_length: Option<u32>,
 }

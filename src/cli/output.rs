@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use indicatif::ProgressBar;
 use wgpt::exec::MemoryUse;
 use wgpt::session::Stats;
 
@@ -52,6 +53,11 @@ impl Notes {
         if !self.quiet {
             let _ = writeln!(io::stderr(), "{text}");
         }
+    }
+
+    /// A bar of bytes, seen only where stderr is a terminal.
+    pub(super) fn progress(self, bytes: u64) -> ProgressBar {
+        if self.quiet { ProgressBar::hidden() } else { ProgressBar::new(bytes) }
     }
 
     /// Prompt and generation speed of one text.

@@ -107,9 +107,16 @@ fn load(opened: &Opened, model: &ModelArgs, context: &ContextArgs, notes: Notes)
         context_length: context.context_length,
         ..ExecOptions::default()
     };
-    let (executor, report) = exec::open(&opened.checkpoint, &options)
-        .with_context(|| format!("{}: could not be loaded", opened.path.display()))?;
-    notes.line(format_args!("loaded {} in {} ({report})", opened.path.display(), seconds(start.elapsed())));
+    let path = opened.path.display();
+    let bar = notes.progress(opened.checkpoint.tensors().map(|view| view.bytes.len() as u64).sum());
+    let (executor, report) = exec::open(&opened.checkpoint, &options, &mut |loaded| bar.inc(loaded))
+        .with_context(|| format!("{path}: could not be loaded"))?;
+    bar.finish_and_clear();
+    for notice in &report.notices {
+        // what a user must know is said even to those who want quiet
+        eprintln!("{notice}");
+    }
+    notes.line(format_args!("loaded {path} on {} in {}", report.place, seconds(start.elapsed())));
     Ok(executor)
 }
 

@@ -20,6 +20,7 @@ pub use tokenizer::Language;
 
 use std::path::PathBuf;
 
+use crate::checkpoint::CheckpointError;
 use crate::exec::{ExecError, Executor, MemoryUse};
 use crate::sampler::SampleError;
 use crate::tokenizer::{Tokenizer, TokenizerError};
@@ -109,6 +110,9 @@ pub enum SessionError {
     /// The tokenizer or the chat template refused.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The checkpoint's metadata is not what its keys promise.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// No token could be chosen.
     #[error(transparent)]
     Sample(#[from] SampleError),

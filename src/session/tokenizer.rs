@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::SessionError;
-use crate::checkpoint::{Checkpoint, GgufMetadata};
+use crate::checkpoint::{Checkpoint, CheckpointError, GgufMetadata};
 use crate::tokenizer::{ChatTemplate, ChatTemplates, Tokenizer, TokenizerConfig, TokenizerError, Vocabulary};
 
 /// A checkpoint's tokenizer and what belongs to it.
@@ -69,10 +69,10 @@ impl Language {
     }
 
     fn of_gguf(metadata: &GgufMetadata) -> Result<Self, SessionError> {
-        let tokenizer = Tokenizer::from_vocabulary(vocabulary(metadata).ok_or(SessionError::NoTokenizer)?)?;
-        let template = metadata.str("tokenizer.chat_template");
-        let chat_templates =
-            template.map_or_else(ChatTemplates::default, |text| ChatTemplates::single(text.to_owned()));
+        let vocabulary = vocabulary(metadata)?.ok_or(SessionError::NoTokenizer)?;
+        let tokenizer = Tokenizer::from_vocabulary(vocabulary)?;
+        let template = metadata.str("tokenizer.chat_template")?;
+        let chat_templates = template.map(|text| ChatTemplates::single(text.to_owned())).unwrap_or_default();
         let piece = |id: Option<u32>| id.and_then(|id| tokenizer.piece(id));
         let (bos_token, eos_token) = (piece(tokenizer.bos()), piece(tokenizer.eos()));
         let end_ids = with_tokenizer_s(Vec::new(), &tokenizer);
@@ -116,23 +116,28 @@ fn end_ids(value: &Value) -> Option<Vec<u32>> {
 }
 
 /// The keys `tokenizer.ggml.*`; `None` where the file has no vocabulary.
-fn vocabulary(metadata: &GgufMetadata) -> Option<Vocabulary> {
-    Some(Vocabulary {
-        model: metadata.str("tokenizer.ggml.model")?.to_owned(),
-        pre: metadata.str("tokenizer.ggml.pre").map(str::to_owned),
-        tokens: metadata.strings("tokenizer.ggml.tokens")?,
-        token_types: metadata.i32s("tokenizer.ggml.token_type").unwrap_or_default(),
-        merges: metadata.strings("tokenizer.ggml.merges").unwrap_or_default(),
-        scores: metadata.f32s("tokenizer.ggml.scores").unwrap_or_default(),
-        bos: metadata.u32("tokenizer.ggml.bos_token_id"),
-        eos: metadata.u32("tokenizer.ggml.eos_token_id"),
-        eot: metadata.u32("tokenizer.ggml.eot_token_id"),
-        unk: metadata.u32("tokenizer.ggml.unknown_token_id"),
-        pad: metadata.u32("tokenizer.ggml.padding_token_id"),
-        add_bos: metadata.bool("tokenizer.ggml.add_bos_token"),
-        add_eos: metadata.bool("tokenizer.ggml.add_eos_token"),
-        add_space_prefix: metadata.bool("tokenizer.ggml.add_space_prefix"),
-    })
+fn vocabulary(metadata: &GgufMetadata) -> Result<Option<Vocabulary>, SessionError> {
+    let strings = |key: &str| -> Result<Option<Vec<String>>, CheckpointError> {
+        Ok(metadata.strings(key)?.map(|list| list.into_iter().map(str::to_owned).collect()))
+    };
+    let model = metadata.str("tokenizer.ggml.model")?;
+    let (Some(model), Some(tokens)) = (model, strings("tokenizer.ggml.tokens")?) else { return Ok(None) };
+    Ok(Some(Vocabulary {
+        model: model.to_owned(),
+        pre: metadata.str("tokenizer.ggml.pre")?.map(str::to_owned),
+        tokens,
+        token_types: metadata.i32s("tokenizer.ggml.token_type")?.unwrap_or_default(),
+        merges: strings("tokenizer.ggml.merges")?.unwrap_or_default(),
+        scores: metadata.f32s("tokenizer.ggml.scores")?.unwrap_or_default(),
+        bos: metadata.u32("tokenizer.ggml.bos_token_id")?,
+        eos: metadata.u32("tokenizer.ggml.eos_token_id")?,
+        eot: metadata.u32("tokenizer.ggml.eot_token_id")?,
+        unk: metadata.u32("tokenizer.ggml.unknown_token_id")?,
+        pad: metadata.u32("tokenizer.ggml.padding_token_id")?,
+        add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?,
+        add_eos: metadata.bool("tokenizer.ggml.add_eos_token")?,
+        add_space_prefix: metadata.bool("tokenizer.ggml.add_space_prefix")?,
+    }))
 }
 
 #[cfg(test)]

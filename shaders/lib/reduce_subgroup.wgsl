@@ -5,7 +5,9 @@
 // the same fixed tree for LANES below, at and above the subgroup size.
 override SUBGROUP: u32;
 
-var<workgroup> reduce_subgroups: array<f32, WORKGROUP / SUBGROUP>;  // one value of each subgroup
+// Named, since naga 30 loses count of overrides where a size is an expression without a name.
+override SUBGROUPS: u32 = WORKGROUP / SUBGROUP;
+var<workgroup> reduce_subgroups: array<f32, SUBGROUPS>;  // one value of each subgroup
 
 fn reduce_sum(value: f32, lid: u32) -> f32 {
     var sum = value;

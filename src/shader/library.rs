@@ -12,6 +12,9 @@ macro_rules! files {
 pub static KERNELS: &[(&str, &str)] = files![
     "embed",
     "gated_activation",
+    "gemm",
+    "gemm_matrix",
+    "gemv",
     "layer_norm",
     "rms_norm",
     "rope_append",
@@ -24,8 +27,19 @@ pub static SNIPPETS: &[(&str, &str)] = files![
     "lib/kv_f32",
     "lib/reduce_subgroup",
     "lib/reduce_workgroup",
+    "lib/rows_1",
+    "lib/rows_2",
+    "lib/rows_4",
     "lib/step",
     "lib/tanh",
+    "lib/tile_4x4",
+    "lib/tile_8x8",
+    "quant/bf16",
+    "quant/f16",
+    "quant/f32",
+    "quant/q4_0",
+    "quant/q4_1",
+    "quant/q8_0",
 ];
 
 /// A file's text by its name without `.wgsl`.

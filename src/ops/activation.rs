@@ -22,9 +22,9 @@ impl Activation {
     /// Every activation.
     pub const ALL: [Self; 5] = [Self::Identity, Self::GeluErf, Self::GeluTanh, Self::Silu, Self::Relu];
 
-    /// Its number in WGSL, the override `ACTIVATION`.
-    pub const fn code(self) -> u32 {
-        self as u32
+    /// The override constant that chooses it.
+    pub fn constant(self) -> (&'static str, f64) {
+        ("ACTIVATION", f64::from(self as u8))
     }
 
     /// The function, for references.
@@ -65,6 +65,8 @@ fn erfc(x: f64) -> f64 {
 pub struct GatedActivation {
     /// What the gate goes through.
     pub activation: Activation,
+    /// Rows are pairs `(gate, up)` instead.
+    pub interleaved: bool,
 }
 
 const INVOCATIONS: u32 = 64;
@@ -80,8 +82,9 @@ impl Op for GatedActivation {
             source: "gated_activation",
             slots: vec![],
             overrides: vec![
-                ("ACTIVATION", f64::from(self.activation.code())),
+                self.activation.constant(),
                 ("COLS", f64::from(cols)),
+                ("INTERLEAVED", f64::from(u8::from(self.interleaved))),
             ],
             bindings: vec![("x", Bind::Input(0)), ("output", Bind::Output(0))],
             workgroups: [Extent::Fixed((cols / 4).div_ceil(INVOCATIONS)), Extent::Tokens { per: 1 }, Extent::Fixed(1)],
@@ -94,7 +97,8 @@ impl Op for GatedActivation {
         let cols = outputs[0].len() / tokens;
         for (row, output) in x.chunks_exact(2 * cols).zip(outputs[0].chunks_exact_mut(cols)) {
             for (at, value) in output.iter_mut().enumerate() {
-                *value = (self.activation.apply(f64::from(row[at])) * f64::from(row[cols + at])) as f32;
+                let (gate, up) = if self.interleaved { (2 * at, 2 * at + 1) } else { (at, cols + at) };
+                *value = (self.activation.apply(f64::from(row[gate])) * f64::from(row[up])) as f32;
             }
         }
     }
@@ -103,10 +107,10 @@ impl Op for GatedActivation {
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for activation in Activation::ALL {
-        for (tokens, cols) in [(1, 12), (1, 1536), (5, 1028)] {
+        for (tokens, cols, interleaved) in [(1, 12, false), (1, 1536, false), (5, 1028, false), (3, 260, true)] {
             cases.push(Case {
-                label: format!("gated_activation {activation:?} tokens {tokens} cols {cols}"),
-                op: Box::new(GatedActivation { activation }),
+                label: format!("gated_activation {activation:?} tokens {tokens} cols {cols} interleaved {interleaved}"),
+                op: Box::new(GatedActivation { activation, interleaved }),
                 inputs: vec![CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(2 * cols)]))],
                 outputs: vec![CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(cols)]))],
                 step: Step::new(tokens, 3, 1),

@@ -322,3 +322,18 @@ pub(crate) fn weight_bindings(input: usize, weight: &WeightType, slice: usize) -
 pub(crate) fn weight_slot(weight: &WeightType) -> (&'static str, String) {
     ("WEIGHTS", format!("quant/{}", weight.format.name()))
 }
+
+/// The slot binding of `REDUCE` for a workgroup of `workgroup` invocations, and the constant that it needs.
+pub(crate) fn reduce_slot(
+    traits: &Traits,
+    workgroup: u32,
+    overrides: &mut Vec<(&'static str, f64)>,
+) -> (&'static str, String) {
+    match traits.subgroup {
+        Some(subgroup) if workgroup.is_multiple_of(subgroup) => {
+            overrides.push(("SUBGROUP", f64::from(subgroup)));
+            ("REDUCE", "lib/reduce_subgroup".into())
+        }
+        _ => ("REDUCE", "lib/reduce_workgroup".into()),
+    }
+}

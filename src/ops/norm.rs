@@ -1,6 +1,6 @@
 //! `rms_norm`, `layer_norm`: each row brought to unit scale, then weighted.
 
-use super::{Bind, Call, Case, CaseInput, Extent, HostInput, Kernel, Op, Phase, Step, Traits};
+use super::{Bind, Call, Case, CaseInput, Extent, HostInput, Kernel, Op, Phase, Step, reduce_slot};
 use crate::tensor::{Dim, TensorType};
 
 /// Which norm.
@@ -27,22 +27,6 @@ pub struct Norm {
 const DECODE_INVOCATIONS: u32 = 1024;
 const PREFILL_INVOCATIONS: u32 = 256;
 const SOFTWARE_INVOCATIONS: u32 = 8;
-
-/// How the lanes of a workgroup add up: what fills the slot `REDUCE`, and the constants it needs.
-pub(super) struct Reduce {
-    pub(super) snippet: &'static str,
-    pub(super) overrides: Vec<(&'static str, f64)>,
-}
-
-/// The best reduction for workgroups of `workgroup` invocations.
-pub(super) fn reduce(traits: &Traits, workgroup: u32) -> Reduce {
-    match traits.subgroup {
-        Some(subgroup) if workgroup.is_multiple_of(subgroup) => {
-            Reduce { snippet: "lib/reduce_subgroup", overrides: vec![("SUBGROUP", f64::from(subgroup))] }
-        }
-        _ => Reduce { snippet: "lib/reduce_workgroup", overrides: vec![] },
-    }
-}
 
 impl Norm {
     fn rows(&self, step: Step) -> usize {
@@ -77,12 +61,11 @@ impl Op for Norm {
             ("EPS", f64::from(self.eps)),
             ("LOGIT_ROWS_ONLY", f64::from(u8::from(self.logit_rows_only))),
         ];
-        let reduce = reduce(call.traits, workgroup);
-        overrides.extend(reduce.overrides);
+        let slot = reduce_slot(call.traits, workgroup, &mut overrides);
         let rows = if self.logit_rows_only { Extent::LogitRows { per: 1 } } else { Extent::Tokens { per: 1 } };
         vec![Kernel {
             source: self.name(),
-            slots: vec![("REDUCE", reduce.snippet.into())],
+            slots: vec![slot],
             overrides,
             bindings,
             workgroups: [rows, Extent::Fixed(1), Extent::Fixed(1)],

@@ -10,6 +10,9 @@ macro_rules! files {
 
 /// Kernels: files of `shaders/`, each with one entry point `main`.
 pub static KERNELS: &[(&str, &str)] = files![
+    "attention_combine",
+    "attention_decode",
+    "attention_prefill",
     "embed",
     "gated_activation",
     "gemm",

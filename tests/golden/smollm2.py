@@ -45,7 +45,6 @@ HERE = Path(__file__).resolve().parent
 PROMPTS = [
     "Once upon a time",
     "The capital of France is",
-    "Monday, Tuesday, Wednesday,",  # gaps are wide: for implementations that round
     "def fibonacci(n):\n    if n < 2:\n        return n\n    return",
 ]
 MESSAGES = [{"role": "user", "content": "Name three colours of the rainbow."}]

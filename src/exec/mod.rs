@@ -5,7 +5,20 @@
 //! read command lines. Invariant: an executor's KV cache holds exactly the first `position` tokens it was given,
 //! and a forward that failed leaves the cache at the position it had before.
 
+mod gpu;
+mod host;
+mod lane;
+mod load;
+mod open;
+mod single;
+
 use std::sync::Arc;
+
+pub use gpu::{GpuExecutor, GpuOptions};
+pub use host::HostExecutor;
+pub use load::{WeightSource, check_tensors};
+pub use open::{ExecOptions, LoadReport, describe_checkpoint, lower_checkpoint, open};
+pub use single::{CaseResult, FilledCase, PreparedCase};
 
 /// Tokens of one forward.
 #[derive(Debug, Clone, Copy)]
@@ -84,6 +97,36 @@ pub trait Executor: Send {
     fn memory(&self) -> Vec<MemoryUse>;
 }
 
+impl From<crate::checkpoint::CheckpointError> for ExecError {
+    fn from(error: crate::checkpoint::CheckpointError) -> Self {
+        Self::Checkpoint(Arc::new(error))
+    }
+}
+
+impl From<crate::model::ModelError> for ExecError {
+    fn from(error: crate::model::ModelError) -> Self {
+        Self::Model(Arc::new(error))
+    }
+}
+
+/// What every executor checks before it computes.
+fn check_batch(batch: &Batch<'_>, held: u32, context_length: u32, vocab_size: usize) -> Result<(), ExecError> {
+    if batch.tokens.is_empty() {
+        return Err(ExecError::EmptyBatch);
+    }
+    if batch.position > held {
+        return Err(ExecError::PositionAhead { position: batch.position, held });
+    }
+    if batch.position as usize + batch.tokens.len() > context_length as usize {
+        let (tokens, position) = (batch.tokens.len(), batch.position);
+        return Err(ExecError::ContextFull { tokens, position, context_length });
+    }
+    match batch.tokens.iter().find(|id| **id as usize >= vocab_size) {
+        Some(id) => Err(ExecError::TokenOutOfRange { id: *id, vocab_size }),
+        None => Ok(()),
+    }
+}
+
 /// What can go wrong while loading weights or computing.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ExecError {
@@ -122,6 +165,52 @@ pub enum ExecError {
     /// The checkpoint could not be read.
     #[error(transparent)]
     Checkpoint(Arc<crate::checkpoint::CheckpointError>),
+    /// The config describes no model wgpt runs.
+    #[error(transparent)]
+    Model(Arc<crate::model::ModelError>),
+    /// The model can't be lowered.
+    #[error(transparent)]
+    Graph(#[from] crate::graph::GraphError),
+    /// The model does not fit.
+    #[error(transparent)]
+    Plan(#[from] crate::plan::PlanError),
+    /// A tensor that is not as the model needs it.
+    #[error("{file}: tensor \"{tensor}\": expected {expected}, found {found}")]
+    Tensor {
+        /// The file it is in.
+        file: String,
+        /// Its name.
+        tensor: String,
+        /// The shape or kind needed.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// Tensors the model has no use for: a sign that the checkpoint is not what its config says.
+    #[error(
+        "{file}: {count} tensors are not part of a {family} model of this config, the first is \"{tensor}\" {found}; \
+         expected nothing by that name"
+    )]
+    UnknownTensors {
+        /// The file it is in.
+        file: String,
+        /// How many.
+        count: usize,
+        /// The first one.
+        tensor: String,
+        /// Its shape.
+        found: String,
+        /// The model's family.
+        family: &'static str,
+    },
+    /// A context longer than the model was made for.
+    #[error("--context-length {wanted} is more than the {limit} positions the model was made for")]
+    ContextTooLong {
+        /// What was asked for.
+        wanted: u32,
+        /// The model's own.
+        limit: u32,
+    },
     /// The device said no.
     #[error(transparent)]
     Gpu(#[from] crate::gpu::GpuError),

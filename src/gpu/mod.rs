@@ -1,4 +1,15 @@
-//! stub
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("stub")]
-pub enum GpuError {}
+//! The only room that names wgpu: adapters, devices, pipelines, buffers, submissions.
+//!
+//! Everything that leaves this room is our own type. It runs [`crate::ops::Kernel`]s on buffers it is given; it
+//! does not know models, graphs or plans. Invariant: no wgpu error panics or unwinds: validation errors, memory
+//! that ran out and lost devices all come back as [`GpuError`].
+
+mod adapter;
+mod device;
+mod error;
+mod pipeline;
+
+pub use adapter::{AdapterChoice, AdapterInfo, AdapterLimits, adapters, choose};
+pub use device::{Buffer, BufferPart, Device, DeviceOptions, Readback, Tier, Usage};
+pub use error::GpuError;
+pub use pipeline::Dispatch;

@@ -1,1 +1,18 @@
-//! stub
+//! Models as data: a family's file turns a config into a [`ModelSpec`], which lowering turns into ops.
+//!
+//! Nothing here computes or reads weights; a spec says which rows of which tensors make up each weight. Invariant:
+//! a config key that changes the maths is either honoured or refused by name, never ignored.
+
+mod error;
+mod gpt_neox;
+mod llama;
+mod registry;
+mod rope;
+mod spec;
+
+pub use error::ModelError;
+pub use registry::{FAMILIES, Family, describe};
+pub use rope::{RopeSpec, rope_table};
+pub use spec::{
+    AttentionSpec, LayerSpec, LinearSpec, MlpSpec, ModelSpec, NormSpec, Part, Residual, Source, VectorSpec, WeightSpec,
+};

@@ -1,1 +1,54 @@
-//! stub
+//! Plans: which unit is computed on which adapter, and whether its weights stay there. Data and pure functions.
+//!
+//! A [`Plan`] says where every unit goes; [`Plan::steps`] is what an executor plays for one forward. One adapter,
+//! several, streaming and mixtures are the same steps in different order. Nothing here touches a device. Invariant:
+//! a plan never gives an adapter more bytes than its budget.
+
+mod policy;
+mod steps;
+
+pub use policy::{AdapterBudget, Offload, PlanError, PlanRequest, UnitCost, plan};
+pub use steps::PlanStep;
+
+/// Which of the plan's adapters; an index into the executor's devices.
+pub type AdapterId = usize;
+
+/// Where a unit's weights are between forwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Residency {
+    /// On the adapter, for good.
+    Resident,
+    /// On the host; they come through the adapter's ring each forward.
+    Streamed,
+}
+
+/// Where a unit is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placement {
+    /// The adapter.
+    pub adapter: AdapterId,
+    /// Where its weights are between forwards.
+    pub residency: Residency,
+}
+
+/// Every unit's placement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// By unit.
+    pub placements: Vec<Placement>,
+    /// Units whose weights an adapter's ring holds at once.
+    pub ring_slots: usize,
+}
+
+impl Plan {
+    /// Every unit resident on one adapter.
+    pub fn single(units: usize) -> Self {
+        let placement = Placement { adapter: 0, residency: Residency::Resident };
+        Self { placements: vec![placement; units], ring_slots: 2 }
+    }
+
+    /// How many adapters it uses.
+    pub fn adapters(&self) -> usize {
+        self.placements.iter().map(|placement| placement.adapter + 1).max().unwrap_or(0)
+    }
+}

@@ -1,0 +1,36 @@
+// LayerNorm (Ba et al. 2016): (x − mean) / sqrt(variance + eps) · weight + bias. One workgroup per output row;
+// lanes stride over the row's quads and share the sums. The mean comes first, then the squared deviations: the
+// one-pass E[x²] − E[x]² cancels in f32. With LOGIT_ROWS_ONLY the output holds only the step's trailing rows.
+#import step
+#import REDUCE
+
+override WORKGROUP: u32;         // invocations
+override LANES: u32;             // = WORKGROUP
+override COLS: u32;              // hidden_size
+override EPS: f32;
+override LOGIT_ROWS_ONLY: bool;
+
+@bind var<storage, read> x: array<vec4<f32>>;             // (tokens, hidden_size / 4)
+@bind var<storage, read> weight: array<vec4<f32>>;        // (hidden_size / 4)
+@bind var<storage, read> bias: array<vec4<f32>>;          // (hidden_size / 4)
+@bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens or logit_rows, hidden_size / 4)
+
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let quads = COLS / 4u;
+    let row = group.x + select(0u, step.tokens - step.logit_rows, LOGIT_ROWS_ONLY);
+    var sum = vec4(0.0);
+    for (var at = lid; at < quads; at += WORKGROUP) {
+        sum += x[row * quads + at];
+    }
+    let mean = reduce_sum(dot(sum, vec4(1.0)), lid) / f32(COLS);
+    var squares = 0.0;
+    for (var at = lid; at < quads; at += WORKGROUP) {
+        let deviation = x[row * quads + at] - mean;
+        squares += dot(deviation, deviation);
+    }
+    let scale = inverseSqrt(reduce_sum(squares, lid) / f32(COLS) + EPS);
+    for (var at = lid; at < quads; at += WORKGROUP) {
+        output[group.x * quads + at] = (x[row * quads + at] - mean) * scale * weight[at] + bias[at];
+    }
+}

@@ -1,0 +1,2 @@
+// Weight rows each lane of gemv accumulates.
+const ROWS_PER_LANE: u32 = 4u;

@@ -1,0 +1,67 @@
+// Rotary position embedding (Su et al. 2021) of queries and keys, and the append of keys and values to the cache.
+// One invocation per quad of a token's fused row [q | k | v]; workgroups along x cover the row, along y tokens. A
+// value finds its pair by itself, so that neither pairs nor rotary_dim need to fall on quads.
+#import step
+#import KV
+
+override HEADS: u32;
+override KV_HEADS: u32;
+override HEAD_DIM: u32;
+override ROTARY_DIM: u32;      // rotated values of a head; the rest is copied
+override INTERLEAVED: bool;    // pairs (2i, 2i + 1); otherwise (i, i + rotary_dim / 2)
+override CONTEXT_LENGTH: u32;  // positions that the cache has room for
+
+@bind var<storage, read> qkv: array<f32>;              // (tokens, heads + 2 kv_heads, head_dim)
+@bind var<storage, read> table: array<vec2<f32>>;      // (positions, rotary_dim / 2): cosine, sine
+@bind var<storage, read_write> q: array<vec4<f32>>;    // (tokens, heads, head_dim / 4)
+@bind var<storage, read_write> key_cache: array<kv4>;    // (kv_heads, context_length, head_dim / 4)
+@bind var<storage, read_write> value_cache: array<kv4>;  // (kv_heads, context_length, head_dim / 4)
+
+// Value `at` of the head that starts at `head`, rotated for `position`.
+fn rotated(head: u32, at: u32, position: u32) -> f32 {
+    let value = qkv[head + at];
+    if at >= ROTARY_DIM {
+        return value;
+    }
+    let pairs = ROTARY_DIM / 2u;
+    var pair = at % pairs;
+    var second = at >= pairs;
+    var other = (at + pairs) % ROTARY_DIM;
+    if INTERLEAVED {
+        pair = at / 2u;
+        second = at % 2u == 1u;
+        other = at ^ 1u;
+    }
+    let turn = table[position * pairs + pair];
+    return value * turn.x + qkv[head + other] * select(-turn.y, turn.y, second);
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let quads = HEAD_DIM / 4u;
+    let head = id.x / quads;
+    let quad = id.x % quads;
+    if head >= HEADS + 2u * KV_HEADS {
+        return;
+    }
+    let token = id.y;
+    let position = step.position + token;
+    let start = (token * (HEADS + 2u * KV_HEADS) + head) * HEAD_DIM;
+    let at = quad * 4u;
+    if head >= HEADS + KV_HEADS {
+        let value = vec4(qkv[start + at], qkv[start + at + 1u], qkv[start + at + 2u], qkv[start + at + 3u]);
+        value_cache[((head - HEADS - KV_HEADS) * CONTEXT_LENGTH + position) * quads + quad] = kv_pack(value);
+        return;
+    }
+    let turned = vec4(
+        rotated(start, at, position),
+        rotated(start, at + 1u, position),
+        rotated(start, at + 2u, position),
+        rotated(start, at + 3u, position),
+    );
+    if head < HEADS {
+        q[(token * HEADS + head) * quads + quad] = turned;
+    } else {
+        key_cache[((head - HEADS) * CONTEXT_LENGTH + position) * quads + quad] = kv_pack(turned);
+    }
+}

@@ -1,0 +1,328 @@
+//! What can be typed: commands, flags, their help, defaults and environment variables.
+//!
+//! Raw values only: nothing here opens a file or knows what a default checkpoint is (`resolve` does). Every setting
+//! can also come from an environment variable, `WGPT_` and its name; what a single call is about (a prompt, token
+//! ids, a file to read or write) cannot. Invariant: a value that clap lets through is in its range.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+/// LLM inference on any GPU through wgpu.
+#[derive(Debug, Parser)]
+#[command(
+    name = "wgpt",
+    version,
+    arg_required_else_help = true,
+    after_help = "WGPT_LOG=info (or debug, or wgpt::exec=trace, …) logs to stderr."
+)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Continue a prompt.
+    ///
+    /// stdout is exactly the prompt and its continuation; several samples are separated by a line break.
+    Generate(GenerateArgs),
+    /// Talk with a model that has a chat template.
+    ///
+    /// stdout is exactly the replies. Ctrl-C stops a reply; Ctrl-D or an empty line leaves. Input that is not a
+    /// terminal is read line by line, one message each.
+    Chat(ChatArgs),
+    /// Compute the logits of every position of given tokens.
+    Logits(LogitsArgs),
+    /// Show a text's token ids and pieces.
+    Tokenize(TokenizeArgs),
+    /// Measure how well a model predicts a text.
+    ///
+    /// The text is cut into windows of --context tokens without overlap, each with BOS as its first token where the
+    /// tokenizer adds one; the second half of each window is scored. llama.cpp's tool does the same, so figures
+    /// compare.
+    Perplexity(PerplexityArgs),
+    /// List the adapters that wgpt can compute on.
+    Adapters(AdaptersArgs),
+    /// Show what a checkpoint holds, without loading its weights.
+    Inspect(InspectArgs),
+    /// Measure prompt and generation throughput on random token ids.
+    Bench(BenchArgs),
+}
+
+/// Which model.
+#[derive(Debug, Args)]
+pub(super) struct CheckpointArgs {
+    /// Checkpoint: a directory with config.json and safetensors, or a GGUF file. A path that does not exist is
+    /// looked for in checkpoints/ [default: the small story model that comes with wgpt]
+    #[arg(long, value_name = "PATH", env = "WGPT_CHECKPOINT")]
+    pub(super) checkpoint: Option<PathBuf>,
+}
+
+/// A model and where it runs.
+#[derive(Debug, Args)]
+pub(super) struct ModelArgs {
+    #[command(flatten)]
+    pub(super) checkpoint: CheckpointArgs,
+
+    /// Adapter: its index in `wgpt adapters`, a part of its name, or `host` for the CPU without any GPU driver
+    /// [default: the best one]
+    #[arg(long, value_name = "INDEX|NAME|host", env = "WGPT_ADAPTER")]
+    pub(super) adapter: Option<String>,
+
+    /// No timings, memory figures or progress on stderr; errors still are
+    #[arg(long, short, env = "WGPT_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(super) quiet: bool,
+}
+
+/// The room of the KV cache.
+#[derive(Debug, Args)]
+pub(super) struct ContextArgs {
+    /// Tokens the KV cache has room for, prompt and continuation together [default: the model's
+    /// own, at most 4096]
+    #[arg(long, value_name = "N", env = "WGPT_CONTEXT_LENGTH", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) context_length: Option<u32>,
+}
+
+/// How tokens are chosen. The filters run in the order of these flags, after the repetition penalty.
+#[derive(Debug, Args)]
+pub(super) struct SamplingArgs {
+    /// Flattens (above 1) or sharpens (below 1) the distribution; 0 always takes the most probable token
+    #[arg(long, value_name = "T", env = "WGPT_TEMPERATURE", default_value_t = 0.8, value_parser = at_least_zero)]
+    pub(super) temperature: f32,
+
+    /// Keep the K most probable tokens; 0 keeps all
+    #[arg(long, value_name = "K", env = "WGPT_TOP_K", default_value_t = 200)]
+    pub(super) top_k: usize,
+
+    /// Keep the fewest most probable tokens whose probabilities sum to P, at least one
+    #[arg(long, value_name = "P", env = "WGPT_TOP_P", default_value_t = 1.0, value_parser = share)]
+    pub(super) top_p: f32,
+
+    /// Keep tokens at least P times as probable as the most probable one
+    #[arg(long, value_name = "P", env = "WGPT_MIN_P", default_value_t = 0.0, value_parser = share)]
+    pub(super) min_p: f32,
+
+    /// Divide the positive logits of tokens already in the context by R, multiply the negative ones; 1 does nothing
+    #[arg(long, value_name = "R", env = "WGPT_REPETITION_PENALTY", default_value_t = 1.0, value_parser = positive)]
+    pub(super) repetition_penalty: f32,
+
+    /// Number that decides all random choices: the same seed gives the same text [default: a random one, shown on
+    /// stderr]
+    #[arg(long, value_name = "N", env = "WGPT_SEED")]
+    pub(super) seed: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GenerateArgs {
+    /// Text to continue; `-` reads it from stdin
+    #[arg(long, short, value_name = "TEXT", required_unless_present = "prompt_file", conflicts_with = "prompt_file")]
+    pub(super) prompt: Option<String>,
+
+    /// File with the text to continue
+    #[arg(long, value_name = "FILE")]
+    pub(super) prompt_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
+
+    #[command(flatten)]
+    pub(super) context: ContextArgs,
+
+    /// Texts to generate, each on its own stream of the seed
+    #[arg(long, value_name = "N", env = "WGPT_NUM_SAMPLES", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) num_samples: u64,
+
+    /// Tokens to generate at most, for each text
+    #[arg(long, value_name = "N", env = "WGPT_MAX_NEW_TOKENS", default_value_t = 50)]
+    pub(super) max_new_tokens: usize,
+
+    #[command(flatten)]
+    pub(super) sampling: SamplingArgs,
+
+    /// Text that ends the continuation and is not part of it; may be given several times
+    #[arg(long, value_name = "TEXT", env = "WGPT_STOP", action = ArgAction::Append)]
+    pub(super) stop: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ChatArgs {
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
+
+    #[command(flatten)]
+    pub(super) context: ContextArgs,
+
+    /// System message [default: none, or what the template brings]
+    #[arg(long, value_name = "TEXT", env = "WGPT_SYSTEM")]
+    pub(super) system: Option<String>,
+
+    /// Tokens of a reply at most [default: until the context is full]
+    #[arg(long, value_name = "N", env = "WGPT_MAX_NEW_TOKENS")]
+    pub(super) max_new_tokens: Option<usize>,
+
+    #[command(flatten)]
+    pub(super) sampling: SamplingArgs,
+
+    /// Text that ends a reply and is not part of it; may be given several times
+    #[arg(long, value_name = "TEXT", env = "WGPT_STOP", action = ArgAction::Append)]
+    pub(super) stop: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogitsArgs {
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
+
+    /// Token ids, separated by commas
+    #[arg(long, value_name = "IDS", required = true, value_delimiter = ',')]
+    pub(super) tokens: Vec<u32>,
+
+    /// Safetensors file to write: `logits`, f32 (tokens, vocab), and `tokens`, u32 (tokens) [default: the five best
+    /// tokens of each position as text]
+    #[arg(long, short, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TokenizeArgs {
+    #[command(flatten)]
+    pub(super) checkpoint: CheckpointArgs,
+
+    /// Add no BOS or EOS; special tokens written out in the text are recognised either way
+    #[arg(long)]
+    pub(super) no_special: bool,
+
+    /// Print {"ids":[…],"pieces":[…]}
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// Text to encode; `-` reads it from stdin
+    #[arg(value_name = "TEXT", allow_hyphen_values = true)]
+    pub(super) text: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PerplexityArgs {
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
+
+    /// Text file to predict; a line break at its very end is not part of the text
+    #[arg(long, short, value_name = "FILE")]
+    pub(super) file: PathBuf,
+
+    /// Tokens of a window
+    #[arg(long, value_name = "N", env = "WGPT_CONTEXT", default_value_t = 512, value_parser = clap::value_parser!(u32).range(4..))]
+    pub(super) context: u32,
+
+    /// Windows to score [default: all]
+    #[arg(long, value_name = "N", env = "WGPT_CHUNKS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) chunks: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AdaptersArgs {
+    /// Print a JSON array
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InspectArgs {
+    #[command(flatten)]
+    pub(super) checkpoint: CheckpointArgs,
+
+    /// Print a JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
+
+    /// Prompt lengths to measure, separated by commas; 0 for none
+    #[arg(
+        long,
+        short = 'p',
+        value_name = "N,…",
+        env = "WGPT_PROMPT_TOKENS",
+        default_value = "512",
+        value_delimiter = ','
+    )]
+    pub(super) prompt_tokens: Vec<u32>,
+
+    /// Numbers of generated tokens to measure, separated by commas; 0 for none
+    #[arg(
+        long,
+        short = 'n',
+        value_name = "N,…",
+        env = "WGPT_GENERATED_TOKENS",
+        default_value = "128",
+        value_delimiter = ','
+    )]
+    pub(super) generated_tokens: Vec<u32>,
+
+    /// Measurements of each, after a warm-up
+    #[arg(long, short, value_name = "N", env = "WGPT_REPEATS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) repeats: u32,
+
+    /// Form of the result
+    #[arg(long, value_enum, env = "WGPT_FORMAT", default_value_t = BenchFormat::Md)]
+    pub(super) format: BenchFormat,
+}
+
+/// How bench figures are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum BenchFormat {
+    /// Markdown table
+    Md,
+    /// JSON array
+    Json,
+    /// Comma-separated values with a header
+    Csv,
+}
+
+fn number(text: &str, allowed: fn(f32) -> bool, range: &str) -> Result<f32, String> {
+    let value: f32 = text.parse().map_err(|_| format!("expected a number {range}"))?;
+    if value.is_finite() && allowed(value) { Ok(value) } else { Err(format!("expected a number {range}")) }
+}
+
+fn at_least_zero(text: &str) -> Result<f32, String> {
+    number(text, |value| value >= 0.0, "of 0 or more")
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    number(text, |value| (0.0..=1.0).contains(&value), "from 0 to 1")
+}
+
+fn positive(text: &str) -> Result<f32, String> {
+    number(text, |value| value > 0.0, "greater than 0")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_help_and_every_variable_the_flag_s_name() {
+        for command in Cli::command().get_subcommands() {
+            for arg in command.get_arguments().filter(|arg| !matches!(arg.get_id().as_str(), "help" | "version")) {
+                let name = format!("{} {}", command.get_name(), arg.get_id());
+                assert!(arg.get_help().is_some(), "{name} has no help");
+                if let (Some(variable), Some(long)) = (arg.get_env(), arg.get_long()) {
+                    let expected = format!("WGPT_{}", long.to_uppercase().replace('-', "_"));
+                    assert_eq!(variable.to_str(), Some(expected.as_str()), "variable of {name}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! `wgpt bench`: prompt and generation throughput.
+//!
+//! Measures forwards on random token ids, without a tokenizer or a sampler. Invariant: every figure is from repeats
+//! after a warm-up of the same work, since a GPU that has idled runs at a fraction of its clock.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use comfy_table::{Table, presets};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use serde::Serialize;
+use wgpt::exec::{Batch, ExecError, Executor, LogitRows};
+
+use super::args::{BenchArgs, BenchFormat, ContextArgs};
+use super::output::{Notes, Text};
+use super::resolve;
+
+/// Least time of warm-up work: below this a GPU that was idle still runs slow.
+const WARM_UP: Duration = Duration::from_millis(150);
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    /// One forward of all tokens.
+    Prompt,
+    /// One forward a token.
+    Generation,
+}
+
+/// One line of the result.
+#[derive(Debug, Serialize)]
+struct Figure {
+    checkpoint: String,
+    place: String,
+    kind: Kind,
+    tokens: u32,
+    repeats: u32,
+    /// Tokens a second.
+    mean: f64,
+    /// Sample standard deviation of the repeats.
+    deviation: f64,
+}
+
+pub(super) fn run(args: &BenchArgs) -> Result<()> {
+    let notes = Notes::new(args.model.quiet);
+    let lengths = |kind, list: &[u32]| list.iter().filter(|n| **n > 0).map(|&n| (kind, n)).collect::<Vec<_>>();
+    let tests =
+        [lengths(Kind::Prompt, &args.prompt_tokens), lengths(Kind::Generation, &args.generated_tokens)].concat();
+    let longest = tests.iter().map(|(_, tokens)| *tokens).max().unwrap_or(1);
+    let room = ContextArgs { context_length: Some(longest) };
+    let (opened, mut executor) = resolve::executor(&args.model, &room, notes)?;
+    let place = executor.memory().into_iter().map(|memory| memory.place).collect::<Vec<_>>().join(" + ");
+    let mut figures = Vec::new();
+    for (kind, tokens) in tests {
+        let rates = measure(executor.as_mut(), kind, tokens, args.repeats)?;
+        let (mean, deviation) = mean_and_deviation(&rates);
+        notes.line(format_args!("{}: {mean:.2} ± {deviation:.2} tokens/s", label(kind, tokens)));
+        let (checkpoint, place) = (opened.path.display().to_string(), place.clone());
+        figures.push(Figure { checkpoint, place, kind, tokens, repeats: args.repeats, mean, deviation });
+    }
+    Text::new().show(&format(&figures, args.format)?)?;
+    notes.memory(&executor.memory());
+    Ok(())
+}
+
+/// Tokens a second of each repeat.
+fn measure(executor: &mut dyn Executor, kind: Kind, tokens: u32, repeats: u32) -> Result<Vec<f64>, ExecError> {
+    let mut random = ChaCha8Rng::seed_from_u64(u64::from(tokens));
+    let vocab = executor.vocab_size() as u32;
+    let ids: Vec<u32> = (0..tokens).map(|_| random.next_u32() % vocab).collect();
+    let warm_up = Instant::now();
+    while {
+        once(executor, kind, &ids)?;
+        warm_up.elapsed() < WARM_UP
+    } {}
+    (0..repeats)
+        .map(|_| {
+            let start = Instant::now();
+            once(executor, kind, &ids)?;
+            Ok(f64::from(tokens) / start.elapsed().as_secs_f64())
+        })
+        .collect()
+}
+
+fn once(executor: &mut dyn Executor, kind: Kind, ids: &[u32]) -> Result<(), ExecError> {
+    let stride = if kind == Kind::Prompt { ids.len() } else { 1 };
+    for (position, tokens) in (0u32..).step_by(stride).zip(ids.chunks(stride)) {
+        executor.forward(&Batch { tokens, position, logits: LogitRows::Last })?;
+    }
+    Ok(())
+}
+
+fn mean_and_deviation(rates: &[f64]) -> (f64, f64) {
+    let count = rates.len() as f64;
+    let mean = rates.iter().sum::<f64>() / count;
+    let squares: f64 = rates.iter().map(|rate| (rate - mean).powi(2)).sum();
+    (mean, (squares / (count - 1.0).max(1.0)).sqrt())
+}
+
+/// llama.cpp's names of the two tests, which people know.
+fn label(kind: Kind, tokens: u32) -> String {
+    let short = if kind == Kind::Prompt { "pp" } else { "tg" };
+    format!("{short}{tokens}")
+}
+
+fn format(figures: &[Figure], format: BenchFormat) -> Result<String> {
+    Ok(match format {
+        BenchFormat::Json => serde_json::to_string_pretty(figures)? + "\n",
+        BenchFormat::Csv => {
+            let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
+            let line = |f: &Figure| {
+                let (checkpoint, place, test) = (quoted(&f.checkpoint), quoted(&f.place), label(f.kind, f.tokens));
+                format!("{checkpoint},{place},{test},{},{:.4},{:.4}\n", f.repeats, f.mean, f.deviation)
+            };
+            let header = "checkpoint,place,test,repeats,tokens_per_second,deviation\n".to_owned();
+            header + &figures.iter().map(line).collect::<String>()
+        }
+        BenchFormat::Md => {
+            let mut table = Table::new();
+            table.load_style(presets::ASCII_MARKDOWN).set_header(["checkpoint", "place", "test", "tokens/s"]);
+            for f in figures {
+                let rate = format!("{:.2} ± {:.2}", f.mean, f.deviation);
+                table.add_row([f.checkpoint.clone(), f.place.clone(), label(f.kind, f.tokens), rate]);
+            }
+            format!("{table}\n")
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deviation_is_that_of_a_sample() {
+        assert_eq!(mean_and_deviation(&[1.0, 3.0]), (2.0, 2.0f64.sqrt()), "two repeats");
+        assert_eq!(mean_and_deviation(&[5.0]), (5.0, 0.0), "one repeat has no spread");
+    }
+
+    #[test]
+    fn every_form_holds_the_figures() {
+        let (checkpoint, place) = ("a \"b\"".to_owned(), "host".to_owned());
+        let figure =
+            Figure { checkpoint, place, kind: Kind::Prompt, tokens: 512, repeats: 3, mean: 10.5, deviation: 0.25 };
+        let csv = format(std::slice::from_ref(&figure), BenchFormat::Csv).expect("csv");
+        assert!(csv.ends_with("\"a \"\"b\"\"\",\"host\",pp512,3,10.5000,0.2500\n"), "{csv}");
+        let md = format(std::slice::from_ref(&figure), BenchFormat::Md).expect("markdown");
+        assert!(md.contains("pp512") && md.contains("10.50 ± 0.25"), "{md}");
+        let json = format(&[figure], BenchFormat::Json).expect("json");
+        let value: serde_json::Value = serde_json::from_str(&json).expect("valid JSON");
+        assert_eq!((&value[0]["kind"], &value[0]["mean"]), (&"prompt".into(), &10.5.into()), "{json}");
+    }
+}

@@ -1,0 +1,69 @@
+//! The command line: one file a command.
+//!
+//! `args` is what was typed, `resolve` turns it into checkpoints, sessions and executors, the commands use those,
+//! `output` is all they share in printing. No computing happens here. Invariant: only data that was asked for goes
+//! to stdout, and a reader that closes it early is no error.
+
+mod adapters;
+mod args;
+mod bench;
+mod chat;
+mod generate;
+mod inspect;
+mod logits;
+mod output;
+mod perplexity;
+mod resolve;
+mod tokenize;
+
+use std::io::ErrorKind;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+
+/// Runs the command that the process was started with.
+pub(crate) fn run() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Generate(args) => generate::run(&args),
+        Command::Chat(args) => chat::run(&args),
+        Command::Logits(args) => logits::run(&args),
+        Command::Tokenize(args) => tokenize::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
+        Command::Adapters(args) => adapters::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Bench(args) => bench::run(&args),
+    }
+}
+
+/// Logs go to stderr, as much of them as `WGPT_LOG` asks for.
+pub(crate) fn start_log() {
+    let filter = std::env::var("WGPT_LOG").unwrap_or_else(|_| "warn,wgpu=error,wgpu_core=error,wgpu_hal=off".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .without_time()
+        .init();
+}
+
+/// Prints the error and its causes, one a line; a closed stdout is how a reader says that it has enough.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    let closed = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(closed) {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("error: {error}");
+    let mut above = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        // a transparent wrapper repeats what it wraps
+        if !above.contains(&cause) {
+            eprintln!("  because {cause}");
+        }
+        above = cause;
+    }
+    ExitCode::FAILURE
+}

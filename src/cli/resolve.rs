@@ -1,0 +1,207 @@
+//! From what was typed to what can be used: checkpoint, tokenizer, executor, session, sampling parameters.
+//!
+//! The only file that knows both the flags and the rooms below; commands ask here and compute nothing themselves.
+//! Invariant: the checkpoint is opened and found good before a device is, so that bad input costs no waiting.
+
+use std::hash::{BuildHasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow};
+use wgpt::checkpoint::Checkpoint;
+use wgpt::exec::{self, ExecOptions, Executor};
+use wgpt::gpu::{self, AdapterChoice, AdapterInfo};
+use wgpt::sampler::SamplingParams;
+use wgpt::session::{Chat, ChatFormat, Language, Session};
+
+use super::args::{CheckpointArgs, ContextArgs, ModelArgs, SamplingArgs};
+use super::output::{Notes, seconds};
+
+/// Where checkpoints are looked for.
+const FOLDER: &str = "checkpoints";
+
+/// The model that comes with wgpt.
+const DEFAULT: &str = "wgpt-stories-4m";
+
+/// A checkpoint and where it was found.
+pub(super) struct Opened {
+    pub(super) path: PathBuf,
+    pub(super) checkpoint: Checkpoint,
+}
+
+/// Opens the checkpoint that the flag names, or the one that comes with wgpt.
+pub(super) fn checkpoint(args: &CheckpointArgs) -> Result<Opened> {
+    let path = match &args.checkpoint {
+        Some(path) => find(path)?,
+        None => default_checkpoint()?,
+    };
+    let checkpoint = Checkpoint::open(&path)?;
+    Ok(Opened { path, checkpoint })
+}
+
+/// The checkpoint's tokenizer, chat template and EOS ids.
+pub(super) fn language(opened: &Opened) -> Result<Language> {
+    Ok(Language::of(&opened.checkpoint)?)
+}
+
+/// Loads the weights of the checkpoint onto the adapter of the flags.
+pub(super) fn executor(model: &ModelArgs, context: &ContextArgs, notes: Notes) -> Result<(Opened, Box<dyn Executor>)> {
+    let opened = checkpoint(&model.checkpoint)?;
+    let executor = load(&opened, model, context, notes)?;
+    Ok((opened, executor))
+}
+
+/// Loads everything that making text needs.
+pub(super) fn session(model: &ModelArgs, context: &ContextArgs, notes: Notes) -> Result<Session> {
+    let opened = checkpoint(&model.checkpoint)?;
+    let Language { tokenizer, end_ids, .. } = language(&opened)?;
+    let executor = load(&opened, model, context, notes)?;
+    Ok(Session::new(executor, tokenizer, end_ids))
+}
+
+/// Loads everything that a conversation needs; it begins with this system message.
+pub(super) fn chat(model: &ModelArgs, context: &ContextArgs, system: Option<&str>, notes: Notes) -> Result<Chat> {
+    let opened = checkpoint(&model.checkpoint)?;
+    let language = language(&opened)?;
+    let format = match language.chat_template()? {
+        Some(template) => ChatFormat::Template(Box::new(template)),
+        None => {
+            notes.line("this checkpoint has no chat template: what you type is given to the model as it is");
+            ChatFormat::Plain
+        }
+    };
+    let executor = load(&opened, model, context, notes)?;
+    let session = Session::new(executor, language.tokenizer, language.end_ids);
+    Ok(Chat::new(session, format, system))
+}
+
+/// Every adapter, best first.
+pub(super) fn adapters() -> Vec<AdapterInfo> {
+    gpu::adapters()
+}
+
+/// The sampling parameters; a seed that was not given is made up and said, so that the text can be made again.
+pub(super) fn sampling(args: &SamplingArgs, notes: Notes) -> SamplingParams {
+    let seed = args.seed.unwrap_or_else(|| {
+        // keys of the standard library's hash maps are random; 32 bits are enough and easy to type
+        let seed = RandomState::new().hash_one(0) >> 32;
+        if args.temperature > 0.0 {
+            notes.line(format_args!("seed: {seed}"));
+        }
+        seed
+    });
+    SamplingParams {
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        repetition_penalty: args.repetition_penalty,
+        seed,
+    }
+}
+
+fn load(opened: &Opened, model: &ModelArgs, context: &ContextArgs, notes: Notes) -> Result<Box<dyn Executor>> {
+    let start = Instant::now();
+    let options = ExecOptions {
+        adapter: model.adapter.as_deref().map_or(AdapterChoice::Default, adapter_choice),
+        context_length: context.context_length,
+        ..ExecOptions::default()
+    };
+    let path = opened.path.display();
+    let bar = notes.progress(opened.checkpoint.tensors().map(|view| view.bytes.len() as u64).sum());
+    let (executor, report) = exec::open(&opened.checkpoint, &options, &mut |loaded| bar.inc(loaded))
+        .with_context(|| format!("{path}: could not be loaded"))?;
+    bar.finish_and_clear();
+    for notice in &report.notices {
+        // what a user must know is said even to those who want quiet
+        eprintln!("{notice}");
+    }
+    notes.line(format_args!("loaded {path} on {} in {}", report.place, seconds(start.elapsed())));
+    Ok(executor)
+}
+
+fn adapter_choice(text: &str) -> AdapterChoice {
+    match text.parse() {
+        Ok(index) => AdapterChoice::Index(index),
+        Err(_) if text.eq_ignore_ascii_case("host") => AdapterChoice::Host,
+        Err(_) => AdapterChoice::Name(text.to_owned()),
+    }
+}
+
+/// The path as given, or under `checkpoints/`.
+fn find(path: &Path) -> Result<PathBuf> {
+    if path.exists() {
+        return Ok(path.to_owned());
+    }
+    let inside = Path::new(FOLDER).join(path);
+    if path.is_relative() && inside.exists() {
+        return Ok(inside);
+    }
+    let found = present(Path::new(FOLDER));
+    let list = match found.is_empty() {
+        true => format!("{FOLDER}/ holds none"),
+        false => format!("{FOLDER}/ holds: {}", found.join(", ")),
+    };
+    Err(anyhow!(
+        "checkpoint {}: no such file or folder; {list}. {FOLDER}/README.md says how to fetch more",
+        path.display()
+    ))
+}
+
+/// The checkpoint that comes with wgpt: under the working directory, or beside or above the program.
+fn default_checkpoint() -> Result<PathBuf> {
+    let below = |folder: &Path| folder.join(FOLDER).join(DEFAULT);
+    let program = std::env::current_exe().unwrap_or_default();
+    std::iter::once(Path::new(""))
+        .chain(program.ancestors().skip(1))
+        .map(below)
+        .find(|path| path.join("config.json").exists())
+        .ok_or_else(|| anyhow!("the default checkpoint {FOLDER}/{DEFAULT} was not found; give one with --checkpoint"))
+}
+
+/// Checkpoints in a folder: GGUF files and folders with a config.json, one or two levels deep.
+fn present(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for path in children(folder) {
+        let deeper = if is_checkpoint(&path) { vec![path] } else { children(&path) };
+        let names = deeper.iter().filter(|path| is_checkpoint(path)).filter_map(|path| path.strip_prefix(folder).ok());
+        found.extend(names.map(|name| name.display().to_string()));
+    }
+    found.sort();
+    found
+}
+
+fn is_checkpoint(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "gguf") || path.join("config.json").exists()
+}
+
+fn children(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adapters_are_chosen_by_index_name_or_host() {
+        assert_eq!(adapter_choice("1"), AdapterChoice::Index(1), "digits");
+        assert_eq!(adapter_choice("HOST"), AdapterChoice::Host, "any case");
+        assert_eq!(adapter_choice("llvmpipe"), AdapterChoice::Name("llvmpipe".into()), "anything else");
+    }
+
+    #[test]
+    fn checkpoints_are_listed_two_levels_deep() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let root = folder.path();
+        for path in ["one/config.json", "org/two/config.json", "three.gguf", "org/four.gguf", "org/notes.txt"] {
+            let path = root.join(path);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+            std::fs::write(path, "").expect("written");
+        }
+        let expected = ["one", "org/four.gguf", "org/two", "three.gguf"];
+        let found: Vec<String> = present(root).iter().map(|name| name.replace('\\', "/")).collect();
+        assert_eq!(found, expected, "checkpoints only");
+        assert!(present(&root.join("nowhere")).is_empty(), "a folder that is not there");
+    }
+}

@@ -1,0 +1,236 @@
+//! From the checkpoint's bytes to packed weights: rows gathered, checked and repacked, in bounded pieces.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::ExecError;
+use crate::checkpoint::{Checkpoint, TensorView};
+use crate::graph::{Graph, Vector, Weight};
+use crate::model::{ModelSpec, Part, rope_table};
+use crate::quant::PackedLayout;
+
+/// Bytes packed at a time by each thread.
+const PIECE_BYTES: usize = 4 << 20;
+
+/// A piece of packed rows.
+pub(super) struct Piece {
+    /// Rows of the weight it holds.
+    pub(super) rows: Range<usize>,
+    /// The piece's own layout: one region after the other for these rows only.
+    pub(super) layout: PackedLayout,
+    /// Packed bytes.
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Reads a graph's weights out of a checkpoint.
+#[derive(Clone, Copy)]
+pub struct WeightSource<'c> {
+    checkpoint: &'c Checkpoint,
+}
+
+impl<'c> WeightSource<'c> {
+    /// The weights of this checkpoint.
+    pub const fn new(checkpoint: &'c Checkpoint) -> Self {
+        Self { checkpoint }
+    }
+
+    /// Hands `rows` of a weight, packed, to `take`, piece after piece in order; pieces are made on all cores, and
+    /// never more than one a core at a time.
+    pub(super) fn pieces(
+        &self,
+        weight: &Weight,
+        rows: Range<usize>,
+        mut take: impl FnMut(&Piece) -> Result<(), ExecError>,
+    ) -> Result<(), ExecError> {
+        let row_bytes = weight.format.row_bytes(weight.spec.cols).max(1);
+        let step = (PIECE_BYTES / row_bytes).max(1);
+        let ranges: Vec<Range<usize>> =
+            rows.clone().step_by(step).map(|start| start..(start + step).min(rows.end)).collect();
+        let parts = self.parts(weight)?;
+        for batch in ranges.chunks(rayon::current_num_threads()) {
+            let pieces: Vec<Piece> = batch.par_iter().map(|rows| pack(weight, &parts, rows.clone())).collect();
+            pieces.iter().try_for_each(&mut take)?;
+        }
+        Ok(())
+    }
+
+    /// A weight's rows, packed whole as slices of these layouts.
+    pub(super) fn packed(&self, weight: &Weight, slices: &[(usize, PackedLayout)]) -> Result<Vec<Vec<u8>>, ExecError> {
+        let mut packed = Vec::with_capacity(slices.len());
+        for (first, layout) in slices {
+            let mut bytes = vec![0u8; layout.bytes as usize];
+            self.pieces(weight, *first..first + layout.rows, |piece| {
+                for (offset, source) in spread(weight, piece, *first, layout) {
+                    bytes[offset as usize..][..source.len()].copy_from_slice(source);
+                }
+                Ok(())
+            })?;
+            packed.push(bytes);
+        }
+        Ok(packed)
+    }
+
+    /// A vector's values.
+    pub(super) fn vector(&self, vector: &Vector) -> Result<Vec<f32>, ExecError> {
+        match vector {
+            Vector::Zeros(len) => Ok(vec![0.0; *len]),
+            Vector::Spec(spec) => self.elements(&spec.parts),
+            Vector::RopeTable { rope, positions } => {
+                let mut frequencies = rope.inverse_frequencies.clone();
+                if let Some(divisors) = &rope.divisors {
+                    let divisors = self.elements(&divisors.parts)?;
+                    frequencies.iter_mut().zip(divisors).for_each(|(frequency, divisor)| *frequency /= divisor);
+                }
+                Ok(rope_table(&frequencies, rope.magnitude, *positions))
+            }
+        }
+    }
+
+    fn elements(&self, parts: &[Part]) -> Result<Vec<f32>, ExecError> {
+        let mut values = Vec::new();
+        for part in parts {
+            let view = self.checkpoint.tensor(&part.tensor)?;
+            let mut whole = vec![0.0; view.shape.iter().product()];
+            view.format.dequantize(view.bytes, &mut whole);
+            values.extend_from_slice(&whole[part.rows.clone()]);
+        }
+        Ok(values)
+    }
+
+    /// The weight's parts with the tensors they come from.
+    fn parts(&self, weight: &Weight) -> Result<Vec<(Part, TensorView<'c>)>, ExecError> {
+        let parts = weight.spec.parts.iter();
+        parts.map(|part| Ok((part.clone(), self.checkpoint.tensor(&part.tensor)?))).collect()
+    }
+}
+
+/// Where each region of a piece belongs in the slice that starts at row `first`: byte offset and source.
+pub(super) fn spread<'p>(
+    weight: &Weight,
+    piece: &'p Piece,
+    first: usize,
+    slice: &PackedLayout,
+) -> Vec<(u64, &'p [u8])> {
+    let chunk_bytes = slice.chunks_per_row * crate::quant::CHUNK_BYTES;
+    let row_bytes = std::iter::once(chunk_bytes).chain(weight.format.side_bytes_per_row(weight.spec.cols));
+    let row = piece.rows.start - first;
+    let regions = row_bytes.enumerate().map(|(region, row_bytes)| {
+        let source = &piece.layout.region(&piece.bytes, region)[..piece.rows.len() * row_bytes];
+        (slice.regions[region].start + (row * row_bytes) as u64, source)
+    });
+    regions.collect()
+}
+
+fn pack(weight: &Weight, parts: &[(Part, TensorView<'_>)], rows: Range<usize>) -> Piece {
+    let layout = weight.format.layout(rows.len(), weight.spec.cols);
+    let mut bytes = vec![0u8; layout.bytes as usize];
+    // The parts' rows are numbered one after the other; walk those inside the range.
+    let mut part_start = 0;
+    for (part, view) in parts {
+        let part_rows = part_start..part_start + part.rows.len();
+        let from = rows.start.max(part_rows.start);
+        let to = rows.end.min(part_rows.end);
+        for row in from..to {
+            let stored = view.row(part.rows.start + row - part_rows.start);
+            weight.format.repack_row(stored, &layout, row - rows.start, &mut bytes);
+        }
+        part_start = part_rows.end;
+    }
+    Piece { rows, layout, bytes }
+}
+
+/// The row slices of a weight when one binding holds `max_binding` bytes: first row and layout of each.
+pub(super) fn slices(weight: &Weight, max_binding: u64) -> Vec<(usize, PackedLayout)> {
+    let (rows, cols) = (weight.spec.rows(), weight.spec.cols);
+    let layout = weight.format.layout(rows, cols);
+    if layout.bytes <= max_binding {
+        return vec![(0, layout)];
+    }
+    // Regions are aligned, so a slice takes a little more than its rows.
+    let slack = layout.regions.len() as u64 * 2 * crate::quant::REGION_ALIGN;
+    let row_bytes = layout.bytes.div_ceil(rows as u64).max(1);
+    let per_slice = ((max_binding.saturating_sub(slack)) / (row_bytes + 1)).max(1) as usize;
+    let starts = (0..rows).step_by(per_slice);
+    starts.map(|first| (first, weight.format.layout(per_slice.min(rows - first), cols))).collect()
+}
+
+/// Checks that every tensor the graph reads has the shape the model says, and that every tensor of the checkpoint is
+/// read or ignored on purpose.
+///
+/// # Errors
+/// The first tensor that is missing, misshapen or unknown.
+pub fn check_tensors(checkpoint: &Checkpoint, spec: &ModelSpec, graph: &Graph) -> Result<(), ExecError> {
+    let mut used: HashSet<&str> = HashSet::new();
+    for weight in &graph.weights {
+        for part in &weight.spec.parts {
+            used.insert(&part.tensor);
+            check_shape(&checkpoint.tensor(&part.tensor)?, &[part.tensor_rows, weight.spec.cols])?;
+        }
+    }
+    let vectors = graph.vectors.iter().filter_map(|vector| match vector {
+        Vector::Spec(spec) => Some(spec),
+        Vector::RopeTable { rope, .. } => rope.divisors.as_ref(),
+        Vector::Zeros(_) => None,
+    });
+    for part in vectors.flat_map(|spec| &spec.parts) {
+        used.insert(&part.tensor);
+        check_shape(&checkpoint.tensor(&part.tensor)?, &[part.tensor_rows])?;
+    }
+    let ignored = |name: &str| {
+        let head = spec.is_tied() && (name == "lm_head.weight" || name == "embed_out.weight");
+        head || spec.ignored.iter().any(|pattern| matches(pattern, name))
+    };
+    let unknown: Vec<TensorView<'_>> =
+        checkpoint.tensors().filter(|view| !used.contains(view.name) && !ignored(view.name)).collect();
+    let Some(first) = unknown.first() else { return Ok(()) };
+    Err(ExecError::UnknownTensors {
+        file: first.file.display().to_string(),
+        count: unknown.len(),
+        tensor: first.name.into(),
+        found: shape_text(first.shape),
+        family: spec.family,
+    })
+}
+
+fn check_shape(view: &TensorView<'_>, expected: &[usize]) -> Result<(), ExecError> {
+    if view.shape == expected {
+        return Ok(());
+    }
+    Err(ExecError::Tensor {
+        file: view.file.display().to_string(),
+        tensor: view.name.into(),
+        expected: shape_text(expected),
+        found: shape_text(view.shape),
+    })
+}
+
+fn shape_text(shape: &[usize]) -> String {
+    let dims: Vec<String> = shape.iter().map(usize::to_string).collect();
+    format!("({})", dims.join(", "))
+}
+
+/// Whether a name fits a pattern in which `*` stands for a number.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((before, after)) => {
+            let middle = name.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+            middle.is_some_and(|middle| !middle.is_empty() && middle.bytes().all(|byte| byte.is_ascii_digit()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn a_star_stands_for_a_layer_number_only() {
+        let pattern = "layers.*.attention.bias";
+        assert!(matches(pattern, "layers.12.attention.bias"), "a number fits");
+        assert!(!matches(pattern, "layers.12.x.attention.bias"), "a path does not");
+        assert!(!matches(pattern, "layers..attention.bias"), "nothing does not");
+    }
+}

@@ -1,0 +1,212 @@
+//! One op alone, on an adapter and by its reference: what tests and benches run cases with.
+
+use super::ExecError;
+use crate::gpu::{Buffer, BufferPart, Device, Dispatch, GpuError, Usage};
+use crate::ops::{Bind, Call, Case, CaseValue, HostInput, HostSlice, HostWeight, KvFormat, Numbers, Operand, Phase, Step};
+
+/// Words behind every output that no kernel may touch.
+const GUARD: [u32; 64] = [0xA5A5_5A5A; 64];
+
+/// A case with its operands filled, ready to be run anywhere.
+#[derive(Debug)]
+pub struct FilledCase<'c> {
+    case: &'c Case,
+    inputs: Vec<CaseValue>,
+    outputs: Vec<CaseValue>,
+}
+
+/// A case on a device: buffers and dispatches made, to be run as often as wanted.
+#[derive(Debug)]
+pub struct PreparedCase {
+    step: Step,
+    outputs: Vec<(Buffer, u64, Option<KvFormat>)>,
+    dispatches: Vec<Dispatch>,
+}
+
+/// What a kernel wrote.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CaseResult {
+    /// Each output's values.
+    pub outputs: Vec<Vec<f32>>,
+    /// Whether the guard words behind each output are as they were.
+    pub guards_intact: bool,
+}
+
+impl<'c> FilledCase<'c> {
+    /// Fills a case's operands with the numbers of a seed.
+    pub fn new(case: &'c Case, seed: u64) -> Self {
+        let mut numbers = Numbers::new(seed);
+        let mut fill = |operands: &[crate::ops::CaseInput]| -> Vec<CaseValue> {
+            operands.iter().map(|operand| operand.fill(case.step, &mut numbers)).collect()
+        };
+        let inputs = fill(&case.inputs);
+        Self { case, inputs, outputs: fill(&case.outputs) }
+    }
+
+    /// The reference's outputs.
+    pub fn reference(&self) -> Vec<Vec<f32>> {
+        let inputs: Vec<HostInput<'_>> = self.inputs.iter().map(host_input).collect();
+        let mut outputs: Vec<Vec<f32>> = self.outputs.iter().map(|value| value_slice(value).to_vec()).collect();
+        let mut views: Vec<&mut [f32]> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
+        self.case.op.reference(self.case.step, &inputs, &mut views);
+        outputs
+    }
+
+    /// Uploads the operands and makes the dispatches.
+    ///
+    /// # Errors
+    /// A device that refuses a buffer or a kernel.
+    pub fn prepare(&self, device: &Device) -> Result<PreparedCase, ExecError> {
+        let step = device.buffer("step", size_of::<Step>() as u64, Usage::Uniform)?;
+        device.write(&step, 0, bytemuck::bytes_of(&self.case.step));
+        let inputs: Vec<Vec<(Buffer, u64)>> =
+            self.inputs.iter().map(|value| upload(device, value)).collect::<Result<_, _>>()?;
+        let outputs: Vec<Vec<(Buffer, u64)>> =
+            self.outputs.iter().map(|value| upload(device, value)).collect::<Result<_, _>>()?;
+        let operands = |values: &[CaseValue], cases: &[crate::ops::CaseInput]| -> Vec<Operand> {
+            values.iter().zip(cases).map(|(value, case)| operand(value, case)).collect()
+        };
+        let (types, output_types) =
+            (operands(&self.inputs, &self.case.inputs), operands(&self.outputs, &self.case.outputs));
+        let rows = match &output_types[0] {
+            Operand::Activation(ty) => ty.shape[0].length(self.case.step.extents()),
+            _ => self.case.step.tokens,
+        };
+        let phase = if rows == 1 { Phase::Decode } else { Phase::Prefill };
+        let call = Call { phase, inputs: &types, outputs: &output_types, traits: &device.traits };
+        let mut dispatches = Vec::new();
+        let kernels = self.case.op.kernels(&call);
+        let scratch_count = kernels.iter().map(|kernel| kernel.scratch.len()).max().unwrap_or(0);
+        let scratch_bytes = |n| kernels.iter().filter_map(|k| k.scratch.get(n)).max().copied().unwrap_or(0);
+        let scratch: Vec<Buffer> = (0..scratch_count)
+            .map(|n| device.buffer("scratch", scratch_bytes(n), Usage::Activations))
+            .collect::<Result<_, GpuError>>()?;
+        for kernel in &kernels {
+            dispatches.push(device.dispatch(kernel, &step, |bind| match bind {
+                Bind::Input(n) => part(&inputs[n][0]),
+                Bind::Output(n) => part(&outputs[n][0]),
+                Bind::Scratch(n) => scratch[n].whole(),
+                Bind::Weight { input, slice, region } => {
+                    let Operand::Weight(weight) = &types[input] else { panic!("input {input} is bound as a weight") };
+                    let range = &weight.slices[slice].1.regions[region];
+                    inputs[input][slice].0.part(range.start, range.end - range.start)
+                }
+            })?);
+        }
+        let formats = self.outputs.iter().map(|value| match value {
+            CaseValue::State(ty, _) => Some(ty.format),
+            _ => None,
+        });
+        let outputs = outputs.into_iter().zip(formats).map(|(mut made, format)| {
+            let (buffer, bytes) = made.swap_remove(0);
+            (buffer, bytes, format)
+        });
+        Ok(PreparedCase { step: self.case.step, outputs: outputs.collect(), dispatches })
+    }
+}
+
+impl PreparedCase {
+    /// Runs the kernels `times` over without waiting.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub fn submit(&self, device: &Device, times: usize) -> Result<(), ExecError> {
+        let repeated = (0..times).flat_map(|_| &self.dispatches);
+        Ok(device.submit(self.step, repeated, &[], None)?)
+    }
+
+    /// Runs the kernels once and fetches the outputs.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub fn run(&self, device: &Device) -> Result<CaseResult, ExecError> {
+        let parts: Vec<(&Buffer, u64, u64)> =
+            self.outputs.iter().map(|(buffer, ..)| (buffer, 0, buffer.bytes())).collect();
+        let bytes = parts.iter().map(|(_, _, bytes)| bytes).sum();
+        let readback = device.readback("case", bytes)?;
+        device.submit(self.step, self.dispatches.iter(), &parts, Some(&readback))?;
+        let all = device.read(&readback, bytes, <[u8]>::to_vec)?;
+        let mut at = 0;
+        let mut result = CaseResult { outputs: Vec::new(), guards_intact: true };
+        for (buffer, bytes, format) in &self.outputs {
+            let whole = &all[at..at + buffer.bytes() as usize];
+            let (values, guard) = whole.split_at(*bytes as usize);
+            result.guards_intact &= guard[guard.len() - size_of_val(&GUARD)..] == *bytemuck::cast_slice::<u32, u8>(&GUARD);
+            result.outputs.push(decode(values, *format));
+            at += buffer.bytes() as usize;
+        }
+        Ok(result)
+    }
+}
+
+fn part((buffer, bytes): &(Buffer, u64)) -> BufferPart<'_> {
+    buffer.part(0, *bytes)
+}
+
+fn decode(bytes: &[u8], format: Option<KvFormat>) -> Vec<f32> {
+    match format {
+        Some(KvFormat::F16) => {
+            let halves = bytes.chunks_exact(2).map(|pair| half::f16::from_le_bytes([pair[0], pair[1]]));
+            halves.map(half::f16::to_f32).collect()
+        }
+        _ => bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect(),
+    }
+}
+
+/// The operand's buffers (one, or one a slice) with their lengths; guard words follow.
+fn upload(device: &Device, value: &CaseValue) -> Result<Vec<(Buffer, u64)>, GpuError> {
+    let with_guard = |bytes: &[u8]| {
+        let length = bytes.len().next_multiple_of(4) as u64;
+        let buffer = device.buffer("case", length.max(16) + size_of_val(&GUARD) as u64, Usage::Activations)?;
+        let mut padded = bytes.to_vec();
+        padded.resize(length as usize, 0);
+        device.write(&buffer, 0, &padded);
+        let end = buffer.bytes() - size_of_val(&GUARD) as u64;
+        device.write(&buffer, end, bytemuck::cast_slice(&GUARD));
+        Ok((buffer, length))
+    };
+    match value {
+        CaseValue::F32(values) => Ok(vec![with_guard(bytemuck::cast_slice(values))?]),
+        CaseValue::U32(values) => Ok(vec![with_guard(bytemuck::cast_slice(values))?]),
+        CaseValue::Weight(_, slices) => slices.iter().map(|bytes| with_guard(bytes)).collect(),
+        CaseValue::State(ty, values) => Ok(vec![match ty.format {
+            KvFormat::F32 => with_guard(bytemuck::cast_slice(values))?,
+            KvFormat::F16 => {
+                let halves: Vec<half::f16> = values.iter().map(|value| half::f16::from_f32(*value)).collect();
+                with_guard(bytemuck::cast_slice(&halves))?
+            }
+        }]),
+    }
+}
+
+fn operand(value: &CaseValue, case: &crate::ops::CaseInput) -> Operand {
+    match (value, case) {
+        (CaseValue::Weight(ty, _), _) => Operand::Weight(ty.clone()),
+        (CaseValue::State(ty, _), _) => Operand::State(*ty),
+        (_, crate::ops::CaseInput::Activation(ty)) => Operand::Activation(ty.clone()),
+        (CaseValue::U32(_), _) => Operand::Activation(crate::tensor::TensorType {
+            dtype: crate::tensor::DType::U32,
+            shape: vec![crate::tensor::Dim::Tokens],
+        }),
+        (CaseValue::F32(values), _) => Operand::Vector(values.len()),
+    }
+}
+
+fn value_slice(value: &CaseValue) -> &[f32] {
+    match value {
+        CaseValue::F32(values) | CaseValue::State(_, values) => values,
+        other => panic!("not an output: {other:?}"),
+    }
+}
+
+fn host_input(value: &CaseValue) -> HostInput<'_> {
+    match value {
+        CaseValue::F32(values) | CaseValue::State(_, values) => HostInput::F32(values),
+        CaseValue::U32(ids) => HostInput::U32(ids),
+        CaseValue::Weight(ty, packed) => {
+            let slices = ty.slices.iter().zip(packed);
+            let slices = slices.map(|((first_row, layout), bytes)| HostSlice { first_row: *first_row, layout, bytes });
+            HostInput::Weight(HostWeight { format: ty.format, rows: ty.rows, cols: ty.cols, slices: slices.collect() })
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! An opened adapter: buffers, uploads, submissions, readbacks, and its errors as values.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use super::adapter::{AdapterInfo, enumerate, traits};
+use super::error::GpuError;
+use super::pipeline::{Dispatch, Pipeline, PipelineKey};
+use crate::ops::{Step, Traits};
+
+/// How much of the adapter to use: lower tiers are for tests and for working around drivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tier {
+    /// Every feature and limit it has.
+    #[default]
+    Full,
+    /// All but cooperative matrices.
+    NoMatrix,
+    /// No features at all, the adapter's limits.
+    NoFeatures,
+    /// Plain WebGPU: no features, default limits.
+    Plain,
+}
+
+/// How to open a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeviceOptions {
+    /// How much of the adapter to use.
+    pub tier: Tier,
+    /// Bounds checks and loop bounds in shaders: for tests and for hunting defects.
+    pub checks: bool,
+}
+
+/// What a buffer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Usage {
+    /// Read by kernels, filled from the host.
+    Weights,
+    /// Read and written by kernels, filled from and copied to the host.
+    Activations,
+    /// The step uniform.
+    Uniform,
+}
+
+/// Memory on an adapter.
+#[derive(Debug, Clone)]
+pub struct Buffer {
+    pub(super) raw: wgpu::Buffer,
+    bytes: u64,
+}
+
+impl Buffer {
+    /// Its size.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// A part of it, to be bound.
+    pub const fn part(&self, offset: u64, bytes: u64) -> BufferPart<'_> {
+        BufferPart { buffer: self, offset, bytes }
+    }
+
+    /// All of it, to be bound.
+    pub const fn whole(&self) -> BufferPart<'_> {
+        self.part(0, self.bytes)
+    }
+}
+
+/// A part of a buffer.
+#[derive(Debug, Clone, Copy)]
+pub struct BufferPart<'a> {
+    buffer: &'a Buffer,
+    offset: u64,
+    bytes: u64,
+}
+
+impl<'a> BufferPart<'a> {
+    pub(super) fn resource(self) -> wgpu::BindingResource<'a> {
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: &self.buffer.raw,
+            offset: self.offset,
+            size: std::num::NonZeroU64::new(self.bytes),
+        })
+    }
+}
+
+/// Host-visible memory that results are copied to.
+#[derive(Debug)]
+pub struct Readback {
+    raw: wgpu::Buffer,
+    bytes: u64,
+}
+
+impl Readback {
+    /// Its size.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// An adapter opened for use.
+#[derive(Debug)]
+pub struct Device {
+    /// What it is.
+    pub info: AdapterInfo,
+    /// What kernels are chosen by.
+    pub traits: Traits,
+    /// Largest storage binding it was opened with, bytes; also kept under the largest buffer.
+    pub max_binding: u64,
+    pub(super) raw: wgpu::Device,
+    pub(super) checks: bool,
+    pub(super) pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    queue: wgpu::Queue,
+    /// The first error no scope caught, or the reason the device was lost.
+    fault: Arc<Mutex<Option<String>>>,
+}
+
+/// Rounds down to what a binding may span.
+const BINDING_ALIGN: u64 = 256;
+
+impl Device {
+    /// Opens the adapter at `index` of [`super::adapters`]; the same one may be opened more than once.
+    ///
+    /// # Errors
+    /// No such adapter, or the driver's refusal.
+    pub fn open(index: usize, options: DeviceOptions) -> Result<Self, GpuError> {
+        let mut found = enumerate();
+        if found.is_empty() {
+            return Err(GpuError::NoAdapter);
+        }
+        if index >= found.len() {
+            let present = found.iter().map(|(info, _)| format!("{}: {}", info.index, info.name)).collect();
+            return Err(GpuError::UnknownAdapter { wanted: index.to_string(), present });
+        }
+        let (info, adapter) = found.swap_remove(index);
+        let (features, limits) = request(&adapter, options.tier);
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("wgpt"),
+            required_features: features,
+            required_limits: limits.clone(),
+            // SAFETY: cooperative matrices are the only experimental feature asked for; the one kernel that uses
+            // them keeps within the shapes the adapter lists.
+            experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
+            memory_hints: wgpu::MemoryHints::Performance,
+            trace: wgpu::Trace::Off,
+        };
+        let opened = pollster::block_on(adapter.request_device(&descriptor));
+        let (raw, queue) =
+            opened.map_err(|error| GpuError::Open { adapter: info.name.clone(), reason: error.to_string() })?;
+        let fault = Arc::new(Mutex::new(None));
+        watch(&raw, &fault);
+        let max_binding = u64::from(limits.max_storage_buffer_binding_size).min(limits.max_buffer_size);
+        Ok(Self {
+            traits: traits(&adapter, features, &limits),
+            max_binding: max_binding / BINDING_ALIGN * BINDING_ALIGN,
+            checks: options.checks,
+            pipelines: Mutex::default(),
+            info,
+            raw,
+            queue,
+            fault,
+        })
+    }
+
+    /// Allocates a buffer, zeroed.
+    ///
+    /// # Errors
+    /// More than the adapter binds, or has.
+    pub fn buffer(&self, label: &str, bytes: u64, usage: Usage) -> Result<Buffer, GpuError> {
+        let bytes = bytes.next_multiple_of(4).max(16);
+        if bytes > self.max_binding {
+            let (adapter, limit) = (self.info.name.clone(), self.max_binding);
+            return Err(GpuError::TooLarge { adapter, label: label.into(), bytes, limit });
+        }
+        let transfer = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+        let usage = match usage {
+            Usage::Weights => wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
+            Usage::Activations => wgpu::BufferUsages::STORAGE | transfer,
+            Usage::Uniform => wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+        };
+        self.allocate(label, bytes, usage).map(|raw| Buffer { raw, bytes })
+    }
+
+    /// Allocates host-visible memory to copy results to.
+    ///
+    /// # Errors
+    /// More than there is.
+    pub fn readback(&self, label: &str, bytes: u64) -> Result<Readback, GpuError> {
+        let bytes = bytes.next_multiple_of(4).max(16);
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        self.allocate(label, bytes, usage).map(|raw| Readback { raw, bytes })
+    }
+
+    fn allocate(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, GpuError> {
+        self.check()?;
+        let descriptor =
+            wgpu::BufferDescriptor { label: Some(label), size: bytes, usage, mapped_at_creation: false };
+        let create = || self.raw.create_buffer(&descriptor);
+        let scopes = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation];
+        let made = self.scoped(scopes[0], || self.scoped(scopes[1], create)).and_then(|inner| inner);
+        made.map_err(|reason| {
+            let adapter = self.info.name.clone();
+            GpuError::OutOfMemory { adapter, label: label.into(), bytes, reason }
+        })
+    }
+
+    /// Writes to a buffer, ordered before the next submission. `bytes` is a multiple of four.
+    pub fn write(&self, buffer: &Buffer, offset: u64, bytes: &[u8]) {
+        self.queue.write_buffer(&buffer.raw, offset, bytes);
+    }
+
+    /// Sends pending writes to the device and waits until it has them, so that their staging memory is reused.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub fn flush(&self) -> Result<(), GpuError> {
+        self.queue.submit([]);
+        self.wait()
+    }
+
+    /// Runs dispatches in one compute pass, then copies `results` (buffer, offset, bytes) one after the other
+    /// to `readback`. Returns when all is submitted.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub fn submit<'d>(
+        &self,
+        step: Step,
+        dispatches: impl Iterator<Item = &'d Dispatch>,
+        results: &[(&Buffer, u64, u64)],
+        readback: Option<&Readback>,
+    ) -> Result<(), GpuError> {
+        let mut encoder = self.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") });
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for dispatch in dispatches {
+                let [x, y, z] = dispatch.workgroups.map(|extent| extent.count(step));
+                pass.set_pipeline(&dispatch.pipeline);
+                pass.set_bind_group(0, &dispatch.bind_group, &[]);
+                pass.dispatch_workgroups(x, y, z);
+            }
+        }
+        if let Some(readback) = readback {
+            let mut at = 0;
+            for (buffer, offset, bytes) in results {
+                encoder.copy_buffer_to_buffer(&buffer.raw, *offset, &readback.raw, at, *bytes);
+                at += bytes;
+            }
+        }
+        self.queue.submit([encoder.finish()]);
+        self.check()
+    }
+
+    /// Waits for submitted work and hands the first `bytes` of `readback` to `read`.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub fn read<R>(&self, readback: &Readback, bytes: u64, read: impl FnOnce(&[u8]) -> R) -> Result<R, GpuError> {
+        let slice = readback.raw.slice(..bytes);
+        // The result arrives through `get_mapped_range` below, which fails where the mapping did.
+        slice.map_async(wgpu::MapMode::Read, |_| ());
+        self.wait()?;
+        let view = slice.get_mapped_range().map_err(|error| self.lost(format!("readback failed: {error}")))?;
+        let value = read(&view);
+        drop(view);
+        readback.raw.unmap();
+        Ok(value)
+    }
+
+    fn wait(&self) -> Result<(), GpuError> {
+        let polled = self.raw.poll(wgpu::PollType::wait_indefinitely());
+        self.check()?;
+        polled.map(drop).map_err(|error| self.lost(error.to_string()))
+    }
+
+    fn check(&self) -> Result<(), GpuError> {
+        let fault = self.fault.lock().expect("the fault is only replaced under its lock").clone();
+        fault.map_or(Ok(()), |reason| Err(self.lost(reason)))
+    }
+
+    fn lost(&self, reason: String) -> GpuError {
+        GpuError::Lost { adapter: self.info.name.clone(), reason }
+    }
+
+    /// Runs `work` in an error scope; the error is its message.
+    pub(super) fn scoped<R>(&self, filter: wgpu::ErrorFilter, work: impl FnOnce() -> R) -> Result<R, String> {
+        let scope = self.raw.push_error_scope(filter);
+        let value = work();
+        pollster::block_on(scope.pop()).map_or(Ok(value), |error| Err(error.to_string()))
+    }
+}
+
+fn request(adapter: &wgpu::Adapter, tier: Tier) -> (wgpu::Features, wgpu::Limits) {
+    let wanted = wgpu::Features::SUBGROUP
+        | wgpu::Features::SHADER_F16
+        | wgpu::Features::TIMESTAMP_QUERY
+        | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+    let has = adapter.features() & wanted;
+    match tier {
+        Tier::Full => (has, adapter.limits()),
+        Tier::NoMatrix => (has - wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, adapter.limits()),
+        Tier::NoFeatures => (wgpu::Features::empty(), adapter.limits()),
+        Tier::Plain => (wgpu::Features::empty(), wgpu::Limits::default()),
+    }
+}
+
+/// Uncaught errors panic in wgpu by default, and a lost device is silent: both become values.
+fn watch(device: &wgpu::Device, fault: &Arc<Mutex<Option<String>>>) {
+    let keep = |fault: &Mutex<Option<String>>, reason: String| {
+        let mut first = fault.lock().expect("the fault is only replaced under its lock");
+        first.get_or_insert(reason);
+    };
+    let uncaptured = fault.clone();
+    device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| keep(&uncaptured, error.to_string())));
+    let lost = fault.clone();
+    device.set_device_lost_callback(move |reason, message| {
+        if reason != wgpu::DeviceLostReason::Destroyed {
+            keep(&lost, format!("device lost: {message}"));
+        }
+    });
+}

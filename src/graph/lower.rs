@@ -1,0 +1,325 @@
+//! From a model's description to its straight line of ops. Fusion happens here, as rules, not in family files.
+
+use std::collections::HashMap;
+
+use super::{Graph, GraphError, Node, Tensor, TensorId, TensorKind, Unit, Vector, VectorId, Weight, WeightId};
+use crate::model::{
+    AttentionSpec, LayerSpec, LinearSpec, MlpSpec, ModelSpec, NormSpec, Residual, RopeSpec, VectorSpec, WeightSpec,
+};
+use crate::ops::{
+    Activation, Attention, Columns, Embed, GatedActivation, KvFormat, Matmul, Norm, NormKind, Op, RopeAppend, StateType,
+};
+use crate::quant::BlockFormat;
+use crate::tensor::{DType, Dim, TensorType};
+
+/// What lowering needs to know besides the model.
+#[derive(Clone, Copy)]
+pub struct LowerOptions<'a> {
+    /// Positions the KV cache has room for.
+    pub context_length: u32,
+    /// How keys and values are held.
+    pub kv_format: KvFormat,
+    /// The format a tensor of this name is stored in; `None` where the checkpoint lacks it.
+    pub format_of: &'a dyn Fn(&str) -> Option<&'static dyn BlockFormat>,
+}
+
+/// Lowers a model.
+///
+/// # Errors
+/// A size the kernels can't take, a missing tensor, or a weight of mixed formats.
+pub fn lower(spec: &ModelSpec, options: &LowerOptions<'_>) -> Result<Graph, GraphError> {
+    let mut lowering = Lowering { options: *options, weight_ids: HashMap::new(), graph: empty(spec, options) };
+    lowering.multiple_of_four("hidden_size", spec.hidden_size)?;
+    let mut hidden = lowering.unit("embedding".into(), lowering.graph.tokens, |l| l.embedding(spec))?;
+    for (index, layer) in spec.layers.iter().enumerate() {
+        hidden = lowering.unit(format!("layer {index}"), hidden, |l| l.layer(index, layer, hidden))?;
+    }
+    let logits = lowering.unit("head".into(), hidden, |l| l.head(spec, hidden))?;
+    lowering.graph.logits = logits;
+    Ok(lowering.graph)
+}
+
+fn empty(spec: &ModelSpec, options: &LowerOptions<'_>) -> Graph {
+    let tokens = TensorType { dtype: DType::U32, shape: vec![Dim::Tokens] };
+    Graph {
+        tensors: vec![Tensor { name: "tokens".into(), kind: TensorKind::Activation(tokens) }],
+        weights: Vec::new(),
+        vectors: Vec::new(),
+        nodes: Vec::new(),
+        units: Vec::new(),
+        tokens: TensorId(0),
+        logits: TensorId(0),
+        vocab_size: spec.vocab_size(),
+        context_length: options.context_length,
+    }
+}
+
+struct Lowering<'a> {
+    options: LowerOptions<'a>,
+    graph: Graph,
+    weight_ids: HashMap<WeightSpec, TensorId>,
+}
+
+impl Lowering<'_> {
+    /// Runs `build` and makes what it added a unit.
+    fn unit(
+        &mut self,
+        name: String,
+        input: TensorId,
+        build: impl FnOnce(&mut Self) -> Result<TensorId, GraphError>,
+    ) -> Result<TensorId, GraphError> {
+        let first = self.graph.nodes.len();
+        let output = build(self)?;
+        let nodes = first..self.graph.nodes.len();
+        let (mut weights, mut vectors, mut states) = (Vec::new(), Vec::new(), Vec::new());
+        for node in &self.graph.nodes[nodes.clone()] {
+            for id in node.inputs.iter().chain(&node.outputs) {
+                match &self.graph.tensors[id.0].kind {
+                    TensorKind::Weight(id) => weights.push(*id),
+                    TensorKind::Vector(id) => vectors.push(*id),
+                    TensorKind::State(state) => states.push((*id, state.bytes())),
+                    TensorKind::Activation(_) => {}
+                }
+            }
+        }
+        weights.sort_unstable();
+        weights.dedup();
+        vectors.sort_unstable();
+        vectors.dedup();
+        states.sort_unstable();
+        states.dedup();
+        let weight_bytes: u64 = weights.iter().map(|id| self.graph.weights[id.0].bytes()).sum();
+        let vector_bytes: u64 = vectors.iter().map(|id| self.graph.vectors[id.0].len() as u64 * 4).sum();
+        let kv_bytes = states.iter().map(|(_, bytes)| bytes).sum();
+        let bytes = weight_bytes + vector_bytes;
+        self.graph.units.push(Unit { name, nodes, weights, vectors, input, output, bytes, kv_bytes });
+        Ok(output)
+    }
+
+    fn embedding(&mut self, spec: &ModelSpec) -> Result<TensorId, GraphError> {
+        let weight = self.weight(&spec.embedding)?;
+        let hidden = self.hidden("embedding".into(), Dim::Tokens, spec.hidden_size);
+        self.node(Embed, vec![self.graph.tokens, weight], vec![hidden]);
+        Ok(hidden)
+    }
+
+    fn head(&mut self, spec: &ModelSpec, x: TensorId) -> Result<TensorId, GraphError> {
+        // Only the rows whose logits are wanted go through the norm and the head.
+        let normed = self.norm("final norm".into(), &spec.norm, x, spec.hidden_size, Dim::LogitRows);
+        self.linear("logits".into(), &spec.lm_head, normed, Dim::LogitRows, Activation::Identity, None)
+    }
+
+    fn layer(&mut self, index: usize, layer: &LayerSpec, x: TensorId) -> Result<TensorId, GraphError> {
+        let hidden = layer.attention.o.weight.rows();
+        let at = |what: &str| format!("layer {index} {what}");
+        // attention
+        let normed = self.norm(at("attention norm"), &layer.attention_norm, x, hidden, Dim::Tokens);
+        let attended = self.attention(index, &layer.attention, normed)?;
+        // residual
+        let o = &layer.attention.o;
+        let joined = self.linear(at("o"), o, attended, Dim::Tokens, Activation::Identity, Some(x))?;
+        // MLP: of the layer's input, or of what attention made of it
+        let mlp_input = match layer.residual {
+            Residual::Parallel => x,
+            Residual::Sequential => joined,
+        };
+        let normed = self.norm(at("mlp norm"), &layer.mlp_norm, mlp_input, hidden, Dim::Tokens);
+        self.mlp(index, &layer.mlp, normed, joined)
+    }
+
+    fn attention(&mut self, index: usize, spec: &AttentionSpec, x: TensorId) -> Result<TensorId, GraphError> {
+        self.multiple_of_four("head_dim", spec.head_dim as usize)?;
+        let qkv = self.concatenated(format!("layer {index} qkv"), &[&spec.q, &spec.k, &spec.v], x)?;
+        let state = StateType {
+            kv_heads: spec.kv_heads,
+            context_length: self.options.context_length,
+            head_dim: spec.head_dim,
+            format: self.options.kv_format,
+        };
+        let keys = self.tensor(format!("layer {index} keys"), TensorKind::State(state));
+        let values = self.tensor(format!("layer {index} values"), TensorKind::State(state));
+        let width = (spec.heads * spec.head_dim) as usize;
+        let q = self.hidden(format!("layer {index} q"), Dim::Tokens, width);
+        let table = self.rope_table(&spec.rope);
+        let rope = RopeAppend {
+            heads: spec.heads,
+            kv_heads: spec.kv_heads,
+            head_dim: spec.head_dim,
+            rotary_dim: spec.rope.rotary_dim,
+            style: spec.rope.style,
+        };
+        self.node(rope, vec![qkv, table], vec![q, keys, values]);
+        let output = self.hidden(format!("layer {index} attention"), Dim::Tokens, width);
+        let attention = Attention {
+            heads: spec.heads,
+            kv_heads: spec.kv_heads,
+            head_dim: spec.head_dim,
+            scale: spec.scale,
+            window: spec.window,
+            softcap: spec.softcap,
+        };
+        self.node(attention, vec![q, keys, values], vec![output]);
+        Ok(output)
+    }
+
+    fn mlp(&mut self, index: usize, spec: &MlpSpec, x: TensorId, residual: TensorId) -> Result<TensorId, GraphError> {
+        let at = |what: &str| format!("layer {index} {what}");
+        let (inner, down) = match spec {
+            MlpSpec::Plain { up, down, activation } => {
+                (self.linear(at("up"), up, x, Dim::Tokens, *activation, None)?, down)
+            }
+            MlpSpec::Gated { gate, up, down, activation } => {
+                let both = self.concatenated(at("gate, up"), &[gate, up], x)?;
+                let inner = self.hidden(at("gated"), Dim::Tokens, up.weight.rows());
+                self.node(GatedActivation { activation: *activation, interleaved: false }, vec![both], vec![inner]);
+                (inner, down)
+            }
+        };
+        self.linear(at("output"), down, inner, Dim::Tokens, Activation::Identity, Some(residual))
+    }
+
+    fn norm(&mut self, name: String, spec: &NormSpec, x: TensorId, width: usize, rows: Dim) -> TensorId {
+        let weight = self.vector(spec.weight.label(), Vector::Spec(spec.weight.clone()));
+        let mut inputs = vec![x, weight];
+        if spec.kind == NormKind::Layer {
+            let bias = match &spec.bias {
+                Some(bias) => self.vector(bias.label(), Vector::Spec(bias.clone())),
+                None => self.vector("zeros".into(), Vector::Zeros(width)),
+            };
+            inputs.push(bias);
+        }
+        let output = self.hidden(name, rows, width);
+        let logit_rows_only = rows == Dim::LogitRows;
+        self.node(Norm { kind: spec.kind, eps: spec.eps, logit_rows_only }, inputs, vec![output]);
+        output
+    }
+
+    fn linear(
+        &mut self,
+        name: String,
+        spec: &LinearSpec,
+        x: TensorId,
+        rows: Dim,
+        activation: Activation,
+        residual: Option<TensorId>,
+    ) -> Result<TensorId, GraphError> {
+        let output = self.hidden(name, rows, spec.weight.rows());
+        self.linear_into(spec, x, output, activation, residual, None)?;
+        Ok(output)
+    }
+
+    fn linear_into(
+        &mut self,
+        spec: &LinearSpec,
+        x: TensorId,
+        output: TensorId,
+        activation: Activation,
+        residual: Option<TensorId>,
+        columns: Option<Columns>,
+    ) -> Result<(), GraphError> {
+        let mut inputs = vec![x, self.weight(&spec.weight)?];
+        if let Some(bias) = &spec.bias {
+            inputs.push(self.vector(bias.label(), Vector::Spec(bias.clone())));
+        }
+        inputs.extend(residual);
+        let op = Matmul { bias: spec.bias.is_some(), residual: residual.is_some(), activation, columns };
+        self.node(op, inputs, vec![output]);
+        Ok(())
+    }
+
+    /// Several linears of one input, side by side in one output: one matmul where their formats and biases agree,
+    /// else one for each.
+    fn concatenated(&mut self, name: String, specs: &[&LinearSpec], x: TensorId) -> Result<TensorId, GraphError> {
+        let width: usize = specs.iter().map(|spec| spec.weight.rows()).sum();
+        let formats: Vec<_> = specs.iter().map(|spec| self.format(&spec.weight)).collect::<Result<_, _>>()?;
+        let same_format = formats.iter().all(|format| format.name() == formats[0].name());
+        let same_bias = specs.iter().all(|spec| spec.bias.is_some() == specs[0].bias.is_some());
+        if same_format && same_bias {
+            return self.linear(name, &stack(specs), x, Dim::Tokens, Activation::Identity, None);
+        }
+        let output = self.hidden(name, Dim::Tokens, width);
+        let mut start = 0;
+        for spec in specs {
+            let columns = Some(Columns { start, of: width as u32 });
+            self.linear_into(spec, x, output, Activation::Identity, None, columns)?;
+            start += spec.weight.rows() as u32;
+        }
+        Ok(output)
+    }
+
+    fn rope_table(&mut self, rope: &RopeSpec) -> TensorId {
+        let positions = self.options.context_length;
+        self.vector("rope table".into(), Vector::RopeTable { rope: rope.clone(), positions })
+    }
+
+    /// The tensor of a weight; the same rows are the same tensor, so tied weights are held once.
+    fn weight(&mut self, spec: &WeightSpec) -> Result<TensorId, GraphError> {
+        if let Some(id) = self.weight_ids.get(spec) {
+            return Ok(*id);
+        }
+        self.multiple_of_four(&format!("the row length of \"{}\"", spec.label()), spec.cols)?;
+        let format = self.format(spec)?;
+        let weight = WeightId(self.graph.weights.len());
+        self.graph.weights.push(Weight { spec: spec.clone(), format });
+        let id = self.tensor(spec.label(), TensorKind::Weight(weight));
+        self.weight_ids.insert(spec.clone(), id);
+        Ok(id)
+    }
+
+    fn format(&self, spec: &WeightSpec) -> Result<&'static dyn BlockFormat, GraphError> {
+        let of = |tensor: &str| {
+            (self.options.format_of)(tensor).ok_or_else(|| GraphError::MissingTensor(tensor.to_owned()))
+        };
+        let first = of(&spec.parts[0].tensor)?;
+        for part in &spec.parts[1..] {
+            let format = of(&part.tensor)?;
+            if format.name() != first.name() {
+                let (found, expected) = (format.name(), first.name());
+                return Err(GraphError::MixedFormats { tensor: part.tensor.clone(), found, expected });
+            }
+        }
+        Ok(first)
+    }
+
+    /// The tensor of a vector; equal ones are the same tensor, so all layers share one RoPE table.
+    fn vector(&mut self, name: String, vector: Vector) -> TensorId {
+        if let Some(known) = self.graph.vectors.iter().position(|other| *other == vector) {
+            let kind = TensorKind::Vector(VectorId(known));
+            let id = self.graph.tensors.iter().position(|tensor| tensor.kind == kind);
+            return TensorId(id.expect("every vector has a tensor"));
+        }
+        self.graph.vectors.push(vector);
+        self.tensor(name, TensorKind::Vector(VectorId(self.graph.vectors.len() - 1)))
+    }
+
+    fn hidden(&mut self, name: String, rows: Dim, width: usize) -> TensorId {
+        let ty = TensorType::f32([rows, Dim::Fixed(width as u32)]);
+        self.tensor(name, TensorKind::Activation(ty))
+    }
+
+    fn tensor(&mut self, name: String, kind: TensorKind) -> TensorId {
+        self.graph.tensors.push(Tensor { name, kind });
+        TensorId(self.graph.tensors.len() - 1)
+    }
+
+    fn node(&mut self, op: impl Op + 'static, inputs: Vec<TensorId>, outputs: Vec<TensorId>) {
+        self.graph.nodes.push(Node { op: Box::new(op), inputs, outputs });
+    }
+
+    fn multiple_of_four(&self, what: &str, size: usize) -> Result<(), GraphError> {
+        if size % 4 == 0 && size > 0 {
+            return Ok(());
+        }
+        Err(GraphError::Size { what: what.into(), size, multiple: 4 })
+    }
+}
+
+/// Linears of one input as one: rows and biases one after the other.
+fn stack(specs: &[&LinearSpec]) -> LinearSpec {
+    let parts = specs.iter().flat_map(|spec| spec.weight.parts.clone()).collect();
+    let bias_parts: Vec<_> = specs.iter().filter_map(|spec| spec.bias.as_ref()).flat_map(|bias| bias.parts.clone()).collect();
+    LinearSpec {
+        weight: WeightSpec { parts, cols: specs[0].weight.cols },
+        bias: (!bias_parts.is_empty()).then_some(VectorSpec { parts: bias_parts }),
+    }
+}

@@ -1,0 +1,230 @@
+//! What a model is: plain data, in the order of the forward.
+
+use std::ops::Range;
+
+use super::RopeSpec;
+use crate::checkpoint::Config;
+use crate::ops::{Activation, NormKind};
+
+/// What a family describes from.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    /// The checkpoint's config, in Hugging Face names.
+    pub config: &'a Config,
+    /// Whether the checkpoint holds a tensor of this name.
+    pub has_tensor: &'a dyn Fn(&str) -> bool,
+}
+
+/// Rows of one tensor of the checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Part {
+    /// The tensor's Hugging Face name.
+    pub tensor: String,
+    /// Rows the whole tensor must have (elements, for a vector).
+    pub tensor_rows: usize,
+    /// The rows taken.
+    pub rows: Range<usize>,
+}
+
+impl Part {
+    /// All rows of a tensor.
+    pub fn whole(tensor: impl Into<String>, rows: usize) -> Self {
+        Self { tensor: tensor.into(), tensor_rows: rows, rows: 0..rows }
+    }
+}
+
+/// A weight matrix `(rows, cols)`: rows of one or more tensors, one after the other.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct WeightSpec {
+    /// The rows, in order.
+    pub parts: Vec<Part>,
+    /// Columns: input features.
+    pub cols: usize,
+}
+
+impl WeightSpec {
+    /// A whole tensor.
+    pub fn whole(tensor: impl Into<String>, rows: usize, cols: usize) -> Self {
+        Self { parts: vec![Part::whole(tensor, rows)], cols }
+    }
+
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.parts.iter().map(|part| part.rows.len()).sum()
+    }
+
+    /// The first tensor's name, with a count where there are more.
+    pub fn label(&self) -> String {
+        label(&self.parts)
+    }
+}
+
+/// A vector of the checkpoint (bias, norm weight): elements of one or more 1-D tensors.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct VectorSpec {
+    /// The elements, in order.
+    pub parts: Vec<Part>,
+}
+
+impl VectorSpec {
+    /// A whole tensor.
+    pub fn whole(tensor: impl Into<String>, len: usize) -> Self {
+        Self { parts: vec![Part::whole(tensor, len)] }
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.parts.iter().map(|part| part.rows.len()).sum()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The first tensor's name, with a count where there are more.
+    pub fn label(&self) -> String {
+        label(&self.parts)
+    }
+}
+
+fn label(parts: &[Part]) -> String {
+    let mut names: Vec<&str> = parts.iter().map(|part| part.tensor.as_str()).collect();
+    names.dedup();
+    match names.len() {
+        0 => "nothing".into(),
+        1 => names[0].into(),
+        more => format!("{} (+{})", names[0], more - 1),
+    }
+}
+
+/// A linear layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinearSpec {
+    /// `(out_features, in_features)`.
+    pub weight: WeightSpec,
+    /// `(out_features)`.
+    pub bias: Option<VectorSpec>,
+}
+
+/// A normalisation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NormSpec {
+    /// RMSNorm or LayerNorm.
+    pub kind: NormKind,
+    /// Added to the variance or mean square.
+    pub eps: f32,
+    /// `(hidden_size)`.
+    pub weight: VectorSpec,
+    /// `(hidden_size)`; LayerNorm only.
+    pub bias: Option<VectorSpec>,
+}
+
+/// Attention with its projections.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttentionSpec {
+    /// Query heads.
+    pub heads: u32,
+    /// Key/value heads; divides `heads`.
+    pub kv_heads: u32,
+    /// Values of a head.
+    pub head_dim: u32,
+    /// `(heads · head_dim, hidden_size)`.
+    pub q: LinearSpec,
+    /// `(kv_heads · head_dim, hidden_size)`.
+    pub k: LinearSpec,
+    /// `(kv_heads · head_dim, hidden_size)`.
+    pub v: LinearSpec,
+    /// `(hidden_size, heads · head_dim)`.
+    pub o: LinearSpec,
+    /// Rotary position embedding.
+    pub rope: RopeSpec,
+    /// Multiplies q·k.
+    pub scale: f32,
+    /// Sliding window, in positions including the token's own.
+    pub window: Option<u32>,
+    /// Soft cap of the scores.
+    pub softcap: Option<f32>,
+}
+
+/// The feed-forward part of a layer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MlpSpec {
+    /// `down(act(up(x)))`.
+    Plain {
+        /// `(intermediate_size, hidden_size)`.
+        up: LinearSpec,
+        /// `(hidden_size, intermediate_size)`.
+        down: LinearSpec,
+        /// The nonlinearity.
+        activation: Activation,
+    },
+    /// `down(act(gate(x)) · up(x))`: SwiGLU, GeGLU.
+    Gated {
+        /// `(intermediate_size, hidden_size)`.
+        gate: LinearSpec,
+        /// `(intermediate_size, hidden_size)`.
+        up: LinearSpec,
+        /// `(hidden_size, intermediate_size)`.
+        down: LinearSpec,
+        /// The nonlinearity of the gate.
+        activation: Activation,
+    },
+}
+
+/// How a layer's two parts join the residual stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Residual {
+    /// `x + attention(norm1 x) + mlp(norm2 x)`.
+    Parallel,
+    /// `h = x + attention(norm1 x)`, then `h + mlp(norm2 h)`.
+    Sequential,
+}
+
+/// One decoder layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerSpec {
+    /// Parallel or sequential.
+    pub residual: Residual,
+    /// Before attention.
+    pub attention_norm: NormSpec,
+    /// Attention.
+    pub attention: AttentionSpec,
+    /// Before the MLP.
+    pub mlp_norm: NormSpec,
+    /// Feed-forward.
+    pub mlp: MlpSpec,
+}
+
+/// A whole model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelSpec {
+    /// The family's name, as `model_type` says it.
+    pub family: &'static str,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Positions the model was made for.
+    pub max_position_embeddings: u32,
+    /// `(vocab_size, hidden_size)`.
+    pub embedding: WeightSpec,
+    /// Decoder layers, in order.
+    pub layers: Vec<LayerSpec>,
+    /// Before the head.
+    pub norm: NormSpec,
+    /// `(vocab_size, hidden_size)`; the embedding's spec where they are tied.
+    pub lm_head: LinearSpec,
+    /// Tensors that published files carry and the maths does not need: names, where `*` stands for a layer number.
+    pub ignored: &'static [&'static str],
+}
+
+impl ModelSpec {
+    /// Rows of the embedding: token ids are below.
+    pub fn vocab_size(&self) -> usize {
+        self.embedding.rows()
+    }
+
+    /// Whether the head reads the embedding.
+    pub fn is_tied(&self) -> bool {
+        self.embedding == self.lm_head.weight
+    }
+}

@@ -1,0 +1,282 @@
+//! `attention`: causal softmax attention of queries over the KV cache.
+//!
+//! One token (decode) splits the context into pieces, so that a long one fills the adapter, and joins them with a
+//! second kernel. Several tokens (prefill) run tiles with an online softmax. The pieces' length is a constant: what
+//! a token sees depends on its position, never on how much room the cache has.
+
+use rayon::prelude::*;
+
+use super::{Bind, Call, Case, CaseInput, Extent, HostInput, Kernel, KvFormat, Op, Phase, StateType, Step, Traits, reduce_slot};
+use crate::tensor::{Dim, TensorType};
+
+/// `softmax(softcap(q · kᵀ · scale) + causal mask) · v` (Vaswani et al. 2017); query heads share key/value heads in
+/// equal groups (Ainslie et al. 2023).
+///
+/// Inputs: q `(tokens, heads · head_dim)`, key cache, value cache. Output: `(tokens, heads · head_dim)`. Token t sees
+/// positions `0 ..= step.position + t`, or the last `window` of them.
+#[derive(Debug, Clone)]
+pub struct Attention {
+    /// Query heads.
+    pub heads: u32,
+    /// Key/value heads; divides `heads`.
+    pub kv_heads: u32,
+    /// Values of a head; at most [`Attention::MAX_HEAD_DIM`], a multiple of 4.
+    pub head_dim: u32,
+    /// Scores are multiplied by it.
+    pub scale: f32,
+    /// Positions seen, the token's own included.
+    pub window: Option<u32>,
+    /// Scores are bent to `±softcap` by tanh.
+    pub softcap: Option<f32>,
+}
+
+/// Positions of one decode workgroup: enough to hide its start, few enough that 2048 positions fill a large GPU.
+const PIECE: u32 = 128;
+/// Query heads that share the reads of a decode workgroup at most; `MAX_HEADS` of attention_decode.wgsl.
+const TILE_HEADS: u32 = 4;
+/// Lanes that share query rows, and rows of a lane; `COLUMNS` and `ROWS` of attention_prefill.wgsl.
+const COLUMNS: u32 = 16;
+const ROWS: u32 = 4;
+
+impl Attention {
+    /// The largest head the prefill kernel has registers for.
+    pub const MAX_HEAD_DIM: u32 = 256;
+
+    /// What every kernel is specialised by.
+    fn overrides(&self, state: StateType) -> Vec<(&'static str, f64)> {
+        vec![
+            ("HEAD_DIM", f64::from(self.head_dim)),
+            ("CONTEXT_LENGTH", f64::from(state.context_length)),
+            ("WINDOW", f64::from(self.window.unwrap_or(0))),
+        ]
+    }
+
+    /// What the kernels that compute scores are specialised by besides.
+    fn score_overrides(&self, state: StateType) -> Vec<(&'static str, f64)> {
+        let mut overrides = self.overrides(state);
+        overrides.extend([
+            ("HEADS", f64::from(self.heads)),
+            ("KV_HEADS", f64::from(self.kv_heads)),
+            ("SCALE", f64::from(self.scale)),
+            ("SOFTCAP", f64::from(self.softcap.unwrap_or(0.0))),
+        ]);
+        overrides
+    }
+
+    fn decode(&self, state: StateType, traits: &Traits) -> Vec<Kernel> {
+        let quads = self.head_dim / 4;
+        // A lane for every quad of a value at least.
+        let workgroup = if traits.software { quads.next_power_of_two().max(16) } else { 128 };
+        let group = self.heads / self.kv_heads;
+        let tile_heads = group.min(TILE_HEADS);
+        let pieces = state.context_length.div_ceil(PIECE);
+        let scratch = vec![u64::from(self.heads) * u64::from(pieces) * u64::from(1 + quads) * 16];
+        let mut overrides = self.score_overrides(state);
+        let reduce = reduce_slot(traits, workgroup, &mut overrides);
+        overrides.extend([
+            ("WORKGROUP", f64::from(workgroup)),
+            ("LANES", f64::from(workgroup)),
+            ("TILE_HEADS", f64::from(tile_heads)),
+            ("PIECE", f64::from(PIECE)),
+        ]);
+        let parts = Kernel {
+            source: "attention_decode",
+            slots: vec![("KV", state.format.snippet().into()), reduce],
+            overrides,
+            bindings: vec![
+                ("q", Bind::Input(0)),
+                ("key_cache", Bind::Input(1)),
+                ("value_cache", Bind::Input(2)),
+                ("partials", Bind::Scratch(0)),
+            ],
+            workgroups: [
+                Extent::Context { per: PIECE },
+                Extent::Fixed(self.kv_heads * group.div_ceil(tile_heads)),
+                Extent::Fixed(1),
+            ],
+            scratch: scratch.clone(),
+        };
+        let mut overrides = self.overrides(state);
+        overrides.push(("PIECE", f64::from(PIECE)));
+        let combine = Kernel {
+            source: "attention_combine",
+            slots: vec![],
+            overrides,
+            bindings: vec![("partials", Bind::Scratch(0)), ("output", Bind::Output(0))],
+            workgroups: [Extent::Fixed(self.heads), Extent::Fixed(1), Extent::Fixed(1)],
+            scratch,
+        };
+        vec![parts, combine]
+    }
+
+    fn prefill(&self, state: StateType, traits: &Traits) -> Kernel {
+        let PrefillShape { workgroup, keys } = PrefillShape::choose(traits);
+        // Values pass through the keys' tile of COLUMNS · COLUMNS · keys quads, a power of two of positions at a time.
+        let fit = COLUMNS * COLUMNS * keys / (self.head_dim / 4);
+        let values = (1 << fit.max(1).ilog2()).min(COLUMNS * keys);
+        let mut overrides = self.score_overrides(state);
+        overrides.extend([
+            ("WORKGROUP", f64::from(workgroup)),
+            ("KEYS", f64::from(keys)),
+            ("VALUES", f64::from(values)),
+        ]);
+        Kernel {
+            source: "attention_prefill",
+            slots: vec![("KV", state.format.snippet().into())],
+            overrides,
+            bindings: vec![
+                ("q", Bind::Input(0)),
+                ("key_cache", Bind::Input(1)),
+                ("value_cache", Bind::Input(2)),
+                ("output", Bind::Output(0)),
+            ],
+            workgroups: [
+                Extent::Tokens { per: workgroup / COLUMNS * ROWS },
+                Extent::Fixed(self.heads),
+                Extent::Fixed(1),
+            ],
+            scratch: vec![],
+        }
+    }
+
+    /// One head of one token: scores, softmax, weighted values, in two passes.
+    fn head(&self, position: usize, query: &[f32], keys: &[f32], values: &[f32], output: &mut [f32]) {
+        let head_dim = self.head_dim as usize;
+        let oldest = self.window.map_or(0, |window| (position + 1).saturating_sub(window as usize));
+        let seen = oldest * head_dim..(position + 1) * head_dim;
+        let mut scores: Vec<f64> = keys[seen.clone()]
+            .chunks_exact(head_dim)
+            .map(|key| {
+                let product: f64 = query.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
+                let score = product * f64::from(self.scale);
+                self.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
+            })
+            .collect();
+        let maximum = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        for score in &mut scores {
+            *score = (*score - maximum).exp();
+        }
+        let total: f64 = scores.iter().sum();
+        let mut sums = vec![0.0; head_dim];
+        for (weight, value) in scores.iter().zip(values[seen].chunks_exact(head_dim)) {
+            for (sum, value) in sums.iter_mut().zip(value) {
+                *sum += weight * f64::from(*value);
+            }
+        }
+        for (output, sum) in output.iter_mut().zip(sums) {
+            *output = (sum / total) as f32;
+        }
+    }
+}
+
+/// Tiles of the prefill kernel.
+struct PrefillShape {
+    workgroup: u32,
+    /// Keys of a lane in a tile of COLUMNS · keys.
+    keys: u32,
+}
+
+impl PrefillShape {
+    fn choose(traits: &Traits) -> Self {
+        // Bytes of workgroup memory: (COLUMNS² · keys + workgroup · keys + workgroup) · 16.
+        match traits {
+            Traits { software: true, .. } => Self { workgroup: 32, keys: 2 },
+            Traits { workgroup_storage, .. } if *workgroup_storage >= 26 << 10 => Self { workgroup: 128, keys: 4 },
+            _ => Self { workgroup: 128, keys: 2 },
+        }
+    }
+}
+
+impl Op for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn kernels(&self, call: &Call<'_>) -> Vec<Kernel> {
+        assert!(self.head_dim <= Self::MAX_HEAD_DIM, "lowering refuses heads of {}", self.head_dim);
+        let state = Call::state(&call.inputs[1]);
+        match call.phase {
+            Phase::Decode => self.decode(state, call.traits),
+            Phase::Prefill => vec![self.prefill(state, call.traits)],
+        }
+    }
+
+    fn reference(&self, step: Step, inputs: &[HostInput<'_>], outputs: &mut [&mut [f32]]) {
+        let (heads, head_dim) = (self.heads as usize, self.head_dim as usize);
+        let (q, keys, values) = (inputs[0].f32(), inputs[1].f32(), inputs[2].f32());
+        let cache = keys.len() / self.kv_heads as usize;
+        let group = heads / self.kv_heads as usize;
+        let rows = q.par_chunks_exact(head_dim).zip(outputs[0].par_chunks_exact_mut(head_dim)).enumerate();
+        rows.for_each(|(row, (query, output))| {
+            let (token, kv_head) = (row / heads, row % heads / group);
+            let rows = kv_head * cache..(kv_head + 1) * cache;
+            self.head(step.position as usize + token, query, &keys[rows.clone()], &values[rows], output);
+        });
+    }
+}
+
+struct Shape {
+    tokens: u32,
+    position: u32,
+    context_length: u32,
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let shape = |tokens, position, context_length, heads, kv_heads, head_dim| Shape {
+        tokens,
+        position,
+        context_length,
+        heads,
+        kv_heads,
+        head_dim,
+    };
+    let shapes = [
+        // decode: the first position, within and across pieces, a full context, MHA, GQA, MQA
+        shape(1, 0, 40, 4, 4, 12),
+        shape(1, 39, 40, 9, 3, 64),
+        shape(1, 127, 300, 3, 3, 80),
+        shape(1, 128, 300, 7, 1, 64),
+        shape(1, 699, 700, 4, 2, 256),
+        shape(1, 300, 512, 16, 2, 100),
+        // prefill: less than a tile, several, from a position, a full context
+        shape(2, 0, 64, 3, 3, 12),
+        shape(5, 3, 8, 9, 3, 64),
+        shape(33, 0, 40, 4, 4, 80),
+        shape(70, 130, 200, 7, 1, 64),
+        shape(65, 31, 96, 2, 1, 256),
+        shape(40, 100, 300, 4, 2, 100),
+        shape(17, 15, 32, 2, 2, 128),
+    ];
+    let variants = [(None, None), (Some(1), None), (Some(37), None), (None, Some(3.0)), (Some(150), Some(20.0))];
+    let mut cases = Vec::new();
+    for format in [KvFormat::F16, KvFormat::F32] {
+        for (window, softcap) in variants {
+            for shape in &shapes {
+                // Sharp scores now and then: outliers must neither overflow nor vanish.
+                let scale = if shape.head_dim == 64 { 2.0 } else { (shape.head_dim as f32).sqrt().recip() };
+                cases.push(case(shape, format, scale, window, softcap));
+            }
+        }
+    }
+    cases.push(case(&shapes[3], KvFormat::F32, 1e4, None, None));
+    cases.push(case(&shapes[9], KvFormat::F32, 1e4, None, None));
+    cases
+}
+
+fn case(shape: &Shape, format: KvFormat, scale: f32, window: Option<u32>, softcap: Option<f32>) -> Case {
+    let Shape { tokens, position, context_length, heads, kv_heads, head_dim } = *shape;
+    let rows = CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(heads * head_dim)]));
+    let state = CaseInput::State(StateType { kv_heads, context_length, head_dim, format });
+    let op = Attention { heads, kv_heads, head_dim, scale, window, softcap };
+    Case {
+        label: format!("{tokens} tokens at {position}/{context_length} {format:?} {op:?}"),
+        op: Box::new(op),
+        inputs: vec![rows.clone(), state.clone(), state],
+        outputs: vec![rows],
+        step: Step::new(tokens, position, 1),
+        max_nmse: if format == KvFormat::F16 { 1e-6 } else { 1e-10 },
+    }
+}

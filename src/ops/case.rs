@@ -1,0 +1,151 @@
+//! Test and bench cases: an op with operand types, a step, and how close kernel and reference must be.
+
+use super::{KvFormat, Op, StateType, Step, WeightType};
+use crate::quant::BlockFormat;
+use crate::tensor::TensorType;
+
+/// An operand that a case fills with seeded numbers.
+#[derive(Debug, Clone)]
+pub enum CaseInput {
+    /// An activation; values around 1 with a few outliers.
+    Activation(TensorType),
+    /// Token ids below `vocab_size`.
+    Tokens {
+        /// Exclusive upper bound.
+        vocab_size: u32,
+    },
+    /// A weight matrix, cut into slices of at most `slice_rows` rows.
+    Weight {
+        /// Its format.
+        format: &'static dyn BlockFormat,
+        /// Output features.
+        rows: usize,
+        /// Input features.
+        cols: usize,
+        /// Rows of a slice at most.
+        slice_rows: usize,
+    },
+    /// An f32 vector.
+    Vector(usize),
+    /// The cosine/sine table of RoPE, `(positions, rotary_dim / 2, 2)`.
+    RopeTable {
+        /// Positions.
+        positions: usize,
+        /// Rotated values of a head.
+        rotary_dim: usize,
+    },
+    /// A filled key or value cache.
+    State(StateType),
+}
+
+/// One op with everything needed to run it.
+#[derive(Debug)]
+pub struct Case {
+    /// What it shows, for messages.
+    pub label: String,
+    /// The op.
+    pub op: Box<dyn Op>,
+    /// Its inputs.
+    pub inputs: Vec<CaseInput>,
+    /// Its outputs; states are filled first and updated in place.
+    pub outputs: Vec<CaseInput>,
+    /// The forward.
+    pub step: Step,
+    /// Largest normalised mean squared error, Σ(a−b)²/Σa², of each output against the reference.
+    pub max_nmse: f64,
+}
+
+/// Every case of every op.
+pub fn all_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    cases.extend(super::embed::cases());
+    cases.extend(super::norm::cases());
+    cases.extend(super::matmul::cases());
+    cases.extend(super::rope::cases());
+    cases.extend(super::attention::cases());
+    cases.extend(super::activation::cases());
+    cases
+}
+
+/// An operand's numbers.
+#[derive(Debug, Clone)]
+pub enum CaseValue {
+    /// An activation or vector.
+    F32(Vec<f32>),
+    /// Token ids.
+    U32(Vec<u32>),
+    /// A weight: its type and each slice's packed bytes.
+    Weight(WeightType, Vec<Vec<u8>>),
+    /// A key or value cache, its values as its format rounds them.
+    State(StateType, Vec<f32>),
+}
+
+impl CaseInput {
+    /// Seeded numbers for this operand.
+    pub fn fill(&self, step: Step, numbers: &mut Numbers) -> CaseValue {
+        match self {
+            Self::Activation(ty) => CaseValue::F32(numbers.values(ty.elements(step.extents()) as usize)),
+            Self::Vector(len) => CaseValue::F32(numbers.values(*len)),
+            Self::Tokens { vocab_size } => {
+                CaseValue::U32((0..step.tokens).map(|_| numbers.next() % vocab_size).collect())
+            }
+            Self::RopeTable { positions, rotary_dim } => {
+                let frequencies: Vec<f32> =
+                    (0..rotary_dim / 2).map(|i| 10_000f32.powf(-2.0 * i as f32 / *rotary_dim as f32)).collect();
+                let angles = (0..*positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
+                CaseValue::F32(angles.flat_map(|angle| [angle.cos(), angle.sin()]).collect())
+            }
+            Self::State(ty) => {
+                let values = numbers.values(ty.elements() as usize);
+                let round = |value: f32| match ty.format {
+                    KvFormat::F16 => half::f16::from_f32(value).to_f32(),
+                    KvFormat::F32 => value,
+                };
+                CaseValue::State(*ty, values.into_iter().map(round).collect())
+            }
+            Self::Weight { format, rows, cols, slice_rows } => {
+                let starts = (0..*rows).step_by(*slice_rows);
+                let slices: Vec<_> =
+                    starts.map(|first| (first, format.layout((*slice_rows).min(rows - first), *cols))).collect();
+                let packed = slices.iter().map(|(_, layout)| {
+                    let mut bytes = vec![0; layout.bytes as usize];
+                    let mut stored = vec![0; format.row_bytes(*cols)];
+                    for row in 0..layout.rows {
+                        format.quantize(&numbers.values(*cols), &mut stored);
+                        format.repack_row(&stored, layout, row, &mut bytes);
+                    }
+                    bytes
+                });
+                let packed = packed.collect();
+                CaseValue::Weight(WeightType { format: *format, rows: *rows, cols: *cols, slices }, packed)
+            }
+        }
+    }
+}
+
+/// A repeatable stream of test numbers (xorshift, Marsaglia 2003).
+#[derive(Debug, Clone)]
+pub struct Numbers(u64);
+
+impl Numbers {
+    /// The stream of this seed.
+    pub const fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    fn next(&mut self) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 32) as u32
+    }
+
+    /// Values within ±1, every 97th an outlier within ±16.
+    fn values(&mut self, count: usize) -> Vec<f32> {
+        let scaled = |index: usize, bits: u32| {
+            let unit = bits as f32 / u32::MAX as f32 * 2.0 - 1.0;
+            if index % 97 == 96 { unit * 16.0 } else { unit }
+        };
+        (0..count).map(|index| scaled(index, self.next())).collect()
+    }
+}

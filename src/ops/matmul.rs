@@ -1,0 +1,300 @@
+//! `matmul`: activations × weightᵀ, with bias, activation and residual in its epilogue.
+//!
+//! One row runs `gemv` (bound by reading weights), several run a tiled `gemm`: on cooperative matrices where the
+//! adapter has them and the weights carry no more than 16 bits, else in f32.
+
+use super::{
+    Activation, Bind, Call, Case, CaseInput, Extent, HostInput, HostWeight, Kernel, Op, Operand, Phase, Step, Traits,
+    WeightType, fan_out, reduce_slot, weight_bindings, weight_slot,
+};
+use crate::quant::{FORMATS, PackedLayout};
+use crate::tensor::{Dim, TensorType};
+
+/// Where a matmul's outputs land in a wider tensor: columns `start..start + rows` of rows `of` wide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Columns {
+    /// First column.
+    pub start: u32,
+    /// Columns of the whole output.
+    pub of: u32,
+}
+
+/// `output = activation(x · weightᵀ + bias) + residual`.
+///
+/// Inputs: x `(tokens, cols)`, weight `(rows, cols)`, then the bias vector `(rows)` and the residual
+/// `(tokens, rows)` where there are any. Output: `(tokens, rows)`, or a column range of a wider tensor.
+#[derive(Debug, Clone)]
+pub struct Matmul {
+    /// A bias vector follows the weight.
+    pub bias: bool,
+    /// A residual follows; it has the output's shape.
+    pub residual: bool,
+    /// Applied before the residual is added.
+    pub activation: Activation,
+    /// Set where the output is part of a wider tensor.
+    pub columns: Option<Columns>,
+}
+
+impl Matmul {
+    /// x · weightᵀ and nothing else.
+    pub const fn plain() -> Self {
+        Self { bias: false, residual: false, activation: Activation::Identity, columns: None }
+    }
+
+    fn columns(&self, rows: usize) -> Columns {
+        self.columns.unwrap_or(Columns { start: 0, of: rows as u32 })
+    }
+
+    /// What every variant binds. An absent bias or residual is bound to x, never read.
+    fn bindings(&self, weight: &WeightType, slice: usize) -> Vec<(&'static str, Bind)> {
+        let bias = if self.bias { 2 } else { 0 };
+        let residual = if self.residual { 2 + usize::from(self.bias) } else { 0 };
+        let mut bindings = vec![
+            ("input", Bind::Input(0)),
+            ("bias", Bind::Input(bias)),
+            ("residual", Bind::Input(residual)),
+            ("output", Bind::Output(0)),
+        ];
+        bindings.extend(weight_bindings(1, weight, slice));
+        bindings
+    }
+
+    /// What every variant is specialised by.
+    fn overrides(&self, weight: &WeightType, first_row: usize, layout: &PackedLayout) -> Vec<(&'static str, f64)> {
+        let columns = self.columns(weight.rows);
+        vec![
+            ("COLS", weight.cols as f64),
+            ("ROWS", layout.rows as f64),
+            ("FIRST_ROW", first_row as f64),
+            ("FIRST_COLUMN", columns.start.into()),
+            ("COLUMNS", columns.of.into()),
+            ("BIAS", f64::from(u8::from(self.bias))),
+            ("RESIDUAL", f64::from(u8::from(self.residual))),
+            self.activation.constant(),
+        ]
+    }
+}
+
+impl Op for Matmul {
+    fn name(&self) -> &'static str {
+        "matmul"
+    }
+
+    fn kernels(&self, call: &Call<'_>) -> Vec<Kernel> {
+        let weight = call.weight(1);
+        let slices = weight.slices.iter().enumerate();
+        slices
+            .map(|(slice, (first_row, layout))| {
+                let mut kernel = match call.phase {
+                    Phase::Decode => gemv(weight, layout, call.traits),
+                    Phase::Prefill => gemm(weight, layout, call),
+                };
+                kernel.overrides.extend(self.overrides(weight, *first_row, layout));
+                kernel.bindings = self.bindings(weight, slice);
+                kernel.slots.push(weight_slot(weight));
+                kernel
+            })
+            .collect()
+    }
+
+    fn reference(&self, _step: Step, inputs: &[HostInput<'_>], outputs: &mut [&mut [f32]]) {
+        let weight = inputs[1].weight();
+        let x = inputs[0].f32();
+        let bias = self.bias.then(|| inputs[2].f32());
+        let residual = self.residual.then(|| inputs[2 + usize::from(self.bias)].f32());
+        let Columns { start, of } = self.columns(weight.rows);
+        let (start, of) = (start as usize, of as usize);
+        let tokens = x.len() / weight.cols;
+        let parts = fan_out(weight.rows, |rows| (rows.clone(), products(weight, x, rows)));
+        for (rows, values) in parts {
+            for (token, values) in values.chunks_exact(rows.len()).enumerate().take(tokens) {
+                for (row, value) in rows.clone().zip(values) {
+                    let at = token * of + start + row;
+                    let biased = value + bias.map_or(0.0, |bias| f64::from(bias[row]));
+                    let activated = self.activation.apply(biased);
+                    outputs[0][at] = (activated + residual.map_or(0.0, |residual| f64::from(residual[at]))) as f32;
+                }
+            }
+        }
+    }
+}
+
+/// `(tokens, rows)` products of a range of the weight's rows; each row is unpacked once for all tokens.
+fn products(weight: &HostWeight<'_>, x: &[f32], rows: std::ops::Range<usize>) -> Vec<f64> {
+    let tokens = x.len() / weight.cols;
+    let mut values = vec![0.0; tokens * rows.len()];
+    let mut row_values = vec![0.0; weight.cols];
+    for (column, row) in rows.clone().enumerate() {
+        weight.row(row, &mut row_values);
+        for (token, x) in x.chunks_exact(weight.cols).enumerate() {
+            values[token * rows.len() + column] = dot(x, &row_values);
+        }
+    }
+    values
+}
+
+/// f64 dot product over eight running sums, so that the compiler can use vector registers.
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    const WIDTH: usize = 8;
+    let mut sums = [0.0f64; WIDTH];
+    let (a_chunks, b_chunks) = (a.chunks_exact(WIDTH), b.chunks_exact(WIDTH));
+    let rest = a_chunks.remainder().iter().zip(b_chunks.remainder());
+    let tail: f64 = rest.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+    for (a, b) in a_chunks.zip(b_chunks) {
+        for lane in 0..WIDTH {
+            sums[lane] += f64::from(a[lane]) * f64::from(b[lane]);
+        }
+    }
+    sums.iter().sum::<f64>() + tail
+}
+
+/// One row: how many lanes share a weight row, and how many rows each lane accumulates.
+struct GemvShape {
+    workgroup: u32,
+    lanes: u32,
+    rows: u32,
+}
+
+impl GemvShape {
+    fn choose(weight: &WeightType, traits: &Traits) -> Self {
+        let chunks = weight.cols.div_ceil(weight.format.chunk_len()) as u32;
+        if traits.software {
+            // Lanes of a CPU's vector register; barriers cost more than imbalance.
+            let lanes = traits.subgroup.unwrap_or(8).min(16);
+            return Self { workgroup: lanes * 4, lanes, rows: 2 };
+        }
+        // Four subgroups of 32 on a row read fastest on large GPUs (see docs/speed.md); short rows want fewer.
+        let lanes = if chunks >= 96 { 128 } else { 32 };
+        Self { workgroup: 128, lanes, rows: 2 }
+    }
+}
+
+fn gemv(weight: &WeightType, layout: &PackedLayout, traits: &Traits) -> Kernel {
+    let GemvShape { workgroup, lanes, rows } = GemvShape::choose(weight, traits);
+    let groups = (layout.rows as u32).div_ceil(rows * workgroup / lanes);
+    // One axis holds at most 65 535 workgroups: large vocabularies wrap into the second.
+    let x = groups.min(32768);
+    let mut overrides = vec![("WORKGROUP", f64::from(workgroup)), ("LANES", f64::from(lanes))];
+    let reduce = reduce_slot(traits, workgroup, &mut overrides);
+    Kernel {
+        source: "gemv",
+        slots: vec![reduce, ("TILE", format!("lib/rows_{rows}"))],
+        overrides,
+        bindings: vec![],
+        workgroups: [Extent::Fixed(x), Extent::Fixed(groups.div_ceil(x)), Extent::Fixed(1)],
+        scratch: vec![],
+    }
+}
+
+fn gemm(weight: &WeightType, layout: &PackedLayout, call: &Call<'_>) -> Kernel {
+    let logit_rows = matches!(&call.outputs[0],
+        Operand::Activation(TensorType { shape, .. }) if shape.first() == Some(&Dim::LogitRows));
+    let per = |per| if logit_rows { Extent::LogitRows { per } } else { Extent::Tokens { per } };
+    let rows_per = |tile: u32| Extent::Fixed((layout.rows as u32).div_ceil(tile));
+    let overrides = vec![("LOGIT_ROWS", f64::from(u8::from(logit_rows)))];
+    // Half precision products would lose what f32 weights carry.
+    if call.traits.cooperative_matrix && weight.format.name() != "f32" {
+        return Kernel {
+            source: "gemm_matrix",
+            slots: vec![],
+            overrides,
+            bindings: vec![],
+            workgroups: [per(128), rows_per(128), Extent::Fixed(1)],
+            scratch: vec![],
+        };
+    }
+    // An 8×8 register tile needs 32 KiB for its 128×128 workgroup tile.
+    let wide = call.traits.workgroup_storage >= 32 << 10 && !call.traits.software;
+    let (tile, size) = if wide { ("lib/tile_8x8", 128) } else { ("lib/tile_4x4", 64) };
+    Kernel {
+        source: "gemm",
+        slots: vec![("TILE", tile.into())],
+        overrides,
+        bindings: vec![],
+        workgroups: [per(size), rows_per(size), Extent::Fixed(1)],
+        scratch: vec![],
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    // (tokens, rows, cols, rows of a slice): odd sizes, one row, several tiles, several slices.
+    let shapes = [(1, 67, 96, 67), (1, 130, 1024, 64), (5, 67, 96, 67), (70, 130, 160, 64), (129, 131, 64, 131)];
+    for format in FORMATS {
+        for (tokens, rows, cols, slice_rows) in shapes {
+            for (bias, residual, activation) in [
+                (false, false, Activation::Identity),
+                (true, false, Activation::GeluErf),
+                (true, true, Activation::Identity),
+            ] {
+                let op = Matmul { bias, residual, activation, columns: None };
+                let label = format!("{} {tokens}x{cols} by {rows}/{slice_rows} {op:?}", format.name());
+                let output = TensorType::f32([Dim::Tokens, Dim::Fixed(rows as u32)]);
+                let mut inputs = vec![
+                    CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(cols as u32)])),
+                    CaseInput::Weight { format: *format, rows, cols, slice_rows },
+                ];
+                inputs.extend(bias.then_some(CaseInput::Vector(rows)));
+                inputs.extend(residual.then(|| CaseInput::Activation(output.clone())));
+                cases.push(Case {
+                    label,
+                    op: Box::new(op),
+                    inputs,
+                    outputs: vec![CaseInput::Activation(output)],
+                    step: Step::new(tokens, 2, 1),
+                    max_nmse: if format.name() == "f32" { 1e-10 } else { 1e-6 },
+                });
+            }
+        }
+    }
+    cases.push(column_case());
+    cases.push(logit_case());
+    cases.push(odd_columns_case());
+    cases
+}
+
+/// A weight row that does not fill its last chunk.
+fn odd_columns_case() -> Case {
+    Case {
+        label: "f16 rows of 60, half a chunk short".into(),
+        op: Box::new(Matmul::plain()),
+        inputs: vec![
+            CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(60)])),
+            CaseInput::Weight { format: &crate::quant::F16, rows: 33, cols: 60, slice_rows: 33 },
+        ],
+        outputs: vec![CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(33)]))],
+        step: Step::new(3, 0, 1),
+        max_nmse: 1e-6,
+    }
+}
+
+/// Logits of the last three of five tokens.
+fn logit_case() -> Case {
+    Case {
+        label: "logit rows".into(),
+        op: Box::new(Matmul::plain()),
+        inputs: vec![
+            CaseInput::Activation(TensorType::f32([Dim::LogitRows, Dim::Fixed(64)])),
+            CaseInput::Weight { format: &crate::quant::F16, rows: 90, cols: 64, slice_rows: 40 },
+        ],
+        outputs: vec![CaseInput::Activation(TensorType::f32([Dim::LogitRows, Dim::Fixed(90)]))],
+        step: Step::new(5, 0, 3),
+        max_nmse: 1e-6,
+    }
+}
+
+/// A whole output made of one column range: the others would be left alone, which the runner can't fill.
+fn column_case() -> Case {
+    let op = Matmul { columns: Some(Columns { start: 0, of: 40 }), ..Matmul::plain() };
+    Case {
+        label: "a column range".into(),
+        op: Box::new(op),
+        inputs: vec![
+            CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(64)])),
+            CaseInput::Weight { format: &crate::quant::F32, rows: 40, cols: 64, slice_rows: 40 },
+        ],
+        outputs: vec![CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(40)]))],
+        step: Step::new(4, 0, 1),
+        max_nmse: 1e-10,
+    }
+}

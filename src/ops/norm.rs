@@ -1,0 +1,118 @@
+//! `rms_norm`, `layer_norm`: each row brought to unit scale, then weighted.
+
+use super::{Bind, Call, Case, CaseInput, Extent, HostInput, Kernel, Op, Phase, Step, reduce_slot};
+use crate::tensor::{Dim, TensorType};
+
+/// Which norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NormKind {
+    /// `x / sqrt(mean(x²) + eps) · weight` (Zhang & Sennrich 2019).
+    Rms,
+    /// `(x − mean) / sqrt(variance + eps) · weight + bias` (Ba et al. 2016).
+    Layer,
+}
+
+/// Inputs: x `(tokens, cols)`, weight `(cols)`, for [`NormKind::Layer`] also bias `(cols)`. Output: `(rows, cols)`.
+#[derive(Debug, Clone)]
+pub struct Norm {
+    /// Which norm.
+    pub kind: NormKind,
+    /// Keeps the root away from zero.
+    pub eps: f32,
+    /// The output is `(logit_rows, cols)`: only the rows whose logits are wanted, the step's trailing ones.
+    pub logit_rows_only: bool,
+}
+
+/// Most invocations of a workgroup: one row alone should be over soon, of many rows several share a processor.
+const DECODE_INVOCATIONS: u32 = 1024;
+const PREFILL_INVOCATIONS: u32 = 256;
+const SOFTWARE_INVOCATIONS: u32 = 8;
+
+impl Norm {
+    fn rows(&self, step: Step) -> usize {
+        if self.logit_rows_only { step.logit_rows as usize } else { step.tokens as usize }
+    }
+}
+
+impl Op for Norm {
+    fn name(&self) -> &'static str {
+        match self.kind {
+            NormKind::Rms => "rms_norm",
+            NormKind::Layer => "layer_norm",
+        }
+    }
+
+    fn kernels(&self, call: &Call<'_>) -> Vec<Kernel> {
+        let cols = call.vector(1) as u32;
+        let most = match call.phase {
+            _ if call.traits.software => SOFTWARE_INVOCATIONS,
+            Phase::Decode => DECODE_INVOCATIONS,
+            Phase::Prefill => PREFILL_INVOCATIONS,
+        };
+        let workgroup = (cols / 4).next_power_of_two().max(32).min(most).min(call.traits.invocations);
+        let mut bindings = vec![("x", Bind::Input(0)), ("weight", Bind::Input(1)), ("output", Bind::Output(0))];
+        if self.kind == NormKind::Layer {
+            bindings.push(("bias", Bind::Input(2)));
+        }
+        let mut overrides = vec![
+            ("WORKGROUP", f64::from(workgroup)),
+            ("LANES", f64::from(workgroup)),
+            ("COLS", f64::from(cols)),
+            ("EPS", f64::from(self.eps)),
+            ("LOGIT_ROWS_ONLY", f64::from(u8::from(self.logit_rows_only))),
+        ];
+        let slot = reduce_slot(call.traits, workgroup, &mut overrides);
+        let rows = if self.logit_rows_only { Extent::LogitRows { per: 1 } } else { Extent::Tokens { per: 1 } };
+        vec![Kernel {
+            source: self.name(),
+            slots: vec![slot],
+            overrides,
+            bindings,
+            workgroups: [rows, Extent::Fixed(1), Extent::Fixed(1)],
+            scratch: vec![],
+        }]
+    }
+
+    fn reference(&self, step: Step, inputs: &[HostInput<'_>], outputs: &mut [&mut [f32]]) {
+        let (x, weight) = (inputs[0].f32(), inputs[1].f32());
+        let cols = weight.len();
+        let rows = self.rows(step);
+        let first = step.tokens as usize - rows;
+        let eps = f64::from(self.eps);
+        for (row, output) in x[first * cols..].chunks_exact(cols).zip(outputs[0].chunks_exact_mut(cols)).take(rows) {
+            let mean = |of: &dyn Fn(f64) -> f64| row.iter().map(|x| of(f64::from(*x))).sum::<f64>() / cols as f64;
+            let centre = if self.kind == NormKind::Layer { mean(&|x| x) } else { 0.0 };
+            let scale = (mean(&|x| (x - centre) * (x - centre)) + eps).sqrt().recip();
+            for (at, value) in output.iter_mut().enumerate() {
+                let bias = if self.kind == NormKind::Layer { f64::from(inputs[2].f32()[at]) } else { 0.0 };
+                *value = ((f64::from(row[at]) - centre) * scale * f64::from(weight[at]) + bias) as f32;
+            }
+        }
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for kind in [NormKind::Rms, NormKind::Layer] {
+        for (tokens, logit_rows, cols, logit_rows_only) in
+            [(1, 1, 12, false), (1, 1, 2560, false), (5, 1, 576, false), (7, 3, 100, true), (3, 1, 4544, true)]
+        {
+            let row = TensorType::f32([Dim::Tokens, Dim::Fixed(cols)]);
+            let rows = if logit_rows_only { Dim::LogitRows } else { Dim::Tokens };
+            let mut inputs = vec![CaseInput::Activation(row), CaseInput::Vector(cols as usize)];
+            if kind == NormKind::Layer {
+                inputs.push(CaseInput::Vector(cols as usize));
+            }
+            let op = Norm { kind, eps: 1e-5, logit_rows_only };
+            cases.push(Case {
+                label: format!("{} tokens {tokens} logit rows {logit_rows} only {logit_rows_only} cols {cols}", op.name()),
+                op: Box::new(op),
+                inputs,
+                outputs: vec![CaseInput::Activation(TensorType::f32([rows, Dim::Fixed(cols)]))],
+                step: Step::new(tokens, 3, logit_rows),
+                max_nmse: 1e-11,
+            });
+        }
+    }
+    cases
+}

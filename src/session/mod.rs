@@ -1,0 +1,133 @@
+//! From text to text: prefill, decode, the token stream, stop conditions, conversations.
+//!
+//! A [`Session`] joins an executor and a tokenizer; [`TokenStream`] is one generation, [`Chat`] a conversation.
+//! Nothing here knows of adapters, files or terminals. Invariant: the session's idea of what the KV cache holds
+//! is the executor's, token for token, also after an error or a cancelled reply; so whatever is generated next
+//! prefills exactly the part that differs.
+
+mod cache;
+mod chat;
+mod generate;
+mod stop;
+#[cfg(test)]
+mod tests;
+mod tokenizer;
+
+pub use chat::{Chat, ChatFormat};
+pub use generate::{FinishReason, GenerateParams, Outcome, Piece, Stats, TokenStream};
+pub use stop::{Matched, StopMatcher};
+pub use tokenizer::Language;
+
+use std::path::PathBuf;
+
+use crate::checkpoint::CheckpointError;
+use crate::exec::{ExecError, Executor, MemoryUse};
+use crate::sampler::SampleError;
+use crate::tokenizer::{Tokenizer, TokenizerError};
+
+use cache::Cache;
+
+/// A loaded model that can be asked for text.
+pub struct Session {
+    cache: Cache,
+    tokenizer: Tokenizer,
+    /// Ids that end a text.
+    end_ids: Vec<u32>,
+}
+
+impl Session {
+    /// A session on an executor whose KV cache is empty; `end_ids` are the checkpoint's EOS ids.
+    pub fn new(executor: Box<dyn Executor>, tokenizer: Tokenizer, end_ids: Vec<u32>) -> Self {
+        Self { cache: Cache::new(executor), tokenizer, end_ids }
+    }
+
+    /// Starts a text that continues `prompt`. Nothing is computed until the stream is asked for its first piece;
+    /// the part of the prompt that the KV cache already holds is not computed again.
+    ///
+    /// # Errors
+    /// An empty prompt, one beyond the context length, or sampling parameters out of range.
+    pub fn generate(&mut self, prompt: &[u32], params: &GenerateParams) -> Result<TokenStream<'_>, SessionError> {
+        if prompt.is_empty() {
+            return Err(SessionError::EmptyPrompt);
+        }
+        let context_length = self.context_length();
+        if prompt.len() > context_length as usize {
+            return Err(SessionError::PromptTooLong { tokens: prompt.len(), context_length });
+        }
+        TokenStream::new(&mut self.cache, &self.tokenizer, &self.end_ids, prompt, params)
+    }
+
+    /// The tokenizer, for encoding prompts.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Tokens the KV cache has room for.
+    pub fn context_length(&self) -> u32 {
+        self.cache.executor().context_length()
+    }
+
+    /// What is allocated where.
+    pub fn memory(&self) -> Vec<MemoryUse> {
+        self.cache.executor().memory()
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let held = self.cache.held();
+        f.debug_struct("Session").field("held", &held).field("end_ids", &self.end_ids).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no text.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// Nothing to continue.
+    #[error("the prompt is empty, and the tokenizer has no BOS token to begin from")]
+    EmptyPrompt,
+    /// The prompt alone exceeds the context.
+    #[error(
+        "the prompt is {tokens} tokens long, but the context holds {context_length}; shorten it or raise --context-length"
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Room of the KV cache.
+        context_length: u32,
+    },
+    /// A conversation that outgrew the context. The last message was not taken; everything before it is kept.
+    #[error(
+        "with this message the conversation is {tokens} tokens long, but the context holds {context_length}; /reset starts a new one"
+    )]
+    ConversationTooLong {
+        /// Tokens of the conversation with the message.
+        tokens: usize,
+        /// Room of the KV cache.
+        context_length: u32,
+    },
+    /// The tokenizer or the chat template refused.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The checkpoint's metadata is not what its keys promise.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// No token could be chosen.
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    /// The executor failed.
+    #[error(transparent)]
+    Exec(#[from] ExecError),
+    /// A file beside the weights is not what its name promises.
+    #[error("{}: {problem}", file.display())]
+    Companion {
+        /// Where it is.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A checkpoint with neither `tokenizer.json` nor a GGUF vocabulary.
+    #[error("the checkpoint has no tokenizer: expected tokenizer.json beside the weights, or a GGUF vocabulary")]
+    NoTokenizer,
+}

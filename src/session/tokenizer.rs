@@ -1,0 +1,158 @@
+//! What a checkpoint says about text: its tokenizer, its chat template, the ids that end a text.
+//!
+//! Finds the words in the checkpoint's files and hands them to the rooms that understand them; does not tokenize or
+//! render itself. Invariant: what the checkpoint says but cannot be honoured is an error, never another tokenizer or
+//! another format.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::SessionError;
+use crate::checkpoint::{Checkpoint, CheckpointError, GgufMetadata};
+use crate::tokenizer::{ChatTemplate, ChatTemplates, Tokenizer, TokenizerConfig, TokenizerError, Vocabulary};
+
+/// A checkpoint's tokenizer and what belongs to it.
+#[derive(Debug)]
+pub struct Language {
+    /// Text to ids and back.
+    pub tokenizer: Tokenizer,
+    /// Ids that end a text: every EOS the checkpoint names, sorted.
+    pub end_ids: Vec<u32>,
+    chat_templates: ChatTemplates,
+    bos_token: Option<String>,
+    eos_token: Option<String>,
+}
+
+impl Language {
+    /// Reads a GGUF file's vocabulary, or the `tokenizer.json` beside the weights.
+    ///
+    /// # Errors
+    /// No tokenizer, one that is malformed, or one of an unknown kind.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self, SessionError> {
+        let file = checkpoint.companion("tokenizer.json");
+        if let Some(metadata) = checkpoint.gguf_metadata() {
+            let unsupported = |error: &TokenizerError| {
+                matches!(error, TokenizerError::UnknownModel { .. } | TokenizerError::UnknownPreTokenizer { .. })
+            };
+            match (Self::of_gguf(metadata), file) {
+                // a kind we do not have may have come with the original
+                (Err(SessionError::Tokenizer(error)), Some(file)) if unsupported(&error) => Self::of_file(&file),
+                (Err(SessionError::NoTokenizer), Some(file)) => Self::of_file(&file),
+                (result, _) => result,
+            }
+        } else {
+            Self::of_file(&file.ok_or(SessionError::NoTokenizer)?)
+        }
+    }
+
+    /// The template to chat with, parsed; `None` where the checkpoint has none.
+    ///
+    /// # Errors
+    /// A template that does not parse, or several of which none is the default.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>, SessionError> {
+        let Some(source) = self.chat_templates.select(None)? else { return Ok(None) };
+        Ok(Some(ChatTemplate::new(source, self.bos_token.as_deref(), self.eos_token.as_deref())?))
+    }
+
+    fn of_file(file: &Path) -> Result<Self, SessionError> {
+        let folder = file.parent().unwrap_or(Path::new(""));
+        let config = TokenizerConfig::in_directory(folder)?;
+        let tokenizer = Tokenizer::from_file(file, &config)?;
+        // transformers stops where generation_config.json says, and where it is silent, where config.json says
+        let mut end_ids = end_ids_of_file(&folder.join("generation_config.json"))?;
+        if end_ids.is_empty() {
+            end_ids = end_ids_of_file(&folder.join("config.json"))?;
+        }
+        let TokenizerConfig { bos_token, eos_token, chat_templates, .. } = config;
+        Ok(Self { end_ids: with_tokenizer_s(end_ids, &tokenizer), tokenizer, chat_templates, bos_token, eos_token })
+    }
+
+    fn of_gguf(metadata: &GgufMetadata) -> Result<Self, SessionError> {
+        let vocabulary = vocabulary(metadata)?.ok_or(SessionError::NoTokenizer)?;
+        let tokenizer = Tokenizer::from_vocabulary(vocabulary)?;
+        let template = metadata.str("tokenizer.chat_template")?;
+        let chat_templates = template.map(|text| ChatTemplates::single(text.to_owned())).unwrap_or_default();
+        let piece = |id: Option<u32>| id.and_then(|id| tokenizer.piece(id));
+        let (bos_token, eos_token) = (piece(tokenizer.bos()), piece(tokenizer.eos()));
+        let end_ids = with_tokenizer_s(Vec::new(), &tokenizer);
+        Ok(Self { tokenizer, end_ids, chat_templates, bos_token, eos_token })
+    }
+}
+
+/// The tokenizer's own EOS counts too: fine-tuned models name the end of a turn there and keep the base model's EOS
+/// in the config.
+fn with_tokenizer_s(mut end_ids: Vec<u32>, tokenizer: &Tokenizer) -> Vec<u32> {
+    end_ids.extend(tokenizer.eos());
+    end_ids.extend(tokenizer.eot());
+    end_ids.sort_unstable();
+    end_ids.dedup();
+    end_ids
+}
+
+/// `eos_token_id` of a JSON file: a number, a list of numbers, or nothing. A missing file says nothing.
+fn end_ids_of_file(path: &Path) -> Result<Vec<u32>, SessionError> {
+    let problem = |problem: String| SessionError::Companion { file: PathBuf::from(path), problem };
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(problem(format!("cannot read: {error}"))),
+    };
+    let json: Value = serde_json::from_str(&text).map_err(|error| problem(error.to_string()))?;
+    end_ids(&json["eos_token_id"]).ok_or_else(|| {
+        problem(format!("eos_token_id: expected a token id or a list of them, found {}", json["eos_token_id"]))
+    })
+}
+
+fn end_ids(value: &Value) -> Option<Vec<u32>> {
+    match value {
+        Value::Null => Some(Vec::new()),
+        // some configs write -1 for none
+        Value::Number(number) if number.as_i64().is_some_and(|number| number < 0) => Some(Vec::new()),
+        Value::Number(number) => Some(vec![u32::try_from(number.as_u64()?).ok()?]),
+        Value::Array(list) => Some(list.iter().map(end_ids).collect::<Option<Vec<_>>>()?.concat()),
+        _ => None,
+    }
+}
+
+/// The keys `tokenizer.ggml.*`; `None` where the file has no vocabulary.
+fn vocabulary(metadata: &GgufMetadata) -> Result<Option<Vocabulary>, SessionError> {
+    let strings = |key: &str| -> Result<Option<Vec<String>>, CheckpointError> {
+        Ok(metadata.strings(key)?.map(|list| list.into_iter().map(str::to_owned).collect()))
+    };
+    let model = metadata.str("tokenizer.ggml.model")?;
+    let (Some(model), Some(tokens)) = (model, strings("tokenizer.ggml.tokens")?) else { return Ok(None) };
+    Ok(Some(Vocabulary {
+        model: model.to_owned(),
+        pre: metadata.str("tokenizer.ggml.pre")?.map(str::to_owned),
+        tokens,
+        token_types: metadata.i32s("tokenizer.ggml.token_type")?.unwrap_or_default(),
+        merges: strings("tokenizer.ggml.merges")?.unwrap_or_default(),
+        scores: metadata.f32s("tokenizer.ggml.scores")?.unwrap_or_default(),
+        bos: metadata.u32("tokenizer.ggml.bos_token_id")?,
+        eos: metadata.u32("tokenizer.ggml.eos_token_id")?,
+        eot: metadata.u32("tokenizer.ggml.eot_token_id")?,
+        unk: metadata.u32("tokenizer.ggml.unknown_token_id")?,
+        pad: metadata.u32("tokenizer.ggml.padding_token_id")?,
+        add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?,
+        add_eos: metadata.bool("tokenizer.ggml.add_eos_token")?,
+        add_space_prefix: metadata.bool("tokenizer.ggml.add_space_prefix")?,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn eos_ids_come_as_a_number_a_list_or_not_at_all() {
+        assert_eq!(end_ids(&json!(7)), Some(vec![7]), "a number");
+        assert_eq!(end_ids(&json!([1, 2])), Some(vec![1, 2]), "a list");
+        assert_eq!(end_ids(&json!(null)), Some(vec![]), "absent");
+        assert_eq!(end_ids(&json!(-1)), Some(vec![]), "none, as some write it");
+        assert_eq!(end_ids(&json!("</s>")), None, "a text is no id");
+        assert_eq!(end_ids(&json!([1, "x"])), None, "nor in a list");
+    }
+}

@@ -1,0 +1,51 @@
+//! Every WGSL file by name, compiled into the program.
+//!
+//! `tests/shaders.rs` compares this list with the directory, so a forgotten file fails there.
+
+macro_rules! files {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("../../shaders/", $name, ".wgsl")))),*]
+    };
+}
+
+/// Kernels: files of `shaders/`, each with one entry point `main`.
+pub static KERNELS: &[(&str, &str)] = files![
+    "attention_combine",
+    "attention_decode",
+    "attention_prefill",
+    "embed",
+    "gated_activation",
+    "gemm",
+    "gemm_matrix",
+    "gemv",
+    "layer_norm",
+    "rms_norm",
+    "rope_append",
+];
+
+/// Snippets: files of `shaders/lib/` and `shaders/quant/`, imported by kernels.
+pub static SNIPPETS: &[(&str, &str)] = files![
+    "lib/activation",
+    "lib/kv_f16",
+    "lib/kv_f32",
+    "lib/reduce_subgroup",
+    "lib/reduce_workgroup",
+    "lib/rows_1",
+    "lib/rows_2",
+    "lib/rows_4",
+    "lib/step",
+    "lib/tanh",
+    "lib/tile_4x4",
+    "lib/tile_8x8",
+    "quant/bf16",
+    "quant/f16",
+    "quant/f32",
+    "quant/q4_0",
+    "quant/q4_1",
+    "quant/q8_0",
+];
+
+/// A file's text by its name without `.wgsl`.
+pub fn text(name: &str) -> Option<&'static str> {
+    KERNELS.iter().chain(SNIPPETS).find(|(file, _)| *file == name).map(|(_, text)| *text)
+}

@@ -1,0 +1,431 @@
+//! The program as a user runs it: help, usage errors, bad input, and every command on the tiny checkpoints.
+
+mod common;
+
+use std::path::Path;
+
+use assert_cmd::Command;
+use common::{golden, max_difference, repository};
+use serde_json::Value;
+
+/// A small checkpoint with a tokenizer and a chat template.
+const LLAMA: &str = "checkpoints/tiny-llama-gqa";
+
+/// The program, in the repository, without the user's settings.
+fn wgpt(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wgpt"));
+    command.current_dir(repository("")).args(args);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WGPT_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// What a run left: exit code, stdout, stderr.
+struct Run {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+fn run(command: &mut Command) -> Run {
+    let output = command.output().expect("the program starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("whole UTF-8");
+    Run { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// A run that must succeed.
+fn ok(args: &[&str]) -> Run {
+    let run = run(&mut wgpt(args));
+    assert_eq!(run.code, Some(0), "{args:?}: {}", run.stderr);
+    run
+}
+
+/// A run that must fail with exit code 1, print nothing on stdout and name every one of `parts` in its error.
+fn fails(args: &[&str], parts: &[&str]) {
+    let run = run(&mut wgpt(args));
+    assert_eq!(run.code, Some(1), "{args:?}: {}", run.stderr);
+    assert_eq!(run.stdout, "", "{args:?} prints nothing");
+    assert!(run.stderr.contains("error: "), "{args:?}: {}", run.stderr);
+    assert!(!run.stderr.contains("panicked"), "{args:?}: {}", run.stderr);
+    for part in parts {
+        assert!(run.stderr.contains(part), "{args:?} names {part:?}: {}", run.stderr);
+    }
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// `generate` on the host, greedy, quiet, with further flags.
+fn greedy<'a>(prompt: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let fixed = ["generate", "--checkpoint", LLAMA, "--adapter", "host", "--temperature", "0", "--quiet", "--prompt"];
+    [&fixed, &[prompt][..], more].concat()
+}
+
+#[test]
+fn help_lists_every_command_flag_default_and_variable() {
+    let help = ok(&["--help"]).stdout;
+    for command in ["generate", "chat", "logits", "tokenize", "perplexity", "adapters", "inspect", "bench"] {
+        assert!(help.contains(command), "{command} is listed: {help}");
+        assert!(ok(&[command, "--help"]).stdout.contains("Usage: wgpt"), "{command} has help");
+    }
+    let help = ok(&["generate", "--help"]).stdout;
+    let flags = [
+        "--prompt",
+        "--prompt-file",
+        "--checkpoint",
+        "--num-samples",
+        "--max-new-tokens",
+        "--temperature",
+        "--top-k",
+        "--top-p",
+        "--min-p",
+        "--repetition-penalty",
+        "--seed",
+        "--stop",
+        "--context-length",
+        "--adapter",
+        "--quiet",
+    ];
+    for part in flags.iter().chain(&["[default: 50]", "[default: 0.8]", "[default: 200]", "WGPT_TOP_P"]) {
+        assert!(help.contains(part), "{part} is documented: {help}");
+    }
+}
+
+#[test]
+fn wrong_usage_exits_with_2_and_says_what_is_right() {
+    let wrong: &[(&[&str], &str)] = &[
+        (&[], "Usage"),
+        (&["sing"], "unrecognized subcommand"),
+        (&["generate"], "--prompt"),
+        (&["generate", "--prompt", "a", "--prompt-file", "b"], "cannot be used with"),
+        (&["generate", "--prompt", "a", "--loud"], "--loud"),
+        (&["generate", "--prompt", "a", "--temperature", "-1"], "--temperature"),
+        (&["generate", "--prompt", "a", "--temperature=-1"], "0 or more"),
+        (&["generate", "--prompt", "a", "--top-p", "1.5"], "from 0 to 1"),
+        (&["generate", "--prompt", "a", "--repetition-penalty", "0"], "greater than 0"),
+        (&["generate", "--prompt", "a", "--num-samples", "0"], "--num-samples"),
+        (&["logits", "--tokens", "1,x"], "--tokens"),
+        (&["bench", "--format", "xml"], "possible values: md, json, csv"),
+    ];
+    for (args, part) in wrong {
+        let run = run(&mut wgpt(args));
+        assert_eq!(run.code, Some(2), "{args:?}: {}", run.stderr);
+        assert_eq!(run.stdout, "", "{args:?} prints nothing on stdout");
+        assert!(run.stderr.contains(part), "{args:?} says {part:?}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn settings_come_from_the_environment_too() {
+    let run = run(wgpt(&["generate", "--prompt", "a"]).env("WGPT_TOP_P", "2"));
+    assert_eq!(run.code, Some(2), "{}", run.stderr);
+    assert!(run.stderr.contains("--top-p"), "the flag is named: {}", run.stderr);
+}
+
+#[test]
+fn a_missing_checkpoint_is_an_error_that_lists_what_there_is() {
+    for command in ["tokenize", "inspect"] {
+        let more: &[&str] = if command == "tokenize" { &["text"] } else { &[] };
+        let args = [&[command, "--checkpoint", "no/such/model"], more].concat();
+        fails(&args, &["no/such/model", "tiny-llama-gqa", "fetch"]);
+    }
+}
+
+#[test]
+fn a_checkpoint_is_found_below_checkpoints() {
+    let there = ok(&["tokenize", "--checkpoint", LLAMA, "Hello"]).stdout;
+    assert_eq!(ok(&["tokenize", "--checkpoint", "tiny-llama-gqa", "Hello"]).stdout, there, "by its name alone");
+}
+
+#[test]
+fn damaged_checkpoints_are_errors_that_name_the_file() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    for entry in std::fs::read_dir(repository(LLAMA)).expect("the checkpoint").map(|entry| entry.expect("an entry")) {
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("copied");
+    }
+    let path = folder.path().to_str().expect("a UTF-8 path").to_owned();
+    let weights = folder.path().join("model.safetensors");
+    let whole = std::fs::read(&weights).expect("the weights");
+    std::fs::write(&weights, &whole[..whole.len() / 2]).expect("written");
+    fails(&["logits", "--checkpoint", &path, "--tokens", "1", "--adapter", "host"], &["model.safetensors"]);
+    std::fs::write(&weights, &whole).expect("written");
+    std::fs::write(folder.path().join("config.json"), "{").expect("written");
+    fails(&["logits", "--checkpoint", &path, "--tokens", "1", "--adapter", "host"], &["config.json"]);
+    let config = r#"{"model_type": "perceptron"}"#;
+    std::fs::write(folder.path().join("config.json"), config).expect("written");
+    fails(&["logits", "--checkpoint", &path, "--tokens", "1", "--adapter", "host"], &["perceptron"]);
+}
+
+#[test]
+fn an_unknown_adapter_is_an_error_that_lists_what_there_is() {
+    let args = ["generate", "--checkpoint", LLAMA, "--prompt", "a", "--adapter", "Voodoo2"];
+    fails(&args, &["Voodoo2"]);
+    fails(&["generate", "--checkpoint", LLAMA, "--prompt", "a", "--adapter", "99"], &["99"]);
+}
+
+#[test]
+fn generate_prints_the_prompt_and_its_continuation_only() {
+    let prompt = "Once upon a time";
+    let run = ok(&greedy(prompt, &[]));
+    assert!(run.stdout.starts_with(prompt) && run.stdout.len() > prompt.len(), "continued: {:?}", run.stdout);
+    assert_eq!(run.stderr, "", "--quiet leaves stderr empty");
+    assert_eq!(ok(&greedy(prompt, &["--max-new-tokens", "0"])).stdout, prompt, "nothing new");
+}
+
+#[test]
+fn generate_says_what_it_cost_on_stderr() {
+    let args = ["generate", "--checkpoint", LLAMA, "--adapter", "host", "--prompt", "Once", "--max-new-tokens", "3"];
+    let run = ok(&args);
+    for part in ["loaded", "prompt: ", "generated: 3 tokens", "tokens/s", "memory on host", "seed: "] {
+        assert!(run.stderr.contains(part), "{part:?} is there: {}", run.stderr);
+    }
+}
+
+#[test]
+fn a_prompt_comes_from_the_command_line_stdin_or_a_file() {
+    let typed = ok(&greedy("Héllo wörld\n", &[])).stdout;
+    let piped = run(wgpt(&greedy("-", &[])).write_stdin("Héllo wörld\n"));
+    assert_eq!(piped.stdout, typed, "stdin: {}", piped.stderr);
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let file = folder.path().join("prompt.txt");
+    std::fs::write(&file, "Héllo wörld\n").expect("written");
+    let mut args = greedy("", &["--prompt-file", file.to_str().expect("a UTF-8 path")]);
+    args.retain(|arg| !arg.is_empty() && *arg != "--prompt");
+    assert_eq!(ok(&args).stdout, typed, "file");
+    fails(&["generate", "--prompt-file", "no/such/file", "--checkpoint", LLAMA], &["no/such/file"]);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_text_and_samples_differ() {
+    let args = |seed: &'static str| {
+        let fixed = ["generate", "--checkpoint", LLAMA, "--adapter", "host", "--quiet", "--prompt", "One"];
+        [&fixed[..], &["--num-samples", "2", "--temperature", "2", "--seed", seed]].concat()
+    };
+    let first = ok(&args("1")).stdout;
+    assert_eq!(ok(&args("1")).stdout, first, "repeatable");
+    assert_ne!(ok(&args("2")).stdout, first, "another seed");
+    let samples: Vec<&str> = first.match_indices("One").map(|(at, _)| &first[at..]).collect();
+    assert!(samples.len() >= 2 && first.contains("\nOne"), "two texts, a line break between: {first:?}");
+}
+
+#[test]
+fn the_adapter_and_the_host_write_the_same_text() {
+    let on_host = ok(&greedy("Once upon a time", &[])).stdout;
+    let args: Vec<&str> =
+        greedy("Once upon a time", &[]).into_iter().filter(|arg| !["--adapter", "host"].contains(arg)).collect();
+    assert_eq!(ok(&args).stdout, on_host, "greedy, f32 weights");
+}
+
+#[test]
+fn a_stop_string_ends_the_text_before_it() {
+    let prompt = "Once upon a time";
+    let whole = ok(&greedy(prompt, &[])).stdout;
+    let continuation = &whole[prompt.len()..];
+    let stop: String = continuation.chars().skip(6).take(3).collect();
+    let expected = &continuation[..continuation.find(&stop).expect("it is in there")];
+    let found = ok(&greedy(prompt, &["--stop", &stop])).stdout;
+    assert_eq!(&found[prompt.len()..], expected, "stopped at {stop:?}");
+}
+
+#[test]
+fn a_prompt_beyond_the_context_is_refused() {
+    let long = "word ".repeat(300);
+    fails(&greedy(&long, &[]), &["256"]);
+    fails(&greedy("some words that need more than two tokens", &["--context-length", "2"]), &["--context-length", "2"]);
+    fails(&greedy("a", &["--context-length", "100000"]), &["100000"]);
+}
+
+#[test]
+fn a_reader_that_closes_stdout_is_no_error() {
+    use std::io::Read;
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_wgpt"))
+        .current_dir(repository(""))
+        .args(greedy("Once upon a time", &["--max-new-tokens", "200"]))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut stdout = child.stdout.take().expect("a pipe");
+    stdout.read_exact(&mut [0; 8]).expect("the prompt begins");
+    drop(stdout);
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn chat_answers_each_piped_line_and_obeys_commands() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let file = folder.path().join("talk.json");
+    let save = format!("/save {}", file.display());
+    let input = format!("/help\nHello\n/dance\nAnd you?\n{save}\n\nnever read\n");
+    let flags = ["--adapter", "host", "--temperature", "0", "--max-new-tokens", "6", "--system", "Be brief."];
+    let args = [&["chat", "--checkpoint", LLAMA][..], &flags].concat();
+    let run = run(wgpt(&args).write_stdin(input));
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    for part in ["/reset", "no command /dance", "held from before", "saved to"] {
+        assert!(run.stderr.contains(part), "{part:?} is on stderr: {}", run.stderr);
+    }
+    let saved = json(&std::fs::read_to_string(file).expect("saved"));
+    let roles: Vec<&str> = saved.as_array().expect("a list").iter().filter_map(|m| m["role"].as_str()).collect();
+    assert_eq!(roles, ["system", "user", "assistant", "user", "assistant"], "until the empty line: {saved}");
+    let replies = [2, 4].map(|at| saved[at]["content"].as_str().expect("a text").to_owned() + "\n").concat();
+    assert_eq!(run.stdout, replies, "stdout is the replies");
+}
+
+#[test]
+fn chat_that_outgrows_the_context_says_so_and_goes_on() {
+    let args = ["chat", "--checkpoint", LLAMA, "--adapter", "host", "--context-length", "48", "--max-new-tokens", "4"];
+    let long = "a rather long message that does not fit into so short a context at all, whatever one tries to do";
+    let run = run(wgpt(&args).write_stdin(format!("{long}\nHi\n")));
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert!(run.stderr.contains("/reset"), "says what to do: {}", run.stderr);
+    assert!(run.stderr.contains("generated: "), "the second message is answered: {}", run.stderr);
+}
+
+#[test]
+fn logits_equal_the_golden_ones_in_a_file() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    for name in ["tiny-llama-gqa", "tiny-gpt-neox-parallel"] {
+        let golden = golden(&repository("checkpoints").join(name));
+        let tokens = golden.tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        let file = folder.path().join("out.safetensors");
+        let output = file.to_str().expect("a UTF-8 path");
+        ok(&["logits", "--checkpoint", name, "--adapter", "host", "--tokens", &tokens, "--output", output]);
+        let bytes = std::fs::read(&file).expect("written");
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+        let logits = tensors.tensor("logits").expect("it holds logits");
+        assert_eq!(logits.shape()[0], golden.tokens.len(), "a row a token");
+        let found: Vec<f32> =
+            logits.data().chunks_exact(4).map(|word| f32::from_le_bytes(word.try_into().expect("four"))).collect();
+        assert!(max_difference(&golden.logits, &found) <= 1e-4, "{name}");
+        let ids = tensors.tensor("tokens").expect("it holds tokens");
+        let ids: Vec<u32> =
+            ids.data().chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().expect("four"))).collect();
+        assert_eq!(ids, golden.tokens, "{name}");
+    }
+}
+
+#[test]
+fn logits_as_text_are_the_five_best_of_each_position() {
+    let run = ok(&["logits", "--checkpoint", LLAMA, "--adapter", "host", "--tokens", "5,6"]);
+    assert_eq!(run.stdout.lines().count(), 12, "two positions: {}", run.stdout);
+}
+
+#[test]
+fn tokens_out_of_range_write_no_file() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let file = folder.path().join("out.safetensors");
+    let output = file.to_str().expect("a UTF-8 path");
+    let args = ["logits", "--checkpoint", LLAMA, "--adapter", "host", "--tokens", "1,99999", "--output", output];
+    fails(&args, &["99999", "512"]);
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "nothing half-written");
+}
+
+#[test]
+fn tokenize_equals_the_references() {
+    for (reference, checkpoint) in [("tiny", LLAMA), ("gpt-neox", "checkpoints/vocab/ggml-vocab-gpt-neox.gguf")] {
+        let path = repository("tests/golden/tokenizer").join(reference).with_extension("json");
+        let golden = json(&std::fs::read_to_string(path).expect("the reference"));
+        let cases = golden["cases"].as_array().expect("cases");
+        // each case starts the program: take some from everywhere; the tokenizer's own tests take all
+        for case in cases.iter().step_by(cases.len() / 8) {
+            let text = case["text"].as_str().expect("a text");
+            if text.contains('\0') || text == "-" {
+                continue;
+            }
+            let args = ["tokenize", "--checkpoint", checkpoint, "--json", "--no-special", "--", text];
+            let found = json(&ok(&args).stdout);
+            assert_eq!(found["ids"], case["ids"], "{reference}: {text:?}");
+            let (ids, pieces) = (found["ids"].as_array(), found["pieces"].as_array());
+            assert_eq!(ids.map(Vec::len), pieces.map(Vec::len), "a piece an id: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn tokenize_reads_stdin_and_prints_a_line_a_token() {
+    let typed = ok(&["tokenize", "--checkpoint", LLAMA, "two words"]).stdout;
+    let piped = run(wgpt(&["tokenize", "--checkpoint", LLAMA, "-"]).write_stdin("two words"));
+    assert_eq!(piped.stdout, typed, "{}", piped.stderr);
+    let count =
+        json(&ok(&["tokenize", "--checkpoint", LLAMA, "--json", "two words"]).stdout)["ids"].as_array().map(Vec::len);
+    assert_eq!(Some(typed.lines().count()), count, "{typed}");
+}
+
+#[test]
+fn perplexity_is_that_of_the_second_halves() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let file = folder.path().join("text.txt");
+    std::fs::write(&file, "The quick brown fox jumps over the lazy dog. ".repeat(12)).expect("written");
+    let path = file.to_str().expect("a UTF-8 path");
+    let fixed = ["perplexity", "--checkpoint", LLAMA, "--adapter", "host", "--file", path, "--context", "32"];
+    let run = ok(&[&fixed[..], &["--chunks", "3"]].concat());
+    let found: f64 = run
+        .stdout
+        .strip_prefix("PPL = ")
+        .and_then(|rest| rest.split(' ').next())
+        .map_or(f64::NAN, |number| number.parse().unwrap_or(f64::NAN));
+    let expected = reference_perplexity(&file, 32, 3);
+    assert!((found - expected).abs() <= 1e-3 * expected, "{found} against {expected}: {}", run.stdout);
+    assert!(run.stderr.contains("[3] "), "the running value: {}", run.stderr);
+    fails(&["perplexity", "--checkpoint", LLAMA, "--file", path, "--context", "256", "--adapter", "99"], &["99"]);
+    std::fs::write(&file, "short").expect("written");
+    fails(&fixed, &["text.txt", "--context"]);
+}
+
+/// The method, directly: all logits of each window, the second half scored.
+fn reference_perplexity(file: &Path, window: usize, windows: usize) -> f64 {
+    let text = std::fs::read_to_string(file).expect("the text");
+    let ids = json(&run(wgpt(&["tokenize", "--checkpoint", LLAMA, "--json", "-"]).write_stdin(text)).stdout);
+    let ids: Vec<u32> = serde_json::from_value(ids["ids"].clone()).expect("ids");
+    let checkpoint = wgpt::checkpoint::Checkpoint::open(&repository(LLAMA)).expect("the checkpoint");
+    let options = wgpt::exec::ExecOptions { adapter: wgpt::gpu::AdapterChoice::Host, ..Default::default() };
+    let (mut executor, _) = wgpt::exec::open(&checkpoint, &options, &mut |_| ()).expect("it loads");
+    let (mut sum, mut count) = (0.0, 0.0);
+    for tokens in ids.chunks_exact(window).take(windows) {
+        let batch = wgpt::exec::Batch { tokens, position: 0, logits: wgpt::exec::LogitRows::All };
+        let logits = executor.forward(&batch).expect("a forward");
+        for (row, &next) in logits.rows().zip(&tokens[1..]).skip(window / 2) {
+            let total: f64 = row.iter().map(|&logit| f64::from(logit).exp()).sum();
+            sum += total.ln() - f64::from(row[next as usize]);
+            count += 1.0;
+        }
+    }
+    f64::exp(sum / count)
+}
+
+#[test]
+fn adapters_are_listed_as_a_table_and_as_json() {
+    let list = json(&ok(&["adapters", "--json"]).stdout);
+    let first = list.as_array().expect("a list").first().expect("tests need an adapter");
+    let name = first["name"].as_str().expect("a name");
+    assert!(first["limits"]["max_binding"].as_u64().is_some_and(|limit| limit > 0), "{first}");
+    let table = ok(&["adapters"]).stdout;
+    assert!(table.contains(name) && table.starts_with('|'), "{table}");
+}
+
+#[test]
+fn inspect_shows_shapes_formats_and_words() {
+    let report = json(&ok(&["inspect", "--checkpoint", LLAMA, "--json"]).stdout);
+    let model = &report["model"];
+    let shape = [&model["layers"], &model["hidden_size"], &model["heads"], &model["kv_heads"], &model["vocab_size"]];
+    assert_eq!(shape.map(Value::as_u64), [2, 64, 4, 2, 512].map(Some), "{report}");
+    assert_eq!(report["tokenizer"]["chat_template"], true, "{report}");
+    assert!(report["formats"]["f32"]["bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{report}");
+    assert!(ok(&["inspect", "--checkpoint", LLAMA]).stdout.contains("llama"), "as text");
+    let vocabulary = ok(&["inspect", "--checkpoint", "checkpoints/vocab/ggml-vocab-gpt-neox.gguf"]).stdout;
+    assert!(vocabulary.contains("no weights") && vocabulary.contains("tokenizer"), "{vocabulary}");
+}
+
+#[test]
+fn bench_measures_prompts_and_generation() {
+    let sizes = ["-p", "8,16", "-n", "4", "-r", "2", "--format", "json"];
+    let args = [&["bench", "--checkpoint", LLAMA, "--adapter", "host", "--quiet"][..], &sizes].concat();
+    let figures = json(&ok(&args).stdout);
+    let kinds: Vec<&str> = figures.as_array().expect("a list").iter().filter_map(|f| f["kind"].as_str()).collect();
+    assert_eq!(kinds, ["prompt", "prompt", "generation"], "{figures}");
+    assert!(figures[2]["mean"].as_f64().is_some_and(|mean| mean > 0.0), "{figures}");
+}

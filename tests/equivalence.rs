@@ -1,0 +1,95 @@
+//! The same tokens whatever the plan: one adapter, split, streamed and mixed give the same bits, and the host nearly.
+
+mod common;
+
+use common::{all_adapters, golden, nmse, tiny_checkpoints};
+use wgpt::checkpoint::Checkpoint;
+use wgpt::exec::{
+    Batch, ExecOptions, Executor, GpuExecutor, GpuOptions, HostExecutor, LogitRows, WeightSource, lower_checkpoint,
+};
+use wgpt::gpu::{Device, DeviceOptions};
+use wgpt::plan::{Placement, Plan, Residency};
+
+fn placement(adapter: usize, streamed: bool) -> Placement {
+    Placement { adapter, residency: if streamed { Residency::Streamed } else { Residency::Resident } }
+}
+
+/// Plans of every shape for this many units.
+fn plans(units: usize) -> Vec<(&'static str, Plan)> {
+    let make = |place: &dyn Fn(usize) -> Placement, ring_slots| Plan {
+        placements: (0..units).map(place).collect(),
+        ring_slots,
+    };
+    vec![
+        ("split over two", make(&|unit| placement(usize::from(unit * 2 >= units), false), 2)),
+        ("split over three", make(&|unit| placement(unit * 3 / units, false), 2)),
+        ("all streamed, ring of two", make(&|_| placement(0, true), 2)),
+        ("all streamed, ring of one", make(&|_| placement(0, true), 1)),
+        ("every second streamed", make(&|unit| placement(0, unit % 2 == 1), 2)),
+        ("split, the second streams", make(&|unit| placement(usize::from(unit * 2 >= units), unit * 2 >= units), 2)),
+    ]
+}
+
+fn gpu(checkpoint: &Checkpoint, plan: &Plan, chunk: u32) -> GpuExecutor {
+    let (_, graph) = lower_checkpoint(checkpoint, &ExecOptions::default()).expect("it lowers");
+    let adapter = all_adapters()[0].index;
+    let open = |_| Device::open(adapter, DeviceOptions::default()).expect("the adapter opens");
+    let devices = (0..plan.adapters()).map(open).collect();
+    let options = GpuOptions { prefill_chunk: chunk };
+    GpuExecutor::new(graph, plan, devices, WeightSource::new(checkpoint), options, &mut |_| ()).expect("it loads")
+}
+
+fn greedy(logits: &[f32]) -> u32 {
+    let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+    best.expect("logits are not empty").0 as u32
+}
+
+/// Logits of prompts of 1, 7 and 65 tokens, each with 4 greedy tokens after it.
+fn run(executor: &mut dyn Executor, tokens: &[u32]) -> Vec<Vec<f32>> {
+    let mut all = Vec::new();
+    for length in [1, 7, 65] {
+        let mut position = length as u32;
+        let batch = Batch { tokens: &tokens[..length], position: 0, logits: LogitRows::Last };
+        let mut logits = executor.forward(&batch).expect("the prompt runs").values;
+        for _ in 0..4 {
+            let next = greedy(&logits);
+            all.push(logits);
+            let batch = Batch { tokens: &[next], position, logits: LogitRows::Last };
+            logits = executor.forward(&batch).expect("the token runs").values;
+            position += 1;
+        }
+        all.push(logits);
+    }
+    all
+}
+
+#[test]
+fn every_plan_gives_the_same_bits() {
+    for folder in tiny_checkpoints() {
+        let golden = golden(&folder);
+        let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
+        let (_, graph) = lower_checkpoint(&checkpoint, &ExecOptions::default()).expect("it lowers");
+        let units = graph.units.len();
+        let expected = run(&mut gpu(&checkpoint, &Plan::single(units), 16), &golden.tokens);
+        for (name, plan) in plans(units) {
+            let found = run(&mut gpu(&checkpoint, &plan, 16), &golden.tokens);
+            assert!(found == expected, "{} {name}: logits differ from one adapter's", folder.display());
+        }
+    }
+}
+
+#[test]
+fn the_host_executor_agrees() {
+    for folder in tiny_checkpoints() {
+        let golden = golden(&folder);
+        let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
+        let (_, graph) = lower_checkpoint(&checkpoint, &ExecOptions::default()).expect("it lowers");
+        let units = graph.units.len();
+        let on_gpu = run(&mut gpu(&checkpoint, &Plan::single(units), 64), &golden.tokens);
+        let mut host = HostExecutor::new(graph, WeightSource::new(&checkpoint), &mut |_| ()).expect("it loads");
+        for (a, b) in run(&mut host, &golden.tokens).iter().zip(&on_gpu) {
+            let error = nmse(a, b);
+            assert!(error <= 1e-5, "{}: nmse {error}", folder.display());
+        }
+    }
+}

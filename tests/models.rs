@@ -1,0 +1,85 @@
+//! Tiny checkpoints of every family against logits that Hugging Face transformers computed from the same files.
+
+mod common;
+
+use common::{all_adapters, golden, max_difference, tiny_checkpoints};
+use wgpt::checkpoint::Checkpoint;
+use wgpt::exec::{Batch, ExecOptions, Executor, LogitRows, open};
+use wgpt::gpu::AdapterChoice;
+use wgpt::ops::KvFormat;
+
+/// Golden logits are f32; the kernels that a plain adapter runs are f32 too, whatever the weights are stored in.
+const TOLERANCE: f32 = 1e-4;
+/// Cooperative matrices multiply in f16.
+const MATRIX_TOLERANCE: f32 = 2e-2;
+
+fn options(adapter: AdapterChoice) -> ExecOptions {
+    ExecOptions { adapter, kv_format: Some(KvFormat::F32), prefill_chunk: Some(48), ..ExecOptions::default() }
+}
+
+fn all_logits(executor: &mut dyn Executor, tokens: &[u32]) -> Vec<f32> {
+    let batch = Batch { tokens, position: 0, logits: LogitRows::All };
+    executor.forward(&batch).expect("the forward runs").values
+}
+
+#[test]
+fn gpu_logits_equal_the_golden_ones() {
+    for adapter in all_adapters() {
+        for folder in tiny_checkpoints() {
+            let golden = golden(&folder);
+            let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
+            let choice = AdapterChoice::Index(adapter.index);
+            let (mut executor, _) = open(&checkpoint, &options(choice), &mut |_| ()).expect("the model loads");
+            let found = all_logits(&mut *executor, &golden.tokens);
+            let matrices = adapter.features.iter().any(|name| name == "cooperative-matrix");
+            let tolerance = if matrices { MATRIX_TOLERANCE } else { TOLERANCE };
+            let difference = max_difference(&golden.logits, &found);
+            assert!(difference <= tolerance, "{} on {}: {difference}", folder.display(), adapter.name);
+        }
+    }
+}
+
+#[test]
+fn host_logits_equal_the_golden_ones() {
+    for folder in tiny_checkpoints() {
+        let golden = golden(&folder);
+        let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
+        let (mut executor, _) = open(&checkpoint, &options(AdapterChoice::Host), &mut |_| ()).expect("it loads");
+        let difference = max_difference(&golden.logits, &all_logits(&mut *executor, &golden.tokens));
+        assert!(difference <= TOLERANCE, "{}: {difference}", folder.display());
+    }
+}
+
+#[test]
+fn decoding_token_by_token_gives_the_prefill_s_logits() {
+    for folder in tiny_checkpoints() {
+        let golden = golden(&folder);
+        let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
+        let (mut executor, _) =
+            open(&checkpoint, &options(AdapterChoice::Default), &mut |_| ()).expect("the model loads");
+        let vocab_size = executor.vocab_size();
+        for (position, token) in golden.tokens.iter().enumerate() {
+            let batch = Batch { tokens: &[*token], position: position as u32, logits: LogitRows::Last };
+            let found = executor.forward(&batch).expect("the forward runs").values;
+            let expected = &golden.logits[position * vocab_size..][..vocab_size];
+            let difference = max_difference(expected, &found);
+            assert!(difference <= TOLERANCE, "{} position {position}: {difference}", folder.display());
+        }
+    }
+}
+
+#[test]
+fn a_shorter_position_forgets_what_came_after() {
+    let folder = common::repository("checkpoints/tiny-llama-gqa");
+    let golden = golden(&folder);
+    let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
+    let (mut executor, _) = open(&checkpoint, &options(AdapterChoice::Default), &mut |_| ()).expect("it loads");
+    let whole = all_logits(&mut *executor, &golden.tokens);
+    let batch = Batch { tokens: &golden.tokens[20..], position: 20, logits: LogitRows::Last };
+    let again = executor.forward(&batch).expect("the forward runs");
+    let last = &whole[whole.len() - again.vocab_size..];
+    assert!(max_difference(last, &again.values) <= 1e-5, "going back to a position and on again changes nothing");
+    let ahead = Batch { tokens: &[1], position: 250, logits: LogitRows::Last };
+    let error = executor.forward(&ahead).expect_err("positions can't be skipped").to_string();
+    assert!(error.contains("holds only 65 tokens"), "{error}");
+}

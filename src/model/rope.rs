@@ -24,7 +24,7 @@ pub struct RopeSpec {
 }
 
 /// What a config says of RoPE, in the older or the newer form.
-#[derive(Debug)]
+
 pub(super) struct RopeConfig<'a> {
     pub(super) family: &'static str,
     pub(super) head_dim: u32,

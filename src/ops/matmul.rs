@@ -159,9 +159,9 @@ impl GemvShape {
     fn choose(weight: &WeightType, traits: &Traits) -> Self {
         let chunks = weight.cols.div_ceil(weight.format.chunk_len()) as u32;
         if traits.software {
-            // Lanes of a CPU's vector register; barriers cost more than imbalance.
+            // Lanes of a CPU's vector register, no barriers; its loads are scalar, so several rows share each input.
             let lanes = traits.subgroup.unwrap_or(8).min(16);
-            return Self { workgroup: lanes * 4, lanes, rows: 2 };
+            return Self { workgroup: lanes * 4, lanes, rows: 4 };
         }
         // Four subgroups of 32 on a row read fastest on large GPUs (see docs/speed.md); short rows want fewer.
         let lanes = if chunks >= 96 { 128 } else { 32 };

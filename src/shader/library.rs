@@ -30,7 +30,6 @@ pub static SNIPPETS: &[(&str, &str)] = files![
     "lib/kv_f32",
     "lib/reduce_subgroup",
     "lib/reduce_workgroup",
-    "lib/rows_1",
     "lib/rows_2",
     "lib/rows_4",
     "lib/step",

@@ -17,6 +17,8 @@ override SCALE: f32;
 override WINDOW: u32;          // positions seen, the token's own included; 0: all
 override SOFTCAP: f32;         // scores are bent to ± this; 0: they are not
 override QUADS: u32 = (HEAD_DIM / 4u + COLUMNS - 1u) / COLUMNS;  // quads of the result that a lane owns
+override TILE_QUADS: u32 = COLUMNS * COLUMNS * KEYS;   // sizes are named, since naga 30 loses count of overrides
+override WEIGHTS_LEN: u32 = WORKGROUP * KEYS;          // where a size is an expression without a name
 
 const COLUMNS = 16u;
 const ROWS = 4u;
@@ -29,9 +31,9 @@ const NONE = -1.0e38;  // below every score, and far enough from -f32::MAX that 
 @bind var<storage, read> value_cache: array<kv4>;         // (kv_heads, context_length, head_dim / 4)
 @bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens, heads, head_dim / 4)
 
-var<workgroup> tile: array<vec4<f32>, COLUMNS * COLUMNS * KEYS>;    // (keys, 16 quads) or (VALUES, head_dim / 4)
-var<workgroup> weights: array<vec4<f32>, WORKGROUP * KEYS>;         // (row sets, keys), one set's rows in a vec4
-var<workgroup> shares: array<vec4<f32>, WORKGROUP>;                 // (row sets, COLUMNS): a lane's maxima, sums
+var<workgroup> tile: array<vec4<f32>, TILE_QUADS>;      // (keys, 16 quads) or (VALUES, head_dim / 4)
+var<workgroup> weights: array<vec4<f32>, WEIGHTS_LEN>;  // (row sets, keys), one band's rows in a vec4
+var<workgroup> shares: array<vec4<f32>, WORKGROUP>;     // (row sets, COLUMNS): a lane's maxima, then sums
 
 fn bend(scores: vec4<f32>) -> vec4<f32> {
     if SOFTCAP > 0.0 {
@@ -49,12 +51,12 @@ fn main(
     let quads = HEAD_DIM / 4u;
     let keys = COLUMNS * KEYS;
     let column = lid % COLUMNS;
-    let set = lid / COLUMNS;
+    let band = lid / COLUMNS;
     let queries = WORKGROUP / COLUMNS * ROWS;
     // Later tokens see more keys: they start first.
     let first_token = (workgroups.x - 1u - workgroup.x) * queries;
     let last_token = min(first_token + queries, step.tokens) - 1u;
-    let token = first_token + set * ROWS;
+    let token = first_token + band * ROWS;
     let cache = workgroup.y / (HEADS / KV_HEADS) * CONTEXT_LENGTH * quads;
     // Rows behind the last token repeat it and are not stored.
     let q_rows = (min(vec4(token, token + 1u, token + 2u, token + 3u), vec4(last_token)) * HEADS + workgroup.y) * quads;
@@ -105,7 +107,7 @@ fn main(
         workgroupBarrier();
         let before = maxima;
         for (var c = 0u; c < COLUMNS; c++) {
-            maxima = max(maxima, shares[set * COLUMNS + c]);
+            maxima = max(maxima, shares[band * COLUMNS + c]);
         }
         let rescale = exp(before - maxima);
         sums *= rescale;
@@ -117,7 +119,7 @@ fn main(
         for (var k = 0u; k < KEYS; k++) {
             // A row that has seen nothing yet has NONE as its maximum: there the exponential would be 1.
             let weight = select(exp(scores[k] - maxima), vec4(0.0), scores[k] == vec4(NONE));
-            weights[set * keys + column + k * COLUMNS] = weight;
+            weights[band * keys + column + k * COLUMNS] = weight;
             sums += weight;
         }
         for (var run = 0u; run < keys && start + run < end; run += VALUES) {
@@ -127,7 +129,7 @@ fn main(
             }
             workgroupBarrier();
             for (var at = 0u; at < count; at++) {
-                let weight = weights[set * keys + run + at];
+                let weight = weights[band * keys + run + at];
                 for (var i = 0u; i < QUADS; i++) {
                     // Lanes that own fewer quads repeat the last one.
                     let value = tile[at * quads + min(column + i * COLUMNS, quads - 1u)];
@@ -144,7 +146,7 @@ fn main(
     workgroupBarrier();
     var total = vec4(0.0);
     for (var c = 0u; c < COLUMNS; c++) {
-        total += shares[set * COLUMNS + c];
+        total += shares[band * COLUMNS + c];
     }
     // Loops over registers have constant bounds throughout, so that drivers unroll them.
     for (var r = 0u; r < ROWS; r++) {

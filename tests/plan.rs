@@ -101,6 +101,7 @@ proptest! {
         let request = PlanRequest { offload: Offload::Never, ring_slots: 2 };
         let found = plan(&units, &[AdapterBudget { bytes: whole }], &request);
         prop_assert_eq!(found, Ok(Plan::single(units.len())));
-        prop_assert!(plan(&units, &[AdapterBudget { bytes: whole - 1 }], &request).is_err());
+        let less = [AdapterBudget { bytes: whole - 1 }];
+        prop_assert!(plan(&units, &less, &request).is_err(), "one byte less is refused");
     }
 }

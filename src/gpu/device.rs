@@ -251,6 +251,19 @@ impl Device {
         self.check()
     }
 
+    /// Copies one buffer to another of its size, `times` over: what benches measure the memory's ceiling with.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub fn copy(&self, from: &Buffer, to: &Buffer, times: usize) -> Result<(), GpuError> {
+        let mut encoder = self.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("copy") });
+        for _ in 0..times {
+            encoder.copy_buffer_to_buffer(&from.raw, 0, &to.raw, 0, from.bytes.min(to.bytes));
+        }
+        self.queue.submit([encoder.finish()]);
+        self.check()
+    }
+
     /// Waits for submitted work and hands the first `bytes` of `readback` to `read`.
     ///
     /// # Errors

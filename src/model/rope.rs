@@ -24,7 +24,7 @@ pub struct RopeSpec {
 }
 
 /// What a config says of RoPE, in the older or the newer form.
-#[derive(Debug)]
+
 pub(super) struct RopeConfig<'a> {
     pub(super) family: &'static str,
     pub(super) head_dim: u32,
@@ -139,7 +139,9 @@ fn llama3(base: &[f32], scaling: &Config) -> Result<Vec<f32>, ModelError> {
 }
 
 fn inverse_frequency(theta: f32, pair: u32, rotary_dim: u32) -> f32 {
-    (1.0 / f64::from(theta).powf(f64::from(2 * pair) / f64::from(rotary_dim))) as f32
+    // Rounded to f32 at each step, as the reference implementations round.
+    let exponent = (2 * pair) as f32 / rotary_dim as f32;
+    1.0 / (f64::from(theta).powf(f64::from(exponent)) as f32)
 }
 
 /// The cosines and sines of every position, `(positions, rotary_dim / 2, 2)`.

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{all_adapters, golden, max_difference, nmse, tiny_checkpoints};
+use common::{all_adapters, committed_checkpoints, golden, max_difference, nmse};
 use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::{Batch, ExecOptions, Executor, LogitRows, open};
 use wgpt::gpu::AdapterChoice;
@@ -25,7 +25,7 @@ fn all_logits(executor: &mut dyn Executor, tokens: &[u32]) -> Vec<f32> {
 #[test]
 fn gpu_logits_equal_the_golden_ones() {
     for adapter in all_adapters() {
-        for folder in tiny_checkpoints() {
+        for folder in committed_checkpoints() {
             let golden = golden(&folder);
             let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
             let choice = AdapterChoice::Index(adapter.index);
@@ -42,7 +42,7 @@ fn gpu_logits_equal_the_golden_ones() {
 
 #[test]
 fn host_logits_equal_the_golden_ones() {
-    for folder in tiny_checkpoints() {
+    for folder in committed_checkpoints() {
         let golden = golden(&folder);
         let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
         let (mut executor, _) = open(&checkpoint, &options(AdapterChoice::Host), &mut |_| ()).expect("it loads");
@@ -53,7 +53,7 @@ fn host_logits_equal_the_golden_ones() {
 
 #[test]
 fn decoding_token_by_token_gives_the_prefill_s_logits() {
-    for folder in tiny_checkpoints() {
+    for folder in committed_checkpoints() {
         let golden = golden(&folder);
         let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
         let (mut executor, _) =

@@ -9,7 +9,7 @@ fn steps(plan: &Plan) -> String {
 
 fn placements(text: &str) -> Vec<Placement> {
     let place = |c: char| Placement {
-        adapter: usize::from(c.to_ascii_lowercase() == 'b'),
+        adapter: usize::from("bB".contains(c)),
         residency: if c.is_ascii_uppercase() { Residency::Streamed } else { Residency::Resident },
     };
     text.chars().map(place).collect()

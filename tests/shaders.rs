@@ -1,7 +1,7 @@
 //! Every kernel with every choice of slots composes and validates, and so does every kernel that an op's cases
 //! choose, its constants filled in, within the limits it was chosen for. No adapter is needed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
@@ -146,7 +146,7 @@ fn defect(kernel: &Kernel, traits: &Traits) -> Option<String> {
     if let Some((name, _)) = kernel.overrides.iter().find(|(name, _)| !constants.contains(name)) {
         return Some(format!("is given {name}, declares {constants:?}"));
     }
-    let values: HashMap<String, f64> = kernel.overrides.iter().map(|(name, value)| ((*name).into(), *value)).collect();
+    let values = kernel.overrides.iter().map(|(name, value)| ((*name).into(), *value)).collect();
     let entry = Some((naga::ShaderStage::Compute, "main"));
     let module = match naga::back::pipeline_constants::process_overrides(&module, &info, entry, &values) {
         Ok((module, _)) => module,

@@ -8,6 +8,7 @@ mod adapters;
 mod args;
 mod bench;
 mod chat;
+mod embedded;
 mod generate;
 mod inspect;
 mod logits;

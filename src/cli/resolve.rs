@@ -15,6 +15,7 @@ use wgpt::sampler::SamplingParams;
 use wgpt::session::{Chat, ChatFormat, Language, Session};
 
 use super::args::{CheckpointArgs, ContextArgs, ModelArgs, SamplingArgs};
+use super::embedded;
 use super::output::{Notes, seconds};
 
 /// Where checkpoints are looked for.
@@ -148,15 +149,11 @@ fn find(path: &Path) -> Result<PathBuf> {
     ))
 }
 
-/// The checkpoint that comes with wgpt: under the working directory, or beside or above the program.
+/// The checkpoint that comes with wgpt.
 fn default_checkpoint() -> Result<PathBuf> {
-    let below = |folder: &Path| folder.join(FOLDER).join(DEFAULT);
-    let program = std::env::current_exe().unwrap_or_default();
-    std::iter::once(Path::new(""))
-        .chain(program.ancestors().skip(1))
-        .map(below)
-        .find(|path| path.join("config.json").exists())
-        .ok_or_else(|| anyhow!("the default checkpoint {FOLDER}/{DEFAULT} was not found; give one with --checkpoint"))
+    // In a checkout the folder itself, so that its model can be worked on; elsewhere the copy inside the program.
+    let checkout = Path::new(FOLDER).join(DEFAULT);
+    if checkout.join("config.json").exists() { Ok(checkout) } else { embedded::unpacked() }
 }
 
 /// Checkpoints in a folder: GGUF files and folders with a config.json, one or two levels deep.

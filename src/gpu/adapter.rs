@@ -144,7 +144,7 @@ fn describe(index: usize, adapter: &wgpu::Adapter) -> AdapterInfo {
         driver: [info.driver, info.driver_info].join(" ").trim().into(),
         pci_bus_id: info.device_pci_bus_id,
         limits: AdapterLimits {
-            max_binding: limits.max_storage_buffer_binding_size.into(),
+            max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
             workgroup_storage: limits.max_compute_workgroup_storage_size,
             workgroup_invocations: limits.max_compute_invocations_per_workgroup,

@@ -150,7 +150,7 @@ impl Device {
             opened.map_err(|error| GpuError::Open { adapter: info.name.clone(), reason: error.to_string() })?;
         let fault = Arc::new(Mutex::new(None));
         watch(&raw, &fault);
-        let max_binding = u64::from(limits.max_storage_buffer_binding_size).min(limits.max_buffer_size);
+        let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         let mut traits = traits(&adapter, features, &limits);
         traits.software &= matches!(options.tier, Tier::Full | Tier::NoMatrix);
         Ok(Self {

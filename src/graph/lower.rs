@@ -306,7 +306,7 @@ impl Lowering<'_> {
     }
 
     fn multiple_of_four(&self, what: &str, size: usize) -> Result<(), GraphError> {
-        if size % 4 == 0 && size > 0 {
+        if size.is_multiple_of(4) && size > 0 {
             return Ok(());
         }
         Err(GraphError::Size { what: what.into(), size, multiple: 4 })

@@ -25,7 +25,7 @@ fn describe(source: &Source<'_>) -> Result<ModelSpec, ModelError> {
     let vocab = config.u32("vocab_size")? as usize;
     let eps = config.opt_f32("layer_norm_eps")?.unwrap_or(1e-5);
     let max_position_embeddings = config.u32("max_position_embeddings")?;
-    if heads == 0 || hidden % heads as usize != 0 {
+    if heads == 0 || !hidden.is_multiple_of(heads as usize) {
         let reason = format!("hidden_size {hidden} is not a multiple of num_attention_heads {heads}");
         return Err(ModelError::Inconsistent { family: FAMILY.model_type, reason });
     }

@@ -29,7 +29,7 @@ fn describe(source: &Source<'_>) -> Result<ModelSpec, ModelError> {
     }
     let head_dim = match config.opt_u32("head_dim")? {
         Some(dim) => dim,
-        None if hidden % heads as usize == 0 => (hidden / heads as usize) as u32,
+        None if hidden.is_multiple_of(heads as usize) => (hidden / heads as usize) as u32,
         None => return Err(inconsistent(format!("hidden_size {hidden} is not a multiple of {heads} heads"))),
     };
     let activation = activation(config, FAMILY.model_type, "silu")?;

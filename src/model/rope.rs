@@ -24,7 +24,6 @@ pub struct RopeSpec {
 }
 
 /// What a config says of RoPE, in the older or the newer form.
-
 pub(super) struct RopeConfig<'a> {
     pub(super) family: &'static str,
     pub(super) head_dim: u32,
@@ -39,7 +38,7 @@ impl RopeConfig<'_> {
     /// The spec, with the scaling applied.
     pub(super) fn spec(&self) -> Result<RopeSpec, ModelError> {
         let half = self.rotary_dim / 2;
-        if self.rotary_dim == 0 || self.rotary_dim % 2 != 0 || self.rotary_dim > self.head_dim {
+        if self.rotary_dim == 0 || !self.rotary_dim.is_multiple_of(2) || self.rotary_dim > self.head_dim {
             let reason = format!("rotary_dim {} of head_dim {} is not an even part", self.rotary_dim, self.head_dim);
             return Err(ModelError::Inconsistent { family: self.family, reason });
         }

@@ -77,10 +77,10 @@ pub fn plan(units: &[UnitCost], budgets: &[AdapterBudget], request: &PlanRequest
     if request.offload == Offload::Never {
         return fill(units, left).ok_or_else(does_not_fit);
     }
-    if request.offload == Offload::AsNeeded {
-        if let Some(plan) = fill(units, left.clone()) {
-            return Ok(plan);
-        }
+    if request.offload == Offload::AsNeeded
+        && let Some(plan) = fill(units, left.clone())
+    {
+        return Ok(plan);
     }
     let mut placements = Vec::with_capacity(units.len());
     let share = units.len().div_ceil(budgets.len());

@@ -1,5 +1,5 @@
 //! What several test files need: adapters, seeded data, yardsticks.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use wgpt::gpu::{AdapterInfo, adapters};
 
@@ -33,13 +33,13 @@ pub fn repository(path: &str) -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Every committed tiny checkpoint: folders with a golden file.
-pub fn tiny_checkpoints() -> Vec<std::path::PathBuf> {
+/// Every committed checkpoint: folders with a golden file.
+pub fn committed_checkpoints() -> Vec<std::path::PathBuf> {
     let folders = std::fs::read_dir(repository("checkpoints")).expect("checkpoints/ is there");
     let mut found: Vec<_> = folders.map(|entry| entry.expect("an entry").path()).collect();
     found.retain(|path| {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        name.starts_with("tiny-") && path.join("golden.safetensors").is_file()
+        (name.starts_with("tiny-") || name == "wgpt-stories-4m") && path.join("golden.safetensors").is_file()
     });
     found.sort();
     assert!(found.len() >= 12, "the tiny checkpoints are part of the repository, found {found:?}");

@@ -18,6 +18,10 @@ override PIECE: u32;           // positions of a workgroup
 override SCALE: f32;
 override WINDOW: u32;          // positions seen, the token's own included; 0: all
 override SOFTCAP: f32;         // scores are bent to ± this; 0: they are not
+// Sizes are named, since naga 30 loses count of overrides where a size is an expression without a name.
+override QUERY_QUADS: u32 = TILE_HEADS * HEAD_DIM / 4u;
+override TILE_POSITIONS: u32 = TILE_HEADS * PIECE;
+override TILE_LANES: u32 = TILE_HEADS * WORKGROUP;
 
 const MAX_HEADS = 4u;
 const NONE = -1.0e38;  // below every score, and far enough from -f32::MAX that differences stay finite
@@ -27,9 +31,9 @@ const NONE = -1.0e38;  // below every score, and far enough from -f32::MAX that 
 @bind var<storage, read> value_cache: array<kv4>;         // (kv_heads, context_length, head_dim / 4)
 @bind var<storage, read_write> partials: array<vec4<f32>>;  // (heads, pieces, 1 + head_dim / 4): maximum, sum; values
 
-var<workgroup> queries: array<vec4<f32>, TILE_HEADS * HEAD_DIM / 4u>;  // (tile heads, head_dim / 4)
-var<workgroup> weights: array<f32, TILE_HEADS * PIECE>;                // (tile heads, positions)
-var<workgroup> strands: array<vec4<f32>, TILE_HEADS * WORKGROUP>;      // (tile heads, lanes)
+var<workgroup> queries: array<vec4<f32>, QUERY_QUADS>;  // (tile heads, head_dim / 4)
+var<workgroup> weights: array<f32, TILE_POSITIONS>;     // (tile heads, positions)
+var<workgroup> strands: array<vec4<f32>, TILE_LANES>;   // (tile heads, lanes)
 
 fn bend(score: f32) -> f32 {
     if SOFTCAP > 0.0 {

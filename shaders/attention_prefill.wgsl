@@ -17,6 +17,8 @@ override SCALE: f32;
 override WINDOW: u32;          // positions seen, the token's own included; 0: all
 override SOFTCAP: f32;         // scores are bent to ± this; 0: they are not
 override QUADS: u32 = (HEAD_DIM / 4u + COLUMNS - 1u) / COLUMNS;  // quads of the result that a lane owns
+override TILE_QUADS: u32 = COLUMNS * COLUMNS * KEYS;   // sizes are named, since naga 30 loses count of overrides
+override WEIGHTS_LEN: u32 = WORKGROUP * KEYS;          // where a size is an expression without a name
 
 const COLUMNS = 16u;
 const ROWS = 4u;
@@ -29,9 +31,9 @@ const NONE = -1.0e38;  // below every score, and far enough from -f32::MAX that 
 @bind var<storage, read> value_cache: array<kv4>;         // (kv_heads, context_length, head_dim / 4)
 @bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens, heads, head_dim / 4)
 
-var<workgroup> tile: array<vec4<f32>, COLUMNS * COLUMNS * KEYS>;    // (keys, 16 quads) or (VALUES, head_dim / 4)
-var<workgroup> weights: array<vec4<f32>, WORKGROUP * KEYS>;         // (row sets, keys), one band's rows in a vec4
-var<workgroup> shares: array<vec4<f32>, WORKGROUP>;                 // (row sets, COLUMNS): a lane's maxima, sums
+var<workgroup> tile: array<vec4<f32>, TILE_QUADS>;      // (keys, 16 quads) or (VALUES, head_dim / 4)
+var<workgroup> weights: array<vec4<f32>, WEIGHTS_LEN>;  // (row sets, keys), one band's rows in a vec4
+var<workgroup> shares: array<vec4<f32>, WORKGROUP>;     // (row sets, COLUMNS): a lane's maxima, then sums
 
 fn bend(scores: vec4<f32>) -> vec4<f32> {
     if SOFTCAP > 0.0 {

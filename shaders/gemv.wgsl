@@ -1,6 +1,8 @@
-// One activation row × weightᵀ (decode). LANES invocations share ROWS_PER_LANE weight rows: each lane strides over
-// the rows' 16-byte chunks, so that neighbouring lanes read neighbouring 16 bytes; then the lanes' sums are added.
-// A workgroup holds WORKGROUP / LANES such groups.
+// A few activation rows × weightᵀ: one at decode, tiles of some where workgroup memory does not pay. LANES invocations
+// share ROWS_PER_LANE weight rows and TOKENS_PER_LANE activation rows: each lane strides over the rows' 16-byte chunks,
+// so that neighbouring lanes read neighbouring 16 bytes; then the lanes' sums are added. A workgroup holds
+// WORKGROUP / LANES such teams.
+#import step
 #import WEIGHTS
 #import TILE
 #import REDUCE
@@ -10,24 +12,38 @@ override COLS: u32;          // input features, a multiple of 4
 override ROWS: u32;          // rows of this slice
 override FIRST_ROW: u32;     // the slice's first row in the weight
 override FIRST_COLUMN: u32;  // where the weight's first row lands in the output
-override COLUMNS: u32;       // columns of the output (unused by one row, kept for one set of constants)
+override COLUMNS: u32;       // columns of the output
 override BIAS: bool;
 override RESIDUAL: bool;
+override LOGIT_ROWS: bool;   // as many rows as logits are wanted, else one per token
 override WORKGROUP: u32 = 128u;
 override LANES: u32 = 128u;
 override CHUNKS: u32 = (COLS + CHUNK - 1u) / CHUNK;
 
-@bind var<storage, read> input: array<vec4<f32>>;    // (cols / 4)
+@bind var<storage, read> input: array<vec4<f32>>;    // (tokens, cols / 4)
 @bind var<storage, read> bias: array<f32>;           // (rows of the weight)
-@bind var<storage, read> residual: array<f32>;       // (columns)
-@bind var<storage, read_write> output: array<f32>;   // (columns)
+@bind var<storage, read> residual: array<f32>;       // (tokens, columns)
+@bind var<storage, read_write> output: array<f32>;   // (tokens, columns)
 
-fn input4(at: u32) -> vec4<f32> {
+fn input4(token: u32, at: u32) -> vec4<f32> {
     // Dense formats pad a row's last chunk with zeros; the input has nothing there.
     if COLS % CHUNK != 0u && at >= COLS / 4u {
         return vec4<f32>();
     }
-    return input[at];
+    return input[token * (COLS / 4u) + at];
+}
+
+fn finish(token: u32, row: u32, sum: f32) {
+    let at = token * COLUMNS + FIRST_COLUMN + row;
+    var value = sum;
+    if BIAS {
+        value += bias[row];
+    }
+    value = activate(value);
+    if RESIDUAL {
+        value += residual[at];
+    }
+    output[at] = value;
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -36,35 +52,36 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lid: u32,
 ) {
+    let tokens = select(step.tokens, step.logit_rows, LOGIT_ROWS);
     let team = (group.x + group.y * groups.x) * (WORKGROUP / LANES) + lid / LANES;
     let first = team * ROWS_PER_LANE;
+    let first_token = group.z * TOKENS_PER_LANE;
     let lane = lid % LANES;
-    var sums: array<f32, ROWS_PER_LANE>;
+    var sums: array<array<f32, ROWS_PER_LANE>, TOKENS_PER_LANE>;
     for (var at = lane; at < CHUNKS; at += LANES) {
-        var x: array<vec4<f32>, CHUNK / 4u>;
-        for (var i = 0u; i < CHUNK / 4u; i++) {
-            x[i] = input4(at * (CHUNK / 4u) + i);
-        }
+        var chunks: array<Chunk, ROWS_PER_LANE>;
         for (var r = 0u; r < ROWS_PER_LANE; r++) {
-            let chunk = load_chunk(min(first + r, ROWS - 1u), at);
-            for (var i = 0u; i < CHUNK / 4u; i++) {
-                sums[r] += dot(chunk4(chunk, i), x[i]);
+            chunks[r] = load_chunk(min(first + r, ROWS - 1u), at);
+        }
+        for (var i = 0u; i < CHUNK / 4u; i++) {
+            var w: array<vec4<f32>, ROWS_PER_LANE>;
+            for (var r = 0u; r < ROWS_PER_LANE; r++) {
+                w[r] = chunk4(chunks[r], i);
+            }
+            for (var t = 0u; t < TOKENS_PER_LANE; t++) {
+                let x = input4(min(first_token + t, tokens - 1u), at * (CHUNK / 4u) + i);
+                for (var r = 0u; r < ROWS_PER_LANE; r++) {
+                    sums[t][r] += dot(w[r], x);
+                }
             }
         }
     }
-    for (var r = 0u; r < ROWS_PER_LANE; r++) {
-        let sum = reduce_sum(sums[r], lid);
-        if lane == 0u && first + r < ROWS {
-            let row = FIRST_ROW + first + r;
-            var value = sum;
-            if BIAS {
-                value += bias[row];
+    for (var t = 0u; t < TOKENS_PER_LANE; t++) {
+        for (var r = 0u; r < ROWS_PER_LANE; r++) {
+            let sum = reduce_sum(sums[t][r], lid);
+            if lane == 0u && first + r < ROWS && first_token + t < tokens {
+                finish(first_token + t, FIRST_ROW + first + r, sum);
             }
-            value = activate(value);
-            if RESIDUAL {
-                value += residual[FIRST_COLUMN + row];
-            }
-            output[FIRST_COLUMN + row] = value;
         }
     }
 }

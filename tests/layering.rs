@@ -22,7 +22,24 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("exec", &["tensor", "quant", "checkpoint", "model", "ops", "graph", "plan", "gpu"]),
     // floor 4: the product
     ("session", &["exec", "checkpoint", "tokenizer", "sampler"]),
-    ("cli", &["tensor", "tokenizer", "sampler", "shader", "quant", "checkpoint", "ops", "model", "graph", "plan", "gpu", "exec", "session"]),
+    (
+        "cli",
+        &[
+            "tensor",
+            "tokenizer",
+            "sampler",
+            "shader",
+            "quant",
+            "checkpoint",
+            "ops",
+            "model",
+            "graph",
+            "plan",
+            "gpu",
+            "exec",
+            "session",
+        ],
+    ),
 ];
 
 fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) {

@@ -60,9 +60,9 @@ impl HostExecutor {
             for id in &node.outputs {
                 outputs.push(match self.graph.activation(*id) {
                     // A column range joins what is already there.
-                    Some(ty) => activations
-                        .remove(id)
-                        .unwrap_or_else(|| vec![0.0; ty.elements(step.extents()) as usize]),
+                    Some(ty) => {
+                        activations.remove(id).unwrap_or_else(|| vec![0.0; ty.elements(step.extents()) as usize])
+                    }
                     None => self.states.remove(id).expect("what is not an activation is a state"),
                 });
             }
@@ -94,7 +94,8 @@ impl HostExecutor {
             TensorKind::Weight(weight) => {
                 let source = &self.graph.weights[weight.0];
                 let slices = self.weights[weight].iter();
-                let slices = slices.map(|(first_row, layout, bytes)| HostSlice { first_row: *first_row, layout, bytes });
+                let slices =
+                    slices.map(|(first_row, layout, bytes)| HostSlice { first_row: *first_row, layout, bytes });
                 HostInput::Weight(HostWeight {
                     format: source.format,
                     rows: source.spec.rows(),

@@ -66,10 +66,12 @@ impl LanePlan<'_> {
     }
 
     fn operands(&self) -> BTreeSet<TensorId> {
-        self.nodes().flat_map(|node| {
-            let node = &self.graph.nodes[node];
-            node.inputs.iter().chain(&node.outputs).copied()
-        }).collect()
+        self.nodes()
+            .flat_map(|node| {
+                let node = &self.graph.nodes[node];
+                node.inputs.iter().chain(&node.outputs).copied()
+            })
+            .collect()
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::ExecError;
 use crate::gpu::{Buffer, BufferPart, Device, Dispatch, GpuError, Usage};
-use crate::ops::{Bind, Call, Case, CaseValue, HostInput, HostSlice, HostWeight, KvFormat, Numbers, Operand, Phase, Step};
+use crate::ops::{
+    Bind, Call, Case, CaseValue, HostInput, HostSlice, HostWeight, KvFormat, Numbers, Operand, Phase, Step,
+};
 
 /// Words behind every output that no kernel may touch.
 const GUARD: [u32; 64] = [0xA5A5_5A5A; 64];
@@ -131,7 +133,8 @@ impl PreparedCase {
         for (buffer, bytes, format) in &self.outputs {
             let whole = &all[at..at + buffer.bytes() as usize];
             let (values, guard) = whole.split_at(*bytes as usize);
-            result.guards_intact &= guard[guard.len() - size_of_val(&GUARD)..] == *bytemuck::cast_slice::<u32, u8>(&GUARD);
+            result.guards_intact &=
+                guard[guard.len() - size_of_val(&GUARD)..] == *bytemuck::cast_slice::<u32, u8>(&GUARD);
             result.outputs.push(decode(values, *format));
             at += buffer.bytes() as usize;
         }

@@ -16,7 +16,8 @@ pub enum Tier {
     Full,
     /// All but cooperative matrices.
     NoMatrix,
-    /// No features at all, the adapter's limits.
+    /// No features at all, the adapter's limits; a software adapter is treated as any other, so that the kernels it
+    /// would not choose are tested on it.
     NoFeatures,
     /// Plain WebGPU: no features, default limits.
     Plain,
@@ -150,8 +151,10 @@ impl Device {
         let fault = Arc::new(Mutex::new(None));
         watch(&raw, &fault);
         let max_binding = u64::from(limits.max_storage_buffer_binding_size).min(limits.max_buffer_size);
+        let mut traits = traits(&adapter, features, &limits);
+        traits.software &= matches!(options.tier, Tier::Full | Tier::NoMatrix);
         Ok(Self {
-            traits: traits(&adapter, features, &limits),
+            traits,
             max_binding: max_binding / BINDING_ALIGN * BINDING_ALIGN,
             checks: options.checks,
             pipelines: Mutex::default(),
@@ -193,8 +196,7 @@ impl Device {
 
     fn allocate(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, GpuError> {
         self.check()?;
-        let descriptor =
-            wgpu::BufferDescriptor { label: Some(label), size: bytes, usage, mapped_at_creation: false };
+        let descriptor = wgpu::BufferDescriptor { label: Some(label), size: bytes, usage, mapped_at_creation: false };
         let create = || self.raw.create_buffer(&descriptor);
         let scopes = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation];
         let made = self.scoped(scopes[0], || self.scoped(scopes[1], create)).and_then(|inner| inner);

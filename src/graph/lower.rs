@@ -267,9 +267,8 @@ impl Lowering<'_> {
     }
 
     fn format(&self, spec: &WeightSpec) -> Result<&'static dyn BlockFormat, GraphError> {
-        let of = |tensor: &str| {
-            (self.options.format_of)(tensor).ok_or_else(|| GraphError::MissingTensor(tensor.to_owned()))
-        };
+        let of =
+            |tensor: &str| (self.options.format_of)(tensor).ok_or_else(|| GraphError::MissingTensor(tensor.to_owned()));
         let first = of(&spec.parts[0].tensor)?;
         for part in &spec.parts[1..] {
             let format = of(&part.tensor)?;
@@ -317,7 +316,8 @@ impl Lowering<'_> {
 /// Linears of one input as one: rows and biases one after the other.
 fn stack(specs: &[&LinearSpec]) -> LinearSpec {
     let parts = specs.iter().flat_map(|spec| spec.weight.parts.clone()).collect();
-    let bias_parts: Vec<_> = specs.iter().filter_map(|spec| spec.bias.as_ref()).flat_map(|bias| bias.parts.clone()).collect();
+    let bias_parts: Vec<_> =
+        specs.iter().filter_map(|spec| spec.bias.as_ref()).flat_map(|bias| bias.parts.clone()).collect();
     LinearSpec {
         weight: WeightSpec { parts, cols: specs[0].weight.cols },
         bias: (!bias_parts.is_empty()).then_some(VectorSpec { parts: bias_parts }),

@@ -66,7 +66,8 @@ fn describe(source: &Source<'_>) -> Result<ModelSpec, ModelError> {
     let layer = |i: u32| {
         let at = format!("gpt_neox.layers.{i}");
         let qkv = |which| {
-            let parts = |suffix| qkv_parts(format!("{at}.attention.query_key_value.{suffix}"), which, source, heads, head_dim);
+            let parts =
+                |suffix| qkv_parts(format!("{at}.attention.query_key_value.{suffix}"), which, source, heads, head_dim);
             LinearSpec {
                 weight: WeightSpec { parts: parts("weight"), cols: hidden },
                 bias: attention_bias.then(|| VectorSpec { parts: parts("bias") }),

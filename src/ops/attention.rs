@@ -6,7 +6,9 @@
 
 use rayon::prelude::*;
 
-use super::{Bind, Call, Case, CaseInput, Extent, HostInput, Kernel, KvFormat, Op, Phase, StateType, Step, Traits, reduce_slot};
+use super::{
+    Bind, Call, Case, CaseInput, Extent, HostInput, Kernel, KvFormat, Op, Phase, StateType, Step, Traits, reduce_slot,
+};
 use crate::tensor::{Dim, TensorType};
 
 /// `softmax(softcap(q · kᵀ · scale) + causal mask) · v` (Vaswani et al. 2017); query heads share key/value heads in

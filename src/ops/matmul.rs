@@ -4,7 +4,7 @@
 //! adapter has them and the weights carry no more than 16 bits, else in f32.
 
 use super::{
-    Activation, Bind, Call, Case, CaseInput, Extent, HostInput, HostWeight, Kernel, Op, Operand, Phase, Step, Traits,
+    Activation, Bind, Call, Case, CaseInput, Extent, HostInput, HostWeight, Kernel, Op, Operand, Phase, Step,
     WeightType, fan_out, reduce_slot, weight_bindings, weight_slot,
 };
 use crate::quant::{FORMATS, PackedLayout};
@@ -86,7 +86,9 @@ impl Op for Matmul {
         slices
             .map(|(slice, (first_row, layout))| {
                 let mut kernel = match call.phase {
-                    Phase::Decode => gemv(weight, layout, call.traits),
+                    Phase::Decode => gemv(weight, layout, call),
+                    // A CPU gains nothing from tiles in workgroup memory and pays for their barriers.
+                    Phase::Prefill if call.traits.software => gemv(weight, layout, call),
                     Phase::Prefill => gemm(weight, layout, call),
                 };
                 kernel.overrides.extend(self.overrides(weight, *first_row, layout));
@@ -148,47 +150,60 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
     sums.iter().sum::<f64>() + tail
 }
 
-/// One row: how many lanes share a weight row, and how many rows each lane accumulates.
+/// Few rows: how many lanes share a weight row, and how many weight and activation rows each lane accumulates.
 struct GemvShape {
     workgroup: u32,
     lanes: u32,
     rows: u32,
+    tokens: u32,
 }
 
 impl GemvShape {
-    fn choose(weight: &WeightType, traits: &Traits) -> Self {
+    fn choose(weight: &WeightType, call: &Call<'_>) -> Self {
         let chunks = weight.cols.div_ceil(weight.format.chunk_len()) as u32;
-        if traits.software {
-            // Lanes of a CPU's vector register; barriers cost more than imbalance.
-            let lanes = traits.subgroup.unwrap_or(8).min(16);
-            return Self { workgroup: lanes * 4, lanes, rows: 2 };
+        if call.traits.software {
+            // Lanes of a CPU's vector register, no barriers; its loads are scalar, so several rows share each.
+            let lanes = call.traits.subgroup.unwrap_or(8).min(16);
+            let tokens = if call.phase == Phase::Decode { 1 } else { 4 };
+            return Self { workgroup: lanes * 4, lanes, rows: 4, tokens };
         }
         // Four subgroups of 32 on a row read fastest on large GPUs (see docs/speed.md); short rows want fewer.
         let lanes = if chunks >= 96 { 128 } else { 32 };
-        Self { workgroup: 128, lanes, rows: 2 }
+        Self { workgroup: 128, lanes, rows: 2, tokens: 1 }
     }
 }
 
-fn gemv(weight: &WeightType, layout: &PackedLayout, traits: &Traits) -> Kernel {
-    let GemvShape { workgroup, lanes, rows } = GemvShape::choose(weight, traits);
+fn gemv(weight: &WeightType, layout: &PackedLayout, call: &Call<'_>) -> Kernel {
+    let GemvShape { workgroup, lanes, rows, tokens } = GemvShape::choose(weight, call);
     let groups = (layout.rows as u32).div_ceil(rows * workgroup / lanes);
     // One axis holds at most 65 535 workgroups: large vocabularies wrap into the second.
     let x = groups.min(32768);
-    let mut overrides = vec![("WORKGROUP", f64::from(workgroup)), ("LANES", f64::from(lanes))];
-    let reduce = reduce_slot(traits, workgroup, &mut overrides);
+    let logit_rows = logit_rows(call);
+    let per = if logit_rows { Extent::LogitRows { per: tokens } } else { Extent::Tokens { per: tokens } };
+    let mut overrides = vec![
+        ("WORKGROUP", f64::from(workgroup)),
+        ("LANES", f64::from(lanes)),
+        ("LOGIT_ROWS", f64::from(u8::from(logit_rows))),
+    ];
+    let reduce = reduce_slot(call.traits, workgroup, &mut overrides);
     Kernel {
         source: "gemv",
-        slots: vec![reduce, ("TILE", format!("lib/rows_{rows}"))],
+        slots: vec![reduce, ("TILE", format!("lib/rows_{rows}x{tokens}"))],
         overrides,
         bindings: vec![],
-        workgroups: [Extent::Fixed(x), Extent::Fixed(groups.div_ceil(x)), Extent::Fixed(1)],
+        workgroups: [Extent::Fixed(x), Extent::Fixed(groups.div_ceil(x)), per],
         scratch: vec![],
     }
 }
 
+/// Whether the output has a row for each wanted row of logits, not for each token.
+fn logit_rows(call: &Call<'_>) -> bool {
+    matches!(&call.outputs[0],
+        Operand::Activation(TensorType { shape, .. }) if shape.first() == Some(&Dim::LogitRows))
+}
+
 fn gemm(weight: &WeightType, layout: &PackedLayout, call: &Call<'_>) -> Kernel {
-    let logit_rows = matches!(&call.outputs[0],
-        Operand::Activation(TensorType { shape, .. }) if shape.first() == Some(&Dim::LogitRows));
+    let logit_rows = logit_rows(call);
     let per = |per| if logit_rows { Extent::LogitRows { per } } else { Extent::Tokens { per } };
     let rows_per = |tile: u32| Extent::Fixed((layout.rows as u32).div_ceil(tile));
     let overrides = vec![("LOGIT_ROWS", f64::from(u8::from(logit_rows)))];
@@ -204,7 +219,7 @@ fn gemm(weight: &WeightType, layout: &PackedLayout, call: &Call<'_>) -> Kernel {
         };
     }
     // An 8×8 register tile needs 32 KiB for its 128×128 workgroup tile.
-    let wide = call.traits.workgroup_storage >= 32 << 10 && !call.traits.software;
+    let wide = call.traits.workgroup_storage >= 32 << 10;
     let (tile, size) = if wide { ("lib/tile_8x8", 128) } else { ("lib/tile_4x4", 64) };
     Kernel {
         source: "gemm",

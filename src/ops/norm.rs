@@ -105,7 +105,10 @@ pub(super) fn cases() -> Vec<Case> {
             }
             let op = Norm { kind, eps: 1e-5, logit_rows_only };
             cases.push(Case {
-                label: format!("{} tokens {tokens} logit rows {logit_rows} only {logit_rows_only} cols {cols}", op.name()),
+                label: format!(
+                    "{} tokens {tokens} logit rows {logit_rows} only {logit_rows_only} cols {cols}",
+                    op.name()
+                ),
                 op: Box::new(op),
                 inputs,
                 outputs: vec![CaseInput::Activation(TensorType::f32([rows, Dim::Fixed(cols)]))],

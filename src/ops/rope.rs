@@ -129,10 +129,7 @@ pub(super) fn cases() -> Vec<Case> {
                             Dim::Tokens,
                             Dim::Fixed((heads + 2 * kv_heads) * head_dim),
                         ])),
-                        CaseInput::RopeTable {
-                            positions: context_length as usize,
-                            rotary_dim: rotary_dim as usize,
-                        },
+                        CaseInput::RopeTable { positions: context_length as usize, rotary_dim: rotary_dim as usize },
                     ],
                     outputs: vec![
                         CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(heads * head_dim)])),

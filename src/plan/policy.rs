@@ -94,8 +94,7 @@ pub fn plan(units: &[UnitCost], budgets: &[AdapterBudget], request: &PlanRequest
         let reserved: u64 = later.map(|unit| unit.kv_cache).sum();
         let whole = unit.weights + unit.kv_cache;
         let fits = left[adapter] >= whole + reserved && request.offload == Offload::AsNeeded;
-        let (cost, residency) =
-            if fits { (whole, Residency::Resident) } else { (unit.kv_cache, Residency::Streamed) };
+        let (cost, residency) = if fits { (whole, Residency::Resident) } else { (unit.kv_cache, Residency::Streamed) };
         left[adapter] = left[adapter].checked_sub(cost).ok_or_else(does_not_fit)?;
         placements.push(Placement { adapter, residency });
     }

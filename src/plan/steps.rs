@@ -87,7 +87,8 @@ impl Plan {
         for unit in 0..=last {
             let adapter = self.placements[unit].adapter;
             let queue = streamed(adapter);
-            let next_in_slot = queue.iter().position(|other| *other == unit).and_then(|at| queue.get(at + self.ring_slots));
+            let next_in_slot =
+                queue.iter().position(|other| *other == unit).and_then(|at| queue.get(at + self.ring_slots));
             let crosses = unit < last && self.placements[unit + 1].adapter != adapter;
             if next_in_slot.is_some() || crosses || unit == last {
                 steps.push(PlanStep::Compute { adapter, units: start..unit + 1 });

@@ -36,11 +36,7 @@ pub(super) fn byte(character: char) -> Option<u8> {
 
 /// A token's bytes; one with any character outside the alphabet is its own text, as the original decoder has it.
 pub(super) fn bytes(token: &str) -> Vec<u8> {
-    token
-        .chars()
-        .map(byte)
-        .collect::<Option<Vec<u8>>>()
-        .unwrap_or_else(|| token.as_bytes().to_vec())
+    token.chars().map(byte).collect::<Option<Vec<u8>>>().unwrap_or_else(|| token.as_bytes().to_vec())
 }
 
 #[cfg(test)]
@@ -61,15 +57,7 @@ mod tests {
     #[test]
     fn known_characters() {
         assert_eq!(bytes("ĠtheĊ"), b" the\n", "space and newline");
-        assert_eq!(
-            bytes("ä½ł"),
-            "你".as_bytes(),
-            "three bytes of one character"
-        );
-        assert_eq!(
-            bytes("日Ġ"),
-            "日Ġ".as_bytes(),
-            "outside the alphabet: the text itself"
-        );
+        assert_eq!(bytes("ä½ł"), "你".as_bytes(), "three bytes of one character");
+        assert_eq!(bytes("日Ġ"), "日Ġ".as_bytes(), "outside the alphabet: the text itself");
     }
 }

@@ -30,10 +30,7 @@ pub struct Message {
 impl Message {
     /// A message of that role.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self {
-            role: role.into(),
-            content: content.into(),
-        }
+        Self { role: role.into(), content: content.into() }
     }
 }
 
@@ -46,44 +43,25 @@ pub struct ChatTemplate {
 
 impl ChatTemplate {
     /// Parses a template. `bos_token` and `eos_token` are the tokens' texts, which templates write into the text.
-    pub fn new(
-        source: &str,
-        bos_token: Option<&str>,
-        eos_token: Option<&str>,
-    ) -> Result<Self, TokenizerError> {
+    pub fn new(source: &str, bos_token: Option<&str>, eos_token: Option<&str>) -> Result<Self, TokenizerError> {
         let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build()
-            .map_err(|error| explain(&error))?;
+        let syntax =
+            SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(|error| explain(&error))?;
         environment.set_syntax(syntax);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", |format: &str| {
-            python::strftime(python::now(), format)
-        });
+        environment.add_function("strftime_now", |format: &str| python::strftime(python::now(), format));
         environment.add_filter("tojson", tojson);
-        environment
-            .add_template_owned(NAME, without_generation_marks(source))
-            .map_err(|error| explain(&error))?;
-        Ok(Self {
-            environment,
-            bos_token: bos_token.map(str::to_owned),
-            eos_token: eos_token.map(str::to_owned),
-        })
+        environment.add_template_owned(NAME, without_generation_marks(source)).map_err(|error| explain(&error))?;
+        Ok(Self { environment, bos_token: bos_token.map(str::to_owned), eos_token: eos_token.map(str::to_owned) })
     }
 
     /// The text of a conversation; with `add_generation_prompt` it ends where the assistant's reply begins. The
     /// text may begin with BOS: [`super::Tokenizer::encode`] does not add another one.
-    pub fn render(
-        &self,
-        messages: &[Message],
-        add_generation_prompt: bool,
-    ) -> Result<String, TokenizerError> {
-        let message = |message: &Message| context! { role => message.role.as_str(), content => message.content.as_str() };
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TokenizerError> {
+        let message =
+            |message: &Message| context! { role => message.role.as_str(), content => message.content.as_str() };
         let variables = context! {
             messages => messages.iter().map(message).collect::<Vec<Value>>(),
             add_generation_prompt,
@@ -91,31 +69,18 @@ impl ChatTemplate {
             documents => (),
         };
         // A token that the checkpoint lacks is undefined, not empty: templates test for it.
-        let token = |name: &'static str, text: &Option<String>| {
-            text.as_ref().map(|text| (name, Value::from(text.as_str())))
-        };
-        let tokens = [
-            token("bos_token", &self.bos_token),
-            token("eos_token", &self.eos_token),
-        ];
+        let token =
+            |name: &'static str, text: &Option<String>| text.as_ref().map(|text| (name, Value::from(text.as_str())));
+        let tokens = [token("bos_token", &self.bos_token), token("eos_token", &self.eos_token)];
         let tokens = Value::from_pairs(tokens.into_iter().flatten());
-        let template = self
-            .environment
-            .get_template(NAME)
-            .map_err(|error| explain(&error))?;
-        template
-            .render(context! { ..variables, ..tokens })
-            .map_err(|error| explain(&error))
+        let template = self.environment.get_template(NAME).map_err(|error| explain(&error))?;
+        template.render(context! { ..variables, ..tokens }).map_err(|error| explain(&error))
     }
 }
 
 impl fmt::Debug for ChatTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            environment: _,
-            bos_token,
-            eos_token,
-        } = self;
+        let Self { environment: _, bos_token, eos_token } = self;
         f.debug_struct("ChatTemplate")
             .field("bos_token", bos_token)
             .field("eos_token", eos_token)
@@ -129,10 +94,7 @@ impl fmt::Debug for ChatTemplate {
 struct Raised(String);
 
 fn raise_exception(message: &str) -> Result<Value, Error> {
-    Err(
-        Error::new(ErrorKind::InvalidOperation, "raised by the template")
-            .with_source(Raised(message.to_owned())),
-    )
+    Err(Error::new(ErrorKind::InvalidOperation, "raised by the template").with_source(Raised(message.to_owned())))
 }
 
 /// `tojson` with the arguments transformers gives it.
@@ -144,15 +106,10 @@ fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
         None => {}
         Some([item, key]) => (style.item, style.key) = (item.clone(), key.clone()),
         Some(_) => {
-            return Err(Error::new(
-                ErrorKind::InvalidOperation,
-                "tojson: separators must be two texts",
-            ));
+            return Err(Error::new(ErrorKind::InvalidOperation, "tojson: separators must be two texts"));
         }
     }
-    style.ascii = options
-        .get::<Option<bool>>("ensure_ascii")?
-        .unwrap_or(false);
+    style.ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     style.sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     options.assert_all_used()?;
     python::to_json(value, &style).map(Value::from)
@@ -163,10 +120,7 @@ fn explain(error: &Error) -> TokenizerError {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         if let Some(Raised(message)) = cause.downcast_ref() {
-            return TokenizerError::Template {
-                line: error.line(),
-                message: message.clone(),
-            };
+            return TokenizerError::Template { line: error.line(), message: message.clone() };
         }
         source = cause.source();
     }
@@ -174,10 +128,7 @@ fn explain(error: &Error) -> TokenizerError {
         Some(detail) => format!("{}: {detail}", error.kind()),
         None => error.kind().to_string(),
     };
-    TokenizerError::Template {
-        line: error.line(),
-        message,
-    }
+    TokenizerError::Template { line: error.line(), message }
 }
 
 /// Training marks `{% generation %}` … `{% endgeneration %}` say which text to learn from; for us they are
@@ -190,11 +141,7 @@ fn without_generation_marks(source: &str) -> String {
         output.push_str(before);
         let end = tag.find("%}").map_or(tag.len(), |end| end + 2);
         let (tag, after) = tag.split_at(end);
-        let name = tag
-            .trim_start_matches("{%")
-            .trim_end_matches("%}")
-            .trim_matches(['-', '+'])
-            .trim();
+        let name = tag.trim_start_matches("{%").trim_end_matches("%}").trim_matches(['-', '+']).trim();
         match name {
             "generation" => output.push_str(&tag.replacen("generation", "if true", 1)),
             "endgeneration" => output.push_str(&tag.replacen("endgeneration", "endif", 1)),
@@ -221,10 +168,7 @@ mod tests {
         {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
     fn render(source: &str) -> Result<String, TokenizerError> {
-        let messages = [
-            Message::new("user", "a < b & \"c\""),
-            Message::new("assistant", " é "),
-        ];
+        let messages = [Message::new("user", "a < b & \"c\""), Message::new("assistant", " é ")];
         ChatTemplate::new(source, Some("<s>"), None)?.render(&messages, true)
     }
 
@@ -239,10 +183,9 @@ mod tests {
     #[test]
     fn chatml() {
         let template = ChatTemplate::new(CHATML, None, Some("<|im_end|>")).expect("ChatML parses");
-        let text = template
-            .render(&[Message::new("user", "Hi")], true)
-            .expect("and renders");
-        let expected = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
+        let text = template.render(&[Message::new("user", "Hi")], true).expect("and renders");
+        let expected =
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
         assert_eq!(text, expected, "system prompt, message, start of the reply");
     }
 
@@ -253,14 +196,8 @@ mod tests {
 
     #[test]
     fn python_habits() {
-        check(
-            "{{ messages[1].content.strip() }}|{{ messages[0]['role'].upper() }}",
-            "é|USER",
-        );
-        check(
-            "{{ messages[1:] | length }}{{ messages[-1].role.startswith('ass') }}{{ none }}",
-            "1TrueNone",
-        );
+        check("{{ messages[1].content.strip() }}|{{ messages[0]['role'].upper() }}", "é|USER");
+        check("{{ messages[1:] | length }}{{ messages[-1].role.startswith('ass') }}{{ none }}", "1TrueNone");
         check(
             "{{ 'a,b'.split(',')[-1] }}{{ {'k': 1}.get('x', 2) }}{% for k, v in {'k': 1}.items() %}{{k}}{{v}}{% endfor %}",
             "b2k1",
@@ -269,50 +206,26 @@ mod tests {
             "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
             "2",
         );
-        check(
-            "{% for m in messages %}{% if loop.index0 == 1 %}{% break %}{% endif %}{{ m.role }}{% endfor %}",
-            "user",
-        );
+        check("{% for m in messages %}{% if loop.index0 == 1 %}{% break %}{% endif %}{{ m.role }}{% endfor %}", "user");
         check(
             "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% endfor %}",
             "assistant",
         );
-        check(
-            "{% macro m(x) %}[{{ x }}]{% endmacro %}{{ m('a') }}{{ 'a' ~ 1 }}",
-            "[a]a1",
-        );
+        check("{% macro m(x) %}[{{ x }}]{% endmacro %}{{ m('a') }}{{ 'a' ~ 1 }}", "[a]a1");
     }
 
     #[test]
     fn what_is_not_given_is_undefined_or_none() {
-        check(
-            "{{ nothing }}{{ nothing is defined }}{{ eos_token is defined }}{{ bos_token }}",
-            "FalseFalse<s>",
-        );
-        check(
-            "{{ tools is none }}{% if tools %}x{% endif %}{{ documents }}{{ messages[0].name }}",
-            "TrueNone",
-        );
-        assert!(
-            render("{{ nothing.at.all }}").is_err(),
-            "as in Jinja, an attribute of undefined is an error"
-        );
+        check("{{ nothing }}{{ nothing is defined }}{{ eos_token is defined }}{{ bos_token }}", "FalseFalse<s>");
+        check("{{ tools is none }}{% if tools %}x{% endif %}{{ documents }}{{ messages[0].name }}", "TrueNone");
+        assert!(render("{{ nothing.at.all }}").is_err(), "as in Jinja, an attribute of undefined is an error");
     }
 
     #[test]
     fn tojson_is_pythons() {
-        check(
-            "{{ messages[0].content | tojson }}",
-            "\"a < b & \\\"c\\\"\"",
-        );
-        check(
-            "{{ {'a': [1, 2.0, none, true], 'é': {}} | tojson }}",
-            "{\"a\": [1, 2.0, null, true], \"é\": {}}",
-        );
-        check(
-            "{{ {'a': [1]} | tojson(indent=2) }}",
-            "{\n  \"a\": [\n    1\n  ]\n}",
-        );
+        check("{{ messages[0].content | tojson }}", "\"a < b & \\\"c\\\"\"");
+        check("{{ {'a': [1, 2.0, none, true], 'é': {}} | tojson }}", "{\"a\": [1, 2.0, null, true], \"é\": {}}");
+        check("{{ {'a': [1]} | tojson(indent=2) }}", "{\n  \"a\": [\n    1\n  ]\n}");
         check("{{ 'é' | tojson(ensure_ascii=true) }}", "\"\\u00e9\"");
         check("{{ [1, 2] | tojson(separators=(',', ':')) }}", "[1,2]");
     }
@@ -328,31 +241,18 @@ mod tests {
 
     #[test]
     fn a_template_that_refuses_is_an_error_in_its_own_words() {
-        let error =
-            render("a\n{% if true %}\n{{ raise_exception('Roles must alternate') }}{% endif %}")
-                .expect_err("it raises");
-        assert_eq!(
-            error.to_string(),
-            "chat template, line 3: Roles must alternate",
-            "message and line"
-        );
+        let error = render("a\n{% if true %}\n{{ raise_exception('Roles must alternate') }}{% endif %}")
+            .expect_err("it raises");
+        assert_eq!(error.to_string(), "chat template, line 3: Roles must alternate", "message and line");
         let nested = "{% macro m() %}{{ raise_exception('inside') }}{% endmacro %}{{ m() }}";
-        assert!(
-            render(nested)
-                .expect_err("it raises")
-                .to_string()
-                .ends_with(": inside"),
-            "through a macro"
-        );
+        assert!(render(nested).expect_err("it raises").to_string().ends_with(": inside"), "through a macro");
     }
 
     #[test]
     fn a_broken_template_names_the_line() {
         let error = render("a\n{% if %}").expect_err("no condition").to_string();
         assert!(error.starts_with("chat template, line 2: "), "{error}");
-        let error = render("{{ frobnicate(1) }}")
-            .expect_err("no such function")
-            .to_string();
+        let error = render("{{ frobnicate(1) }}").expect_err("no such function").to_string();
         assert!(error.contains("frobnicate"), "{error}");
     }
 

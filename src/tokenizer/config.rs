@@ -50,23 +50,15 @@ impl TokenizerConfig {
 
     /// Reads the text of a `tokenizer_config.json`; `path` is named in errors.
     pub fn parse(text: &str, path: &Path) -> Result<Self, TokenizerError> {
-        let malformed = |expected, found| TokenizerError::Malformed {
-            path: path.to_owned(),
-            expected,
-            found,
-        };
-        let json: Value =
-            serde_json::from_str(text).map_err(|error| malformed("JSON", error.to_string()))?;
+        let malformed = |expected, found| TokenizerError::Malformed { path: path.to_owned(), expected, found };
+        let json: Value = serde_json::from_str(text).map_err(|error| malformed("JSON", error.to_string()))?;
         if !json.is_object() {
             return Err(malformed("an object", excerpt(&json)));
         }
         let flag = |key: &str| match &json[key] {
             Value::Null => Ok(None),
             Value::Bool(flag) => Ok(Some(*flag)),
-            other => Err(malformed(
-                "true or false for add_bos_token and add_eos_token",
-                excerpt(other),
-            )),
+            other => Err(malformed("true or false for add_bos_token and add_eos_token", excerpt(other))),
         };
         let token = |key: &str| match &json[key] {
             Value::Null => Ok(None),
@@ -74,17 +66,11 @@ impl TokenizerConfig {
             // A token with its properties, as the Python side serialises it.
             other => match other["content"].as_str() {
                 Some(text) => Ok(Some(text.to_owned())),
-                None => Err(malformed(
-                    "a text or {\"content\": text} for bos_token and eos_token",
-                    excerpt(other),
-                )),
+                None => Err(malformed("a text or {\"content\": text} for bos_token and eos_token", excerpt(other))),
             },
         };
         let chat_templates = ChatTemplates::from_json(&json["chat_template"]).ok_or_else(|| {
-            malformed(
-                "chat_template as a text or a list of {name, template}",
-                excerpt(&json["chat_template"]),
-            )
+            malformed("chat_template as a text or a list of {name, template}", excerpt(&json["chat_template"]))
         })?;
         Ok(Self {
             bos_token: token("bos_token")?,
@@ -99,25 +85,18 @@ impl TokenizerConfig {
 impl ChatTemplates {
     /// One template, from `chat_template.jinja` or the GGUF key `tokenizer.chat_template`.
     pub fn single(source: String) -> Self {
-        Self {
-            templates: vec![(DEFAULT_TEMPLATE.to_owned(), source)],
-        }
+        Self { templates: vec![(DEFAULT_TEMPLATE.to_owned(), source)] }
     }
 
     /// The JSON forms: nothing, a text, or a list of `{name, template}`; `None` if it is something else.
     pub fn from_json(json: &Value) -> Option<Self> {
         let named = |entry: &Value| {
-            Some((
-                entry.get("name")?.as_str()?.to_owned(),
-                entry.get("template")?.as_str()?.to_owned(),
-            ))
+            Some((entry.get("name")?.as_str()?.to_owned(), entry.get("template")?.as_str()?.to_owned()))
         };
         match json {
             Value::Null => Some(Self::default()),
             Value::String(source) => Some(Self::single(source.clone())),
-            Value::Array(list) => Some(Self {
-                templates: list.iter().map(named).collect::<Option<_>>()?,
-            }),
+            Value::Array(list) => Some(Self { templates: list.iter().map(named).collect::<Option<_>>()? }),
             _ => None,
         }
     }
@@ -157,10 +136,7 @@ fn read_if_present(path: &Path) -> Result<Option<String>, TokenizerError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(TokenizerError::Read {
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) => Err(TokenizerError::Read { path: path.to_owned(), source }),
     }
 }
 
@@ -179,65 +155,32 @@ mod tests {
 
     #[test]
     fn tokens_are_texts_or_objects() {
-        let config = parse(r#"{"bos_token": {"content": "<s>", "lstrip": false}, "eos_token": "</s>", "add_bos_token": true}"#)
-            .expect("both forms are known");
+        let config =
+            parse(r#"{"bos_token": {"content": "<s>", "lstrip": false}, "eos_token": "</s>", "add_bos_token": true}"#)
+                .expect("both forms are known");
         assert_eq!(config.bos_token.as_deref(), Some("<s>"), "object");
         assert_eq!(config.eos_token.as_deref(), Some("</s>"), "text");
-        assert_eq!(
-            (config.add_bos_token, config.add_eos_token),
-            (Some(true), None),
-            "one flag is given"
-        );
+        assert_eq!((config.add_bos_token, config.add_eos_token), (Some(true), None), "one flag is given");
     }
 
     #[test]
     fn templates_are_selected_by_name() {
-        let config = parse(
-            r#"{"chat_template": [{"name": "default", "template": "A"}, {"name": "rag", "template": "B"}]}"#,
-        )
-        .expect("a list of templates");
+        let config =
+            parse(r#"{"chat_template": [{"name": "default", "template": "A"}, {"name": "rag", "template": "B"}]}"#)
+                .expect("a list of templates");
         let templates = config.chat_templates;
-        assert_eq!(
-            templates.select(None).expect("there is a default"),
-            Some("A"),
-            "default"
-        );
-        assert_eq!(
-            templates.select(Some("rag")).expect("it is listed"),
-            Some("B"),
-            "by name"
-        );
-        let message = templates
-            .select(Some("tools"))
-            .expect_err("not listed")
-            .to_string();
-        assert!(
-            message.contains("\"tools\"") && message.contains("default, rag"),
-            "{message}"
-        );
-        assert_eq!(
-            ChatTemplates::default()
-                .select(None)
-                .expect("none asked for"),
-            None,
-            "none there"
-        );
+        assert_eq!(templates.select(None).expect("there is a default"), Some("A"), "default");
+        assert_eq!(templates.select(Some("rag")).expect("it is listed"), Some("B"), "by name");
+        let message = templates.select(Some("tools")).expect_err("not listed").to_string();
+        assert!(message.contains("\"tools\"") && message.contains("default, rag"), "{message}");
+        assert_eq!(ChatTemplates::default().select(None).expect("none asked for"), None, "none there");
     }
 
     #[test]
     fn other_shapes_are_refused() {
-        for text in [
-            "[]",
-            "{",
-            r#"{"bos_token": 1}"#,
-            r#"{"add_bos_token": "yes"}"#,
-            r#"{"chat_template": [1]}"#,
-        ] {
+        for text in ["[]", "{", r#"{"bos_token": 1}"#, r#"{"add_bos_token": "yes"}"#, r#"{"chat_template": [1]}"#] {
             let message = parse(text).expect_err("malformed").to_string();
-            assert!(
-                message.starts_with("tokenizer_config.json: expected"),
-                "{text}: {message}"
-            );
+            assert!(message.starts_with("tokenizer_config.json: expected"), "{text}: {message}");
         }
     }
 }

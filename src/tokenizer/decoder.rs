@@ -25,13 +25,7 @@ pub struct Decoder {
 impl Decoder {
     pub(super) fn new(pieces: Arc<Pieces>, skip_special: bool) -> Self {
         let start = pieces.start();
-        Self {
-            pieces,
-            skip_special,
-            start,
-            started: false,
-            pending: Vec::new(),
-        }
+        Self { pieces, skip_special, start, started: false, pending: Vec::new() }
     }
 
     /// Takes the ids of a prompt, so that what follows continues it exactly: its last bytes may be half a
@@ -44,9 +38,7 @@ impl Decoder {
     /// rows than their vocabulary has tokens) yields nothing.
     pub fn push(&mut self, id: u32) -> Option<String> {
         let pieces = Arc::clone(&self.pieces);
-        let piece = pieces
-            .get(id)
-            .filter(|piece| !(self.skip_special && piece.special))?;
+        let piece = pieces.get(id).filter(|piece| !(self.skip_special && piece.special))?;
         self.append(piece);
         self.started = true;
         let text = self.take_characters();
@@ -72,21 +64,12 @@ impl Decoder {
             &mut Start::DropMarker(marker) => {
                 // The marker and a real space have the same bytes, so the first token starts from its text.
                 let text = piece.text.replace(marker, "");
-                let bytes = if text.len() == piece.text.len() {
-                    &*piece.bytes
-                } else {
-                    text.as_bytes()
-                };
+                let bytes = if text.len() == piece.text.len() { &*piece.bytes } else { text.as_bytes() };
                 self.pending.extend_from_slice(bytes);
                 self.start = Start::Plain;
             }
             Start::Strip { byte, count } => {
-                let leading = piece
-                    .bytes
-                    .iter()
-                    .take_while(|&found| found == byte)
-                    .count()
-                    .min(*count);
+                let leading = piece.bytes.iter().take_while(|&found| found == byte).count().min(*count);
                 *count -= leading;
                 let rest = &piece.bytes[leading..];
                 if !rest.is_empty() || *count == 0 {
@@ -140,10 +123,7 @@ mod tests {
                 special: *bytes == b"<s>",
             })
         };
-        Decoder::new(
-            Arc::new(Pieces::new(pieces.iter().map(piece).collect(), start)),
-            true,
-        )
+        Decoder::new(Arc::new(Pieces::new(pieces.iter().map(piece).collect(), start)), true)
     }
 
     fn stream(decoder: &mut Decoder, ids: &[u32]) -> String {
@@ -165,78 +145,34 @@ mod tests {
     fn broken_bytes_become_one_replacement_once_they_cannot_be_a_character() {
         let mut decoder = decoder(&[b"\xE4", b"\xBD", b"a"], Start::Plain);
         assert_eq!(decoder.push(0), None, "may still become a character");
-        assert_eq!(
-            decoder.push(0).as_deref(),
-            Some("\u{FFFD}"),
-            "the first one cannot any more"
-        );
+        assert_eq!(decoder.push(0).as_deref(), Some("\u{FFFD}"), "the first one cannot any more");
         assert_eq!(decoder.push(1), None, "two of three bytes");
-        assert_eq!(
-            decoder.push(2).as_deref(),
-            Some("\u{FFFD}a"),
-            "one replacement for the broken sequence"
-        );
+        assert_eq!(decoder.push(2).as_deref(), Some("\u{FFFD}a"), "one replacement for the broken sequence");
         assert_eq!(decoder.push(0), None, "again");
-        assert_eq!(
-            decoder.finish().as_deref(),
-            Some("\u{FFFD}"),
-            "the text ends inside a character"
-        );
+        assert_eq!(decoder.finish().as_deref(), Some("\u{FFFD}"), "the text ends inside a character");
     }
 
     #[test]
     fn unknown_ids_and_special_tokens_yield_nothing() {
-        let mut decoder = decoder(
-            &[b"<s>", b" a"],
-            Start::Strip {
-                byte: b' ',
-                count: 1,
-            },
-        );
+        let mut decoder = decoder(&[b"<s>", b" a"], Start::Strip { byte: b' ', count: 1 });
         assert_eq!(decoder.push(0), None, "special");
         assert_eq!(decoder.push(99_999), None, "a padded row");
-        assert_eq!(
-            decoder.push(1).as_deref(),
-            Some("a"),
-            "still the start of the text"
-        );
+        assert_eq!(decoder.push(1).as_deref(), Some("a"), "still the start of the text");
         assert_eq!(decoder.push(1).as_deref(), Some(" a"), "past the start");
     }
 
     #[test]
     fn a_primed_decoder_continues_the_prompt() {
-        let mut decoder = decoder(
-            &[b" a", b"\xC3", b"\xA9"],
-            Start::Strip {
-                byte: b' ',
-                count: 1,
-            },
-        );
-        assert_eq!(
-            decoder.prime(&[0, 1]),
-            "a",
-            "the prompt ends inside a character"
-        );
-        assert_eq!(
-            decoder.push(2).as_deref(),
-            Some("é"),
-            "which the first new token completes"
-        );
-        assert_eq!(
-            decoder.push(0).as_deref(),
-            Some(" a"),
-            "the space is kept: this is not the start"
-        );
+        let mut decoder = decoder(&[b" a", b"\xC3", b"\xA9"], Start::Strip { byte: b' ', count: 1 });
+        assert_eq!(decoder.prime(&[0, 1]), "a", "the prompt ends inside a character");
+        assert_eq!(decoder.push(2).as_deref(), Some("é"), "which the first new token completes");
+        assert_eq!(decoder.push(0).as_deref(), Some(" a"), "the space is kept: this is not the start");
     }
 
     #[test]
     fn words_are_joined_by_spaces() {
         let mut decoder = decoder(&[b"a", b"b"], Start::Spaced);
-        assert_eq!(
-            stream(&mut decoder, &[0, 1, 1]),
-            "a b b",
-            "a vocabulary of words"
-        );
+        assert_eq!(stream(&mut decoder, &[0, 1, 1]), "a b b", "a vocabulary of words");
     }
 
     proptest! {

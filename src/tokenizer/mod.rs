@@ -74,21 +74,8 @@ struct Ends {
 
 impl Ends {
     fn of(vocabulary: &Vocabulary) -> Self {
-        let &Vocabulary {
-            bos,
-            eos,
-            eot,
-            add_bos,
-            add_eos,
-            ..
-        } = vocabulary;
-        Self {
-            bos,
-            eos,
-            eot,
-            add_bos,
-            add_eos,
-        }
+        let &Vocabulary { bos, eos, eot, add_bos, add_eos, .. } = vocabulary;
+        Self { bos, eos, eot, add_bos, add_eos }
     }
 }
 
@@ -99,22 +86,15 @@ impl Tokenizer {
         let pipeline = pipeline::read(path)?;
         let pieces = pipeline::pieces(&pipeline, path)?;
         let mut affixes = Affixes::of_pipeline(&pipeline)?;
-        let id =
-            |text: &Option<String>| text.as_deref().and_then(|text| pipeline.token_to_id(text));
-        let (bos, eos) = (
-            id(&config.bos_token).or(affixes.first()),
-            id(&config.eos_token),
-        );
+        let id = |text: &Option<String>| text.as_deref().and_then(|text| pipeline.token_to_id(text));
+        let (bos, eos) = (id(&config.bos_token).or(affixes.first()), id(&config.eos_token));
         let flags = [
             ("bos_token", config.add_bos_token, &config.bos_token, bos),
             ("eos_token", config.add_eos_token, &config.eos_token, eos),
         ];
         for (key, add, text, found) in flags {
             if let (Some(true), Some(text), None) = (add, text, found) {
-                return Err(TokenizerError::MissingToken {
-                    key,
-                    text: text.clone(),
-                });
+                return Err(TokenizerError::MissingToken { key, text: text.clone() });
             }
         }
         // A flag about a token that is named nowhere (many configs say `add_bos_token: true` and `bos_token: null`)
@@ -140,9 +120,7 @@ impl Tokenizer {
         match vocabulary.model.as_str() {
             "gpt2" => Self::from_byte_level(vocabulary),
             "llama" => Self::from_score_merges(vocabulary),
-            model => Err(TokenizerError::UnknownModel {
-                model: model.to_owned(),
-            }),
+            model => Err(TokenizerError::UnknownModel { model: model.to_owned() }),
         }
     }
 
@@ -152,12 +130,7 @@ impl Tokenizer {
         let pieces = Pieces::of_byte_level(&checked);
         let pipeline = pipeline::byte_level(&checked, pre_tokenizer)?;
         let encoder = Encoder::Pipeline(Box::new(pipeline));
-        Self::assemble(
-            encoder,
-            pieces,
-            &Ends::of(&checked.vocabulary),
-            pre_tokenizer.add_bos,
-        )
+        Self::assemble(encoder, pieces, &Ends::of(&checked.vocabulary), pre_tokenizer.add_bos)
     }
 
     fn from_score_merges(mut vocabulary: Vocabulary) -> Result<Self, TokenizerError> {
@@ -176,24 +149,12 @@ impl Tokenizer {
     }
 
     /// `add_bos` is what the kind of tokenizer does when the file does not say.
-    fn assemble(
-        encoder: Encoder,
-        pieces: Pieces,
-        ends: &Ends,
-        add_bos: bool,
-    ) -> Result<Self, TokenizerError> {
+    fn assemble(encoder: Encoder, pieces: Pieces, ends: &Ends, add_bos: bool) -> Result<Self, TokenizerError> {
         let &Ends { bos, eos, eot, .. } = ends;
         let mut affixes = Affixes::default();
         affixes.set_bos(ends.add_bos.unwrap_or(add_bos), bos)?;
         affixes.set_eos(ends.add_eos.unwrap_or(false), eos)?;
-        Ok(Self {
-            encoder,
-            pieces: Arc::new(pieces),
-            affixes,
-            bos,
-            eos,
-            eot,
-        })
+        Ok(Self { encoder, pieces: Arc::new(pieces), affixes, bos, eos, eot })
     }
 
     /// The ids of a text.
@@ -201,10 +162,7 @@ impl Tokenizer {
         let ids = match &self.encoder {
             Encoder::Pipeline(pipeline) => {
                 let encoding = pipeline.encode_fast(text, false);
-                encoding
-                    .map_err(|error| TokenizerError::Encode(error.to_string()))?
-                    .get_ids()
-                    .to_vec()
+                encoding.map_err(|error| TokenizerError::Encode(error.to_string()))?.get_ids().to_vec()
             }
             Encoder::ScoreMerges(merges) => merges.encode(text)?,
         };

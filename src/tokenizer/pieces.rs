@@ -61,49 +61,23 @@ impl Pieces {
 
     /// Pieces of a GGUF vocabulary of SentencePiece BPE.
     pub(super) fn of_score_merges(checked: &Checked, add_space_prefix: bool) -> Self {
-        let start = if add_space_prefix {
-            Start::Strip {
-                byte: b' ',
-                count: 1,
-            }
-        } else {
-            Start::Plain
-        };
+        let start = if add_space_prefix { Start::Strip { byte: b' ', count: 1 } } else { Start::Plain };
         Self::of_vocabulary(checked, start, |text, kind| match byte_token(text) {
             Some(byte) if kind == TokenType::Byte => vec![byte],
             _ => text.replace(SPACE_MARKER, " ").into_bytes(),
         })
     }
 
-    fn of_vocabulary(
-        checked: &Checked,
-        start: Start,
-        bytes: impl Fn(&str, TokenType) -> Vec<u8>,
-    ) -> Self {
+    fn of_vocabulary(checked: &Checked, start: Start, bytes: impl Fn(&str, TokenType) -> Vec<u8>) -> Self {
         let piece = |(text, &kind): (&String, &TokenType)| {
             let bytes = match kind {
                 TokenType::Unused => Vec::new(),
-                TokenType::Unknown | TokenType::Control | TokenType::UserDefined => {
-                    text.clone().into_bytes()
-                }
+                TokenType::Unknown | TokenType::Control | TokenType::UserDefined => text.clone().into_bytes(),
                 TokenType::Normal | TokenType::Byte => bytes(text, kind),
             };
-            Some(Piece {
-                text: text.as_str().into(),
-                bytes: bytes.into(),
-                special: kind.is_special(),
-            })
+            Some(Piece { text: text.as_str().into(), bytes: bytes.into(), special: kind.is_special() })
         };
-        Self::new(
-            checked
-                .vocabulary
-                .tokens
-                .iter()
-                .zip(&checked.types)
-                .map(piece)
-                .collect(),
-            start,
-        )
+        Self::new(checked.vocabulary.tokens.iter().zip(&checked.types).map(piece).collect(), start)
     }
 
     /// The token of that id, if there is one.
@@ -142,12 +116,7 @@ pub(super) struct Rule {
 impl Rule {
     /// Reads the `decoder` of a `tokenizer.json`; `None` if its steps do not come down to a rule for single tokens.
     pub(super) fn from_json(decoder: &Value) -> Option<Self> {
-        let mut rule = Self {
-            byte_level: false,
-            byte_fallback: false,
-            replace: Vec::new(),
-            start: Start::Plain,
-        };
+        let mut rule = Self { byte_level: false, byte_fallback: false, replace: Vec::new(), start: Start::Plain };
         if decoder.is_null() {
             rule.start = Start::Spaced;
             return Some(rule);
@@ -186,8 +155,7 @@ impl Rule {
             "ByteFallback" => self.byte_fallback = true,
             "Replace" => {
                 let from = step.get("pattern")?.get("String")?.as_str()?;
-                self.replace
-                    .push((from.to_owned(), step.get("content")?.as_str()?.to_owned()));
+                self.replace.push((from.to_owned(), step.get("content")?.as_str()?.to_owned()));
             }
             "Metaspace" => {
                 let marker = step.get("replacement")?.as_str()?.chars().next()?;
@@ -233,14 +201,7 @@ mod tests {
             {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
             {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]});
         let rule = Rule::from_json(&decoder).expect("Llama's decoder is known");
-        assert_eq!(
-            rule.start,
-            Start::Strip {
-                byte: b' ',
-                count: 1
-            },
-            "one leading space goes"
-        );
+        assert_eq!(rule.start, Start::Strip { byte: b' ', count: 1 }, "one leading space goes");
         assert_eq!(rule.bytes("▁a▁"), b" a ", "markers are spaces");
         assert_eq!(rule.bytes("<0xE4>"), [0xE4], "byte fallback");
     }

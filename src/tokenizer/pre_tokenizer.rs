@@ -15,12 +15,16 @@ const ASCII_3_DIGITS: &str = "[0-9][0-9][0-9]";
 /// Llama 3: contractions in any case, punctuation glued to newlines, digits by three.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// Qwen 2: Llama 3 with digits one by one.
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// Qwen 3.5: marks count as letters.
 const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const MINICPM5: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const BAILING: &str = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
-const SEED_CODER: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
+const MINICPM5: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const BAILING: &str =
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
+const SEED_CODER: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// Mistral's tekken: a word ends where capitals follow small letters.
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -45,12 +49,7 @@ pub(super) struct PreTokenizer {
 }
 
 /// The common case; the exceptions use struct update.
-const PLAIN: PreTokenizer = PreTokenizer {
-    names: &[],
-    patterns: &[],
-    ignore_merges: false,
-    add_bos: false,
-};
+const PLAIN: PreTokenizer = PreTokenizer { names: &[], patterns: &[], ignore_merges: false, add_bos: false };
 
 static TABLE: &[PreTokenizer] = &[
     PreTokenizer {
@@ -71,74 +70,26 @@ static TABLE: &[PreTokenizer] = &[
         ..PLAIN
     },
     PreTokenizer {
-        names: &[
-            "smollm",
-            "starcoder",
-            "refact",
-            "command-r",
-            "codeshell",
-            "exaone",
-            "minerva-7b",
-            "mellum2",
-        ],
+        names: &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"],
         patterns: &[DIGIT, GPT2],
         ..PLAIN
     },
+    PreTokenizer { names: &["falcon"], patterns: &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, ASCII_3_DIGITS], ..PLAIN },
     PreTokenizer {
-        names: &["falcon"],
-        patterns: &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, ASCII_3_DIGITS],
-        ..PLAIN
-    },
-    PreTokenizer {
-        names: &[
-            "llama-bpe",
-            "llama3",
-            "llama-v3",
-            "falcon3",
-            "falcon-h1",
-            "pixtral",
-            "midm-2.0",
-            "lfm2",
-        ],
+        names: &["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"],
         patterns: &[LLAMA3],
         ignore_merges: true,
         add_bos: true,
     },
+    PreTokenizer { names: &["dbrx", "smaug-bpe", "glm4", "chatglm-bpe"], patterns: &[LLAMA3], ..PLAIN },
     PreTokenizer {
-        names: &["dbrx", "smaug-bpe", "glm4", "chatglm-bpe"],
-        patterns: &[LLAMA3],
-        ..PLAIN
-    },
-    PreTokenizer {
-        names: &[
-            "qwen2",
-            "deepseek-r1-qwen",
-            "stablelm2",
-            "megrez",
-            "kormo",
-            "hunyuan",
-            "solar-open",
-            "grok-2",
-        ],
+        names: &["qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "kormo", "hunyuan", "solar-open", "grok-2"],
         patterns: &[QWEN2],
         ..PLAIN
     },
-    PreTokenizer {
-        names: &["qwen35"],
-        patterns: &[QWEN35],
-        ..PLAIN
-    },
-    PreTokenizer {
-        names: &["tekken"],
-        patterns: &[TEKKEN],
-        ignore_merges: true,
-        add_bos: true,
-    },
-    PreTokenizer {
-        names: &["gpt-4o", "llama4", "kanana2", "minimax-m2"],
-        patterns: &[GPT4O],
-        ..PLAIN
-    },
+    PreTokenizer { names: &["qwen35"], patterns: &[QWEN35], ..PLAIN },
+    PreTokenizer { names: &["tekken"], patterns: &[TEKKEN], ignore_merges: true, add_bos: true },
+    PreTokenizer { names: &["gpt-4o", "llama4", "kanana2", "minimax-m2"], patterns: &[GPT4O], ..PLAIN },
     PreTokenizer {
         names: &["deepseek-v3", "hunyuan-dense", "joyai-llm"],
         patterns: &[UP_TO_3_DIGITS, HAN_KANA, DEEPSEEK3],
@@ -149,32 +100,11 @@ static TABLE: &[PreTokenizer] = &[
         patterns: &[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", HAN_HANGUL, DIGIT],
         ..PLAIN
     },
-    PreTokenizer {
-        names: &["minicpm5"],
-        patterns: &[UP_TO_3_DIGITS, MINICPM5],
-        ignore_merges: true,
-        ..PLAIN
-    },
-    PreTokenizer {
-        names: &["bailingmoe", "bailingmoe2", "llada-moe"],
-        patterns: &[BAILING],
-        ..PLAIN
-    },
-    PreTokenizer {
-        names: &["seed-coder"],
-        patterns: &[SEED_CODER],
-        ..PLAIN
-    },
-    PreTokenizer {
-        names: &["bloom", "poro-chat", "gpt3-finnish"],
-        patterns: &[BLOOM],
-        ..PLAIN
-    },
-    PreTokenizer {
-        names: &["viking"],
-        patterns: &[BLOOM, DIGIT],
-        ..PLAIN
-    },
+    PreTokenizer { names: &["minicpm5"], patterns: &[UP_TO_3_DIGITS, MINICPM5], ignore_merges: true, ..PLAIN },
+    PreTokenizer { names: &["bailingmoe", "bailingmoe2", "llada-moe"], patterns: &[BAILING], ..PLAIN },
+    PreTokenizer { names: &["seed-coder"], patterns: &[SEED_CODER], ..PLAIN },
+    PreTokenizer { names: &["bloom", "poro-chat", "gpt3-finnish"], patterns: &[BLOOM], ..PLAIN },
+    PreTokenizer { names: &["viking"], patterns: &[BLOOM, DIGIT], ..PLAIN },
     PreTokenizer {
         names: &["default"],
         patterns: &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", ASCII_3_DIGITS],
@@ -191,18 +121,10 @@ pub(super) fn find(name: Option<&str>) -> Result<&'static PreTokenizer, Tokenize
         );
         "default"
     });
-    TABLE
-        .iter()
-        .find(|entry| entry.names.contains(&name))
-        .ok_or_else(|| TokenizerError::UnknownPreTokenizer {
-            pre: name.to_owned(),
-            known: TABLE
-                .iter()
-                .flat_map(|entry| entry.names)
-                .copied()
-                .collect::<Vec<_>>()
-                .join(", "),
-        })
+    TABLE.iter().find(|entry| entry.names.contains(&name)).ok_or_else(|| TokenizerError::UnknownPreTokenizer {
+        pre: name.to_owned(),
+        known: TABLE.iter().flat_map(|entry| entry.names).copied().collect::<Vec<_>>().join(", "),
+    })
 }
 
 #[cfg(test)]
@@ -223,23 +145,14 @@ mod tests {
     #[test]
     fn every_expression_compiles() {
         for pattern in TABLE.iter().flat_map(|entry| entry.patterns) {
-            let split = Split::new(
-                SplitPattern::Regex((*pattern).to_owned()),
-                SplitDelimiterBehavior::Isolated,
-                false,
-            );
+            let split = Split::new(SplitPattern::Regex((*pattern).to_owned()), SplitDelimiterBehavior::Isolated, false);
             assert!(split.is_ok(), "{pattern}: {:?}", split.err());
         }
     }
 
     #[test]
     fn an_unknown_name_is_an_error_that_lists_the_known_ones() {
-        let message = find(Some("frobnicate"))
-            .expect_err("the name does not exist")
-            .to_string();
-        assert!(
-            message.contains("frobnicate") && message.contains("llama-bpe"),
-            "{message}"
-        );
+        let message = find(Some("frobnicate")).expect_err("the name does not exist").to_string();
+        assert!(message.contains("frobnicate") && message.contains("llama-bpe"), "{message}");
     }
 }

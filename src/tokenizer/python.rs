@@ -10,15 +10,7 @@ use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
 const SECONDS_PER_DAY: u64 = 86_400;
-const WEEKDAYS: [&str; 7] = [
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-    "Thursday",
-    "Friday",
-    "Saturday",
-];
+const WEEKDAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 const MONTHS: [&str; 12] = [
     "January",
     "February",
@@ -53,13 +45,7 @@ impl JsonStyle {
     /// Python's defaults, except that letters stay letters.
     pub(super) fn new(indent: Option<usize>) -> Self {
         let item = if indent.is_some() { "," } else { ", " };
-        Self {
-            indent,
-            item: item.to_owned(),
-            key: ": ".to_owned(),
-            ascii: false,
-            sort_keys: false,
-        }
+        Self { indent, item: item.to_owned(), key: ": ".to_owned(), ascii: false, sort_keys: false }
     }
 }
 
@@ -70,12 +56,7 @@ pub(super) fn to_json(value: &Value, style: &JsonStyle) -> Result<String, Error>
     Ok(output)
 }
 
-fn write_json(
-    value: &Value,
-    style: &JsonStyle,
-    level: usize,
-    output: &mut String,
-) -> Result<(), Error> {
+fn write_json(value: &Value, style: &JsonStyle, level: usize, output: &mut String) -> Result<(), Error> {
     match value.kind() {
         ValueKind::None => output.push_str("null"),
         ValueKind::Bool => output.push_str(if value.is_true() { "true" } else { "false" }),
@@ -86,33 +67,21 @@ fn write_json(
             if style.sort_keys {
                 keys.sort();
             }
-            write_items(
-                ('{', '}'),
-                keys.iter(),
-                style,
-                level,
-                output,
-                |key, output| {
-                    // Python writes keys that are no texts as texts.
-                    match key.as_str() {
-                        Some(text) => write_text(text, style, output),
-                        None => write_text(&to_json(key, style)?, style, output),
-                    }
-                    output.push_str(&style.key);
-                    write_json(&value.get_item(key)?, style, level + 1, output)
-                },
-            )?;
+            write_items(('{', '}'), keys.iter(), style, level, output, |key, output| {
+                // Python writes keys that are no texts as texts.
+                match key.as_str() {
+                    Some(text) => write_text(text, style, output),
+                    None => write_text(&to_json(key, style)?, style, output),
+                }
+                output.push_str(&style.key);
+                write_json(&value.get_item(key)?, style, level + 1, output)
+            })?;
         }
         ValueKind::Seq | ValueKind::Iterable => {
             let items: Vec<Value> = value.try_iter()?.collect();
-            write_items(
-                ('[', ']'),
-                items.iter(),
-                style,
-                level,
-                output,
-                |item, output| write_json(item, style, level + 1, output),
-            )?;
+            write_items(('[', ']'), items.iter(), style, level, output, |item, output| {
+                write_json(item, style, level + 1, output)
+            })?;
         }
         other => {
             return Err(Error::new(
@@ -178,9 +147,7 @@ fn write_text(text: &str, style: &JsonStyle, output: &mut String) {
 
 /// Seconds since 1970.
 pub(super) fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// A moment as `strftime` writes it; unknown directives stay as they are, as in C.
@@ -194,11 +161,7 @@ pub(super) fn strftime(seconds: u64, format: &str) -> String {
     let mut output = String::new();
     let mut characters = format.chars();
     while let Some(character) = characters.next() {
-        let directive = if character == '%' {
-            characters.next()
-        } else {
-            None
-        };
+        let directive = if character == '%' { characters.next() } else { None };
         match directive {
             Some('Y') => push_formatted(&mut output, format_args!("{year}")),
             Some('y') => push_formatted(&mut output, format_args!("{:02}", year % 100)),
@@ -225,9 +188,7 @@ pub(super) fn strftime(seconds: u64, format: &str) -> String {
 
 /// Year, month from 0, day from 1 and day of the year from 1, of a day counted from 1970-01-01.
 fn date(mut days: u64) -> (u64, usize, u64, u64) {
-    let is_leap = |year: u64| {
-        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-    };
+    let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let mut year = 1970;
     loop {
         let length = 365 + u64::from(is_leap(year));
@@ -238,19 +199,7 @@ fn date(mut days: u64) -> (u64, usize, u64, u64) {
         year += 1;
     }
     let day_of_year = days + 1;
-    let lengths = [
-        31,
-        28 + u64::from(is_leap(year)),
-        31,
-        30,
-        31,
-        30,
-        31,
-        31,
-        30,
-        31,
-        30,
-    ];
+    let lengths = [31, 28 + u64::from(is_leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30];
     let mut month = 0;
     for length in lengths {
         if days < length {
@@ -273,11 +222,7 @@ mod tests {
 
     #[test]
     fn dates() {
-        assert_eq!(
-            strftime(0, "%A %d %B %Y %H:%M:%S"),
-            "Thursday 01 January 1970 00:00:00",
-            "the first second"
-        );
+        assert_eq!(strftime(0, "%A %d %B %Y %H:%M:%S"), "Thursday 01 January 1970 00:00:00", "the first second");
         assert_eq!(
             strftime(951_782_400, "%d %b %Y, day %j, %a %I %p"),
             "29 Feb 2000, day 060, Tue 12 AM",

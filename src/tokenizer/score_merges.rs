@@ -48,9 +48,7 @@ struct Candidate {
 
 impl Ord for Candidate {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.score
-            .total_cmp(&other.score)
-            .then_with(|| other.left.cmp(&self.left))
+        self.score.total_cmp(&other.score).then_with(|| other.left.cmp(&self.left))
     }
 }
 
@@ -71,18 +69,10 @@ impl Eq for Candidate {}
 impl ScoreMerges {
     pub(super) fn new(checked: Checked, add_space_prefix: bool) -> Result<Self, TokenizerError> {
         let whole = WholeTokens::new(checked.parsed_whole().map(|(id, text, _)| (id, text)));
-        let Checked {
-            vocabulary,
-            types,
-            ids,
-        } = checked;
+        let Checked { vocabulary, types, ids } = checked;
         let count = vocabulary.tokens.len();
         if vocabulary.scores.len() != count {
-            return Err(TokenizerError::Length {
-                key: "scores",
-                expected: count,
-                found: vocabulary.scores.len(),
-            });
+            return Err(TokenizerError::Length { key: "scores", expected: count, found: vocabulary.scores.len() });
         }
         let mut bytes = Box::new([None; 256]);
         for (id, (text, kind)) in (0u32..).zip(vocabulary.tokens.iter().zip(&types)) {
@@ -91,15 +81,7 @@ impl ScoreMerges {
             }
         }
         let longest = vocabulary.tokens.iter().map(String::len).max().unwrap_or(0);
-        Ok(Self {
-            ids,
-            scores: vocabulary.scores,
-            bytes,
-            unk: vocabulary.unk,
-            whole,
-            add_space_prefix,
-            longest,
-        })
+        Ok(Self { ids, scores: vocabulary.scores, bytes, unk: vocabulary.unk, whole, add_space_prefix, longest })
     }
 
     /// The id of a token's text.
@@ -118,11 +100,7 @@ impl ScoreMerges {
                     at_start = true;
                 }
                 Part::Text(text) => {
-                    let prefix = if self.add_space_prefix && at_start {
-                        "▁"
-                    } else {
-                        ""
-                    };
+                    let prefix = if self.add_space_prefix && at_start { "▁" } else { "" };
                     let marked = text.replace(' ', SPACE_MARKER.encode_utf8(&mut [0; 4]));
                     self.merge(&format!("{prefix}{marked}"), &mut output)?;
                     at_start = false;
@@ -134,25 +112,15 @@ impl ScoreMerges {
 
     fn merge(&self, text: &str, output: &mut Vec<u32>) -> Result<(), TokenizerError> {
         let mut symbols = characters(text);
-        let mut queue: BinaryHeap<Candidate> = (1..symbols.len())
-            .filter_map(|right| self.candidate(text, &symbols, right - 1, right))
-            .collect();
-        while let Some(Candidate {
-            left, right, len, ..
-        }) = queue.pop()
-        {
+        let mut queue: BinaryHeap<Candidate> =
+            (1..symbols.len()).filter_map(|right| self.candidate(text, &symbols, right - 1, right)).collect();
+        while let Some(Candidate { left, right, len, .. }) = queue.pop() {
             let (first, second) = (symbols[left], symbols[right]);
-            let stale = first.start == first.end
-                || second.start == second.end
-                || second.end - first.start != len;
+            let stale = first.start == first.end || second.start == second.end || second.end - first.start != len;
             if stale {
                 continue;
             }
-            symbols[left] = Symbol {
-                end: second.end,
-                next: second.next,
-                ..first
-            };
+            symbols[left] = Symbol { end: second.end, next: second.next, ..first };
             symbols[right].end = second.start;
             if let Some(next) = second.next {
                 symbols[next].previous = Some(left);
@@ -162,23 +130,14 @@ impl ScoreMerges {
                 queue.extend(self.candidate(text, &symbols, previous, left));
             }
         }
-        symbols
-            .iter()
-            .filter(|symbol| symbol.start != symbol.end)
-            .try_for_each(|symbol| {
-                let piece = &text[symbol.start..symbol.end];
-                self.push_symbol(piece, output)
-            })
+        symbols.iter().filter(|symbol| symbol.start != symbol.end).try_for_each(|symbol| {
+            let piece = &text[symbol.start..symbol.end];
+            self.push_symbol(piece, output)
+        })
     }
 
     /// The two symbols as a candidate, if they are a token together.
-    fn candidate(
-        &self,
-        text: &str,
-        symbols: &[Symbol],
-        left: usize,
-        right: usize,
-    ) -> Option<Candidate> {
+    fn candidate(&self, text: &str, symbols: &[Symbol], left: usize, right: usize) -> Option<Candidate> {
         let joined = symbols[left].start..symbols[right].end;
         let len = joined.len();
         let id = if len <= self.longest {
@@ -186,12 +145,7 @@ impl ScoreMerges {
         } else {
             return None;
         };
-        Some(Candidate {
-            score: self.scores[id as usize],
-            left,
-            right,
-            len,
-        })
+        Some(Candidate { score: self.scores[id as usize], left, right, len })
     }
 
     /// A final symbol: its token, or its bytes, or the unknown token.
@@ -201,17 +155,12 @@ impl ScoreMerges {
             return Ok(());
         }
         // Either all bytes have tokens or none is used: half a character would decode to nonsense.
-        let bytes: Option<Vec<u32>> = piece
-            .bytes()
-            .map(|byte| self.bytes[usize::from(byte)])
-            .collect();
+        let bytes: Option<Vec<u32>> = piece.bytes().map(|byte| self.bytes[usize::from(byte)]).collect();
         match (bytes, self.unk) {
             (Some(bytes), _) => output.extend(bytes),
             (None, Some(unk)) => output.push(unk),
             (None, None) => {
-                return Err(TokenizerError::NoToken(
-                    piece.chars().next().unwrap_or_default(),
-                ));
+                return Err(TokenizerError::NoToken(piece.chars().next().unwrap_or_default()));
             }
         }
         Ok(())
@@ -239,10 +188,7 @@ mod tests {
 
     /// Tokens `<unk>`, `<s>`, the 256 bytes, then `tokens` with falling scores.
     fn tokenizer(tokens: &[(&str, f32)], add_space_prefix: bool) -> ScoreMerges {
-        let mut vocabulary = Vocabulary {
-            model: "llama".into(),
-            ..Vocabulary::default()
-        };
+        let mut vocabulary = Vocabulary { model: "llama".into(), ..Vocabulary::default() };
         let mut add = |text: String, kind: i32, score: f32| {
             vocabulary.tokens.push(text);
             vocabulary.token_types.push(kind);
@@ -256,39 +202,19 @@ mod tests {
         for &(text, score) in tokens {
             add(text.into(), 1, score);
         }
-        ScoreMerges::new(
-            vocabulary.check().expect("the vocabulary is sound"),
-            add_space_prefix,
-        )
-        .expect("and has scores")
+        ScoreMerges::new(vocabulary.check().expect("the vocabulary is sound"), add_space_prefix)
+            .expect("and has scores")
     }
 
     fn texts(tokenizer: &ScoreMerges, text: &str) -> Vec<String> {
-        let ids = tokenizer
-            .encode(text)
-            .expect("there are byte tokens for everything");
-        let name = |id| {
-            tokenizer
-                .ids
-                .iter()
-                .find(|&(_, &found)| found == id)
-                .map(|(text, _)| text.clone())
-        };
+        let ids = tokenizer.encode(text).expect("there are byte tokens for everything");
+        let name = |id| tokenizer.ids.iter().find(|&(_, &found)| found == id).map(|(text, _)| text.clone());
         ids.into_iter().filter_map(name).collect()
     }
 
     #[test]
     fn the_highest_score_is_joined_first() {
-        let tokenizer = tokenizer(
-            &[
-                ("a", -9.0),
-                ("b", -9.0),
-                ("c", -9.0),
-                ("ab", -2.0),
-                ("bc", -1.0),
-            ],
-            false,
-        );
+        let tokenizer = tokenizer(&[("a", -9.0), ("b", -9.0), ("c", -9.0), ("ab", -2.0), ("bc", -1.0)], false);
         assert_eq!(texts(&tokenizer, "abc"), ["a", "bc"], "bc beats ab");
     }
 
@@ -301,36 +227,19 @@ mod tests {
     #[test]
     fn a_space_is_put_in_front_of_the_text_and_after_special_tokens() {
         let tokenizer = tokenizer(&[("▁", -9.0), ("a", -9.0), ("▁a", -1.0)], true);
-        assert_eq!(
-            texts(&tokenizer, "a a<s>a"),
-            ["▁a", "▁a", "<s>", "▁a"],
-            "three words"
-        );
+        assert_eq!(texts(&tokenizer, "a a<s>a"), ["▁a", "▁a", "<s>", "▁a"], "three words");
     }
 
     #[test]
     fn characters_without_a_token_become_bytes() {
         let tokenizer = tokenizer(&[("a", -9.0)], false);
-        assert_eq!(
-            texts(&tokenizer, "aé"),
-            ["a", "<0xC3>", "<0xA9>"],
-            "two bytes"
-        );
+        assert_eq!(texts(&tokenizer, "aé"), ["a", "<0xC3>", "<0xA9>"], "two bytes");
     }
 
     #[test]
     fn a_vocabulary_without_scores_is_refused() {
-        let vocabulary = Vocabulary {
-            tokens: vec!["a".into()],
-            ..Vocabulary::default()
-        };
-        let error =
-            ScoreMerges::new(vocabulary.check().expect("sound"), true).expect_err("no scores");
-        assert!(
-            error
-                .to_string()
-                .contains("scores has 0 entries, expected 1"),
-            "{error}"
-        );
+        let vocabulary = Vocabulary { tokens: vec!["a".into()], ..Vocabulary::default() };
+        let error = ScoreMerges::new(vocabulary.check().expect("sound"), true).expect_err("no scores");
+        assert!(error.to_string().contains("scores has 0 entries, expected 1"), "{error}");
     }
 }

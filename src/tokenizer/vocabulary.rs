@@ -99,17 +99,10 @@ impl Vocabulary {
         if count == 0 {
             return Err(TokenizerError::Empty);
         }
-        let lengths = [
-            ("token_type", self.token_types.len()),
-            ("scores", self.scores.len()),
-        ];
+        let lengths = [("token_type", self.token_types.len()), ("scores", self.scores.len())];
         for (key, found) in lengths {
             if found != 0 && found != count {
-                return Err(TokenizerError::Length {
-                    key,
-                    expected: count,
-                    found,
-                });
+                return Err(TokenizerError::Length { key, expected: count, found });
             }
         }
         self.check_ids()?;
@@ -120,19 +113,11 @@ impl Vocabulary {
                 *token = format!("[EMPTY_{id}]");
             }
             if let Some(first) = ids.insert(token.clone(), id) {
-                return Err(TokenizerError::DuplicateToken {
-                    text: token.clone(),
-                    first,
-                    second: id,
-                });
+                return Err(TokenizerError::DuplicateToken { text: token.clone(), first, second: id });
             }
         }
         let types = self.types();
-        Ok(Checked {
-            vocabulary: self,
-            types,
-            ids,
-        })
+        Ok(Checked { vocabulary: self, types, ids })
     }
 
     fn check_ids(&self) -> Result<(), TokenizerError> {
@@ -146,11 +131,7 @@ impl Vocabulary {
         let vocab_size = self.tokens.len();
         for (key, id) in ids {
             if let Some(id) = id.filter(|&id| id as usize >= vocab_size) {
-                return Err(TokenizerError::IdOutOfRange {
-                    key,
-                    id,
-                    vocab_size,
-                });
+                return Err(TokenizerError::IdOutOfRange { key, id, vocab_size });
             }
         }
         Ok(())
@@ -159,11 +140,7 @@ impl Vocabulary {
     /// Types of all tokens. What the file calls BOS, EOS or end of turn is a control token whatever its type
     /// says: some converters left those at `normal`, and a reply would show them.
     fn types(&self) -> Vec<TokenType> {
-        let mut types: Vec<TokenType> = self
-            .token_types
-            .iter()
-            .map(|&number| TokenType::from_ggml(number))
-            .collect();
+        let mut types: Vec<TokenType> = self.token_types.iter().map(|&number| TokenType::from_ggml(number)).collect();
         types.resize(self.tokens.len(), TokenType::Normal);
         for id in [self.bos, self.eos, self.eot].into_iter().flatten() {
             if types[id as usize] == TokenType::Normal {
@@ -198,48 +175,27 @@ mod tests {
 
     #[test]
     fn a_short_list_is_named() {
-        let vocabulary = Vocabulary {
-            token_types: vec![1],
-            ..words(&["a", "b"])
-        };
-        let message = vocabulary
-            .check()
-            .expect_err("one type for two tokens")
-            .to_string();
-        assert!(
-            message.contains("token_type has 1 entries, expected 2"),
-            "{message}"
-        );
+        let vocabulary = Vocabulary { token_types: vec![1], ..words(&["a", "b"]) };
+        let message = vocabulary.check().expect_err("one type for two tokens").to_string();
+        assert!(message.contains("token_type has 1 entries, expected 2"), "{message}");
     }
 
     #[test]
     fn a_duplicate_is_named_with_both_ids() {
-        let message = words(&["a", "b", "a"])
-            .check()
-            .expect_err("a twice")
-            .to_string();
-        assert!(
-            message.contains("\"a\" is both token 0 and token 2"),
-            "{message}"
-        );
+        let message = words(&["a", "b", "a"]).check().expect_err("a twice").to_string();
+        assert!(message.contains("\"a\" is both token 0 and token 2"), "{message}");
     }
 
     #[test]
     fn an_id_beyond_the_vocabulary_is_refused() {
-        let vocabulary = Vocabulary {
-            eos: Some(7),
-            ..words(&["a"])
-        };
+        let vocabulary = Vocabulary { eos: Some(7), ..words(&["a"]) };
         let message = vocabulary.check().expect_err("7 of 1").to_string();
         assert!(message.contains("eos_token_id is 7"), "{message}");
     }
 
     #[test]
     fn empty_tokens_get_a_name_and_declared_ends_are_control() {
-        let vocabulary = Vocabulary {
-            eos: Some(1),
-            ..words(&["", "<end>"])
-        };
+        let vocabulary = Vocabulary { eos: Some(1), ..words(&["", "<end>"]) };
         let checked = vocabulary.check().expect("an empty token is no error");
         assert_eq!(checked.ids.get("[EMPTY_0]"), Some(&0), "named by id");
         assert_eq!(checked.types[1], TokenType::Control, "EOS is control");

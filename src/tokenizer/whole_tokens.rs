@@ -40,10 +40,7 @@ impl WholeTokens {
         while at < text.len() {
             let candidates = &self.by_first_byte[usize::from(text.as_bytes()[at])];
             // Tokens start at character boundaries, so their first byte is never inside a character.
-            let Some((token, id)) = candidates
-                .iter()
-                .find(|(token, _)| text[at..].starts_with(&**token))
-            else {
+            let Some((token, id)) = candidates.iter().find(|(token, _)| text[at..].starts_with(&**token)) else {
                 at += 1;
                 continue;
             };
@@ -70,14 +67,7 @@ mod tests {
         let tokens = WholeTokens::new([(1, "<s>"), (2, "<s><s>"), (3, "é")].into_iter());
         assert_eq!(
             tokens.split("a<s><s><s>日é<s"),
-            [
-                Part::Text("a"),
-                Part::Token(2),
-                Part::Token(1),
-                Part::Text("日"),
-                Part::Token(3),
-                Part::Text("<s")
-            ],
+            [Part::Text("a"), Part::Token(2), Part::Token(1), Part::Text("日"), Part::Token(3), Part::Text("<s")],
             "parts in order"
         );
         assert_eq!(tokens.split(""), [], "nothing");

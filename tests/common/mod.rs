@@ -6,7 +6,10 @@ use wgpt::gpu::{AdapterInfo, adapters};
 /// Every adapter. None is a failure, never a skip: install Debian's mesa-vulkan-drivers for one that runs on the CPU.
 pub fn all_adapters() -> Vec<AdapterInfo> {
     let found = adapters();
-    assert!(!found.is_empty(), "tests need an adapter: install mesa-vulkan-drivers or another Vulkan, Metal, DX12 driver");
+    assert!(
+        !found.is_empty(),
+        "tests need an adapter: install mesa-vulkan-drivers or another Vulkan, Metal, DX12 driver"
+    );
     found
 }
 

@@ -1,0 +1,146 @@
+//! Kernels at model sizes, against the rate at which the device reads a large matrix, measured in the same run.
+//!
+//! `cargo bench --bench ops -- [--adapter INDEX] [--filter TEXT] [--smoke]`; `--smoke` runs small sizes once, to show
+//! that it works.
+#![allow(clippy::print_stdout, reason = "a bench prints its figures")]
+
+use std::time::Instant;
+
+use wgpt::exec::{ExecError, FilledCase};
+use wgpt::gpu::{Device, DeviceOptions};
+use wgpt::ops::{Attention, Case, CaseInput, KvFormat, Matmul, StateType, Step};
+use wgpt::quant::{BlockFormat, FORMATS};
+use wgpt::tensor::{Dim, TensorType};
+
+/// Seconds of work before anything is timed, and of each timed run: an idle GPU runs at a fraction of its clock.
+const WARM_UP: f64 = 0.2;
+
+struct Figure {
+    case: Case,
+    bytes: f64,
+    flops: f64,
+}
+
+fn matmul(format: &'static dyn BlockFormat, tokens: u32, rows: usize, cols: usize) -> Figure {
+    let weight = format.layout(rows, cols).bytes as f64;
+    let activations = f64::from(tokens) * (rows + cols) as f64 * 4.0;
+    let case = Case {
+        label: format!("matmul {} {tokens}x{cols} by {rows}", format.name()),
+        op: Box::new(Matmul::plain()),
+        inputs: vec![
+            CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(cols as u32)])),
+            CaseInput::Weight { format, rows, cols, slice_rows: rows },
+        ],
+        outputs: vec![CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(rows as u32)]))],
+        step: Step::new(tokens, 0, 1),
+        max_nmse: 0.0,
+    };
+    Figure { case, bytes: weight + activations, flops: 2.0 * f64::from(tokens) * (rows * cols) as f64 }
+}
+
+fn attention(tokens: u32, context: u32, heads: u32, head_dim: u32) -> Figure {
+    let state = StateType { kv_heads: heads, context_length: context, head_dim, format: KvFormat::F16 };
+    let width = heads * head_dim;
+    let row = TensorType::f32([Dim::Tokens, Dim::Fixed(width)]);
+    let op = Attention { heads, kv_heads: heads, head_dim, scale: 0.1, window: None, softcap: None };
+    let pairs = f64::from(tokens) * (f64::from(context) - f64::from(tokens) / 2.0);
+    Figure {
+        case: Case {
+            label: format!("attention {tokens} tokens, context {context}, {heads} heads of {head_dim}"),
+            op: Box::new(op),
+            inputs: vec![CaseInput::Activation(row.clone()), CaseInput::State(state), CaseInput::State(state)],
+            outputs: vec![CaseInput::Activation(row)],
+            step: Step::new(tokens, context - tokens, 1),
+            max_nmse: 0.0,
+        },
+        bytes: 2.0 * state.bytes() as f64,
+        flops: 4.0 * pairs * f64::from(width),
+    }
+}
+
+/// Seconds of one run of `work`, from as many runs as fill the warm-up time.
+fn time(smoke: bool, mut work: impl FnMut(usize) -> Result<(), ExecError>) -> Result<f64, ExecError> {
+    work(1)?;
+    if smoke {
+        return Ok(0.0);
+    }
+    let start = Instant::now();
+    work(2)?;
+    let times = (WARM_UP / (start.elapsed().as_secs_f64() / 2.0)).clamp(1.0, 20_000.0) as usize;
+    work(times)?;
+    let start = Instant::now();
+    work(times)?;
+    Ok(start.elapsed().as_secs_f64() / times as f64)
+}
+
+/// Bytes a second at which the device reads the largest matrix it binds, up to 1 GiB: the ceiling of decode.
+fn read_bandwidth(device: &Device, smoke: bool) -> Result<f64, ExecError> {
+    let bytes = if smoke || device.traits.software { 16 << 20 } else { 1 << 30 };
+    let rows = (bytes.min(device.max_binding) / (4 * 4096)) as usize;
+    let figure = matmul(&wgpt::quant::F32, 1, rows, 4096);
+    Ok(figure.bytes / seconds(device, &figure.case, smoke)?)
+}
+
+/// Seconds of one run of a case.
+fn seconds(device: &Device, case: &Case, smoke: bool) -> Result<f64, ExecError> {
+    let prepared = FilledCase::new(case, 1).prepare(device)?;
+    time(smoke, |times| {
+        for start in (0..times).step_by(200) {
+            prepared.submit(device, 200.min(times - start))?;
+        }
+        Ok(device.flush()?)
+    })
+}
+
+/// Shapes of a GPT-NeoX 2.8B token; on a software adapter those of SmolLM2-135M.
+fn figures(device: &Device, smoke: bool) -> Vec<Figure> {
+    let shapes: &[(usize, usize)] = match (smoke, device.traits.software) {
+        (true, _) => &[(64, 64)],
+        (_, true) => &[(960, 576), (576, 576), (3072, 576), (576, 1536), (49152, 576)],
+        _ => &[(7680, 2560), (2560, 2560), (10240, 2560), (2560, 10240), (50432, 2560)],
+    };
+    let prompt = if device.traits.software { 64 } else { 512 };
+    let mut figures = Vec::new();
+    for format in FORMATS {
+        for (rows, cols) in shapes {
+            figures.push(matmul(*format, 1, *rows, *cols));
+        }
+        figures.extend(shapes.iter().take(4).map(|(rows, cols)| matmul(*format, prompt, *rows, *cols)));
+    }
+    let contexts: &[u32] = if smoke { &[64] } else { &[512, 2048, 8192] };
+    for context in contexts {
+        figures.push(attention(1, *context, 32, 80));
+    }
+    figures.push(if smoke { attention(16, 16, 4, 16) } else { attention(prompt, 512, 32, 80) });
+    figures
+}
+
+fn main() -> Result<(), ExecError> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let smoke = arguments.iter().any(|argument| argument == "--smoke");
+    let value = |flag: &str| {
+        let at = arguments.iter().position(|argument| argument == flag)?;
+        arguments.get(at + 1).cloned()
+    };
+    let index = value("--adapter").and_then(|index| index.parse().ok()).unwrap_or(0);
+    let device = Device::open(index, DeviceOptions::default())?;
+    let ceiling = read_bandwidth(&device, smoke)?;
+    println!("{}: reads {:.0} GB/s", device.info.name, ceiling / 1e9);
+    println!("{:<64} {:>10} {:>9} {:>9} {:>9}", "case", "µs", "GB/s", "of reads", "TFLOP/s");
+    let wanted = value("--filter").unwrap_or_default();
+    for Figure { case, bytes, flops } in figures(&device, smoke) {
+        if !case.label.contains(&wanted) {
+            continue;
+        }
+        let seconds = seconds(&device, &case, smoke)?;
+        println!(
+            "{:<64} {:>10.2} {:>9.1} {:>8.0}% {:>9.3}",
+            case.label,
+            seconds * 1e6,
+            bytes / seconds / 1e9,
+            100.0 * bytes / seconds / ceiling,
+            flops / seconds / 1e12
+        );
+    }
+    Ok(())
+}

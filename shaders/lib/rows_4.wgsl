@@ -1,2 +1,0 @@
-// Weight rows each lane of gemv accumulates.
-const ROWS_PER_LANE: u32 = 4u;

@@ -1,0 +1,187 @@
+//! Every kernel with every choice of slots composes and validates, and so does every kernel that an op's cases
+//! choose, its constants filled in, within the limits it was chosen for. No adapter is needed.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use wgpt::ops::{Call, Case, CaseInput, CaseValue, Kernel, Numbers, Operand, Phase, Traits, all_cases};
+use wgpt::shader::{BindingKind, KERNELS, SNIPPETS, compose, text};
+use wgpt::tensor::{DType, Dim, TensorType};
+
+/// Slot, the only kernel that has it in this sense (or any), and how the names of what fills it begin.
+const SLOTS: &[(&str, Option<&str>, &str)] = &[
+    ("WEIGHTS", None, "quant/"),
+    ("KV", None, "lib/kv_"),
+    ("REDUCE", None, "lib/reduce_"),
+    ("TILE", Some("gemv"), "lib/rows_"),
+    ("TILE", Some("gemm"), "lib/tile_"),
+];
+
+/// WebGPU's guaranteed limits and nothing else.
+fn plain() -> Traits {
+    Traits {
+        workgroup_storage: 16 << 10,
+        invocations: 256,
+        workgroups: 65_535,
+        subgroup: None,
+        f16: false,
+        cooperative_matrix: false,
+        software: false,
+    }
+}
+
+/// The shapes of adapter that ops choose kernels for.
+fn all_traits() -> Vec<Traits> {
+    let big = Traits { workgroup_storage: 48 << 10, invocations: 1024, subgroup: Some(32), f16: true, ..plain() };
+    let software = Traits { workgroup_storage: 32 << 10, software: true, ..big.clone() };
+    vec![
+        plain(),
+        Traits { subgroup: Some(64), ..big.clone() },
+        Traits { cooperative_matrix: true, ..big.clone() },
+        big,
+        Traits { subgroup: Some(8), ..software.clone() },
+        Traits { subgroup: None, ..software },
+    ]
+}
+
+fn parse(wgsl: &str) -> naga::Module {
+    let options = naga::front::wgsl::Options { capabilities: Capabilities::all(), ..naga::front::wgsl::Options::new() };
+    let parsed = naga::front::wgsl::Frontend::new_with_options(options).parse(wgsl);
+    parsed.unwrap_or_else(|error| panic!("{}", error.emit_to_string(wgsl)))
+}
+
+fn validate(module: &naga::Module, capabilities: Capabilities) -> Result<ModuleInfo, String> {
+    let checked = Validator::new(ValidationFlags::all(), capabilities).validate(module);
+    checked.map_err(|error| format!("{error:?}"))
+}
+
+#[test]
+fn the_library_lists_every_file() {
+    let shaders = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let listed = |folder: &str| -> BTreeSet<String> {
+        let entries = std::fs::read_dir(shaders.join(folder)).expect("the folder can be read");
+        let paths = entries.map(|entry| entry.expect("the entry can be read").path());
+        let wgsl = paths.filter(|path| path.extension().is_some_and(|extension| extension == "wgsl"));
+        let stems = wgsl.map(|path| path.file_stem().expect("a file's name").to_string_lossy().into_owned());
+        stems.map(|stem| format!("{folder}{stem}")).collect()
+    };
+    let names = |files: &[(&str, &str)]| files.iter().map(|(name, _)| (*name).to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(names(KERNELS), listed(""), "KERNELS of src/shader/library.rs is the folder shaders/");
+    let snippets: BTreeSet<String> = listed("lib/").union(&listed("quant/")).cloned().collect();
+    assert_eq!(names(SNIPPETS), snippets, "SNIPPETS of src/shader/library.rs is shaders/lib/ and shaders/quant/");
+}
+
+/// Every choice of the slots that a kernel's text imports.
+fn slot_choices(kernel: &str) -> Vec<Vec<(&'static str, &'static str)>> {
+    let source = text(kernel).expect("the library has its own kernels");
+    let imports = source.lines().filter_map(|line| line.strip_prefix("#import ")).map(str::trim);
+    let slots = imports.filter(|import| !import.chars().any(|c| c.is_ascii_lowercase()));
+    let mut choices = vec![vec![]];
+    for import in slots {
+        let known = SLOTS.iter().find(|(slot, only, _)| *slot == import && only.is_none_or(|only| only == kernel));
+        let (slot, _, prefix) = known.unwrap_or_else(|| panic!("{kernel}: the table lacks what fills {import}"));
+        let fillers: Vec<&str> =
+            SNIPPETS.iter().map(|(name, _)| *name).filter(|name| name.starts_with(prefix)).collect();
+        assert!(!fillers.is_empty(), "{kernel}: nothing fills {slot}");
+        let with = |choice: &Vec<_>, filler| choice.iter().copied().chain([(*slot, filler)]).collect();
+        choices = choices.iter().flat_map(|choice| fillers.iter().map(move |filler| with(choice, *filler))).collect();
+    }
+    choices
+}
+
+#[test]
+fn every_kernel_composes_with_every_choice_of_slots() {
+    for (kernel, _) in KERNELS {
+        for slots in slot_choices(kernel) {
+            compose(kernel, &slots).unwrap_or_else(|error| panic!("{slots:?}: {error}"));
+        }
+    }
+}
+
+fn operand(input: &CaseInput, case: &Case) -> Operand {
+    match (input, input.fill(case.step, &mut Numbers::new(1))) {
+        (CaseInput::Activation(ty), _) => Operand::Activation(ty.clone()),
+        (_, CaseValue::F32(values)) => Operand::Vector(values.len()),
+        (_, CaseValue::U32(_)) => Operand::Activation(TensorType { dtype: DType::U32, shape: vec![Dim::Tokens] }),
+        (_, CaseValue::Weight(weight, _)) => Operand::Weight(weight),
+        (_, CaseValue::State(state, _)) => Operand::State(state),
+    }
+}
+
+/// Every kernel of a case, by both phases where it has one row.
+fn kernels(case: &Case, traits: &Traits) -> Vec<Kernel> {
+    let operands = |inputs: &[CaseInput]| inputs.iter().map(|input| operand(input, case)).collect::<Vec<_>>();
+    let (inputs, outputs) = (operands(&case.inputs), operands(&case.outputs));
+    let phases: &[Phase] = if case.step.tokens == 1 { &[Phase::Decode, Phase::Prefill] } else { &[Phase::Prefill] };
+    let call = |phase| Call { phase, inputs: &inputs, outputs: &outputs, traits };
+    phases.iter().flat_map(|phase| case.op.kernels(&call(*phase))).collect()
+}
+
+/// Bytes of workgroup memory.
+fn workgroup_bytes(module: &naga::Module) -> u32 {
+    let mut layouter = naga::proc::Layouter::default();
+    layouter.update(module.to_ctx()).expect("validated modules have a layout");
+    let shared = module.global_variables.iter().filter(|(_, variable)| variable.space == naga::AddressSpace::WorkGroup);
+    shared.map(|(_, variable)| layouter[variable.ty].size.next_multiple_of(16)).sum()
+}
+
+/// What is wrong with a kernel chosen for an adapter, its constants filled in.
+fn defect(kernel: &Kernel, traits: &Traits) -> Option<String> {
+    let slots: Vec<(&str, &str)> = kernel.slots.iter().map(|(slot, file)| (*slot, file.as_str())).collect();
+    let composed = match compose(kernel.source, &slots) {
+        Ok(composed) => composed,
+        Err(error) => return Some(error.to_string()),
+    };
+    let declared: BTreeSet<&str> =
+        composed.bindings.iter().map(|binding| binding.name.as_str()).filter(|name| *name != "step").collect();
+    let bound: BTreeSet<&str> = kernel.bindings.iter().map(|(name, _)| *name).collect();
+    if declared != bound || bound.len() != kernel.bindings.len() {
+        return Some(format!("declares the bindings {declared:?}, is given {:?}", kernel.bindings));
+    }
+    let module = parse(&composed.wgsl);
+    let info = validate(&module, Capabilities::all()).expect("compose validated it");
+    let constants: BTreeSet<&str> =
+        module.overrides.iter().filter_map(|(_, constant)| constant.name.as_deref()).collect();
+    if let Some((name, _)) = kernel.overrides.iter().find(|(name, _)| !constants.contains(name)) {
+        return Some(format!("is given {name}, declares {constants:?}"));
+    }
+    let values: HashMap<String, f64> = kernel.overrides.iter().map(|(name, value)| ((*name).into(), *value)).collect();
+    let entry = Some((naga::ShaderStage::Compute, "main"));
+    let module = match naga::back::pipeline_constants::process_overrides(&module, &info, entry, &values) {
+        Ok((module, _)) => module,
+        Err(error) => return Some(format!("{error:?}")),
+    };
+    // What the adapter lacks must not be used.
+    let mut lacking = Capabilities::empty();
+    lacking.set(Capabilities::SHADER_FLOAT16, !traits.f16);
+    lacking.set(Capabilities::SUBGROUP | Capabilities::SUBGROUP_BARRIER, traits.subgroup.is_none());
+    lacking.set(Capabilities::COOPERATIVE_MATRIX, !traits.cooperative_matrix);
+    if let Err(error) = validate(&module, Capabilities::all() - lacking) {
+        return Some(error);
+    }
+    let invocations: u32 = module.entry_points[0].workgroup_size.iter().product();
+    let memory = workgroup_bytes(&module);
+    let storage = composed.bindings.iter().filter(|binding| binding.kind != BindingKind::Uniform).count();
+    let within = invocations <= traits.invocations && memory <= traits.workgroup_storage && storage <= 8;
+    (!within).then(|| format!("has {invocations} invocations, {memory} B of workgroup memory, {storage} buffers"))
+}
+
+#[test]
+fn kernels_that_cases_choose_are_valid_with_their_constants_and_within_limits() {
+    let mut seen = BTreeSet::new();
+    let mut defects = Vec::new();
+    for traits in all_traits() {
+        for case in all_cases() {
+            for kernel in kernels(&case, &traits) {
+                let key = format!("{} {:?} {:?} {traits:?}", kernel.source, kernel.slots, kernel.overrides);
+                if seen.insert(key) {
+                    let found = defect(&kernel, &traits);
+                    defects.extend(found.map(|found| format!("{}, {}: {found}", kernel.source, case.label)));
+                }
+            }
+        }
+    }
+    assert!(seen.len() > 100, "the cases choose many kernels, found {}", seen.len());
+    assert!(defects.is_empty(), "{} defects:\n{}", defects.len(), defects[..defects.len().min(20)].join("\n"));
+}

@@ -326,7 +326,7 @@ fn tokens_out_of_range_write_no_file() {
 
 #[test]
 fn tokenize_equals_the_references() {
-    for (reference, checkpoint) in [("tiny", LLAMA), ("gpt-neox", "checkpoints/vocab/ggml-vocab-gpt-neox.gguf")] {
+    for (reference, checkpoint) in [("tiny", LLAMA), ("falcon", "checkpoints/vocab/ggml-vocab-falcon.gguf")] {
         let path = repository("tests/golden/tokenizer").join(reference).with_extension("json");
         let golden = json(&std::fs::read_to_string(path).expect("the reference"));
         let cases = golden["cases"].as_array().expect("cases");

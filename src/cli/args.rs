@@ -88,7 +88,7 @@ pub(super) struct ContextArgs {
 #[derive(Debug, Args)]
 pub(super) struct SamplingArgs {
     /// Flattens (above 1) or sharpens (below 1) the distribution; 0 always takes the most probable token
-    #[arg(long, value_name = "T", env = "WGPT_TEMPERATURE", default_value_t = 0.8, value_parser = at_least_zero)]
+    #[arg(long, value_name = "T", env = "WGPT_TEMPERATURE", default_value_t = 0.8, value_parser = at_least_zero, allow_negative_numbers = true)]
     pub(super) temperature: f32,
 
     /// Keep the K most probable tokens; 0 keeps all
@@ -96,15 +96,15 @@ pub(super) struct SamplingArgs {
     pub(super) top_k: usize,
 
     /// Keep the fewest most probable tokens whose probabilities sum to P, at least one
-    #[arg(long, value_name = "P", env = "WGPT_TOP_P", default_value_t = 1.0, value_parser = share)]
+    #[arg(long, value_name = "P", env = "WGPT_TOP_P", default_value_t = 1.0, value_parser = share, allow_negative_numbers = true)]
     pub(super) top_p: f32,
 
     /// Keep tokens at least P times as probable as the most probable one
-    #[arg(long, value_name = "P", env = "WGPT_MIN_P", default_value_t = 0.0, value_parser = share)]
+    #[arg(long, value_name = "P", env = "WGPT_MIN_P", default_value_t = 0.0, value_parser = share, allow_negative_numbers = true)]
     pub(super) min_p: f32,
 
     /// Divide the positive logits of tokens already in the context by R, multiply the negative ones; 1 does nothing
-    #[arg(long, value_name = "R", env = "WGPT_REPETITION_PENALTY", default_value_t = 1.0, value_parser = positive)]
+    #[arg(long, value_name = "R", env = "WGPT_REPETITION_PENALTY", default_value_t = 1.0, value_parser = positive, allow_negative_numbers = true)]
     pub(super) repetition_penalty: f32,
 
     /// Number that decides all random choices: the same seed gives the same text [default: a random one, shown on

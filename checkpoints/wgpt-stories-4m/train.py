@@ -6,7 +6,7 @@ Steps: choose the stories with common words only, train a byte-level BPE, train 
 for a fixed time, save float16 weights, then load the saved folder with transformers and
 write sample outputs.
 
-    python3 train.py --stories stories.jsonl --out wgpt-stories-4m --seconds 280
+    python3 train.py --stories stories.jsonl --out wgpt-stories-4m --seconds 75
 """
 
 import argparse
@@ -320,7 +320,7 @@ def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--stories", default="")
     ap.add_argument("--out", required=True)
-    ap.add_argument("--seconds", type=float, default=280)
+    ap.add_argument("--seconds", type=float, default=75)
     ap.add_argument("--deadline", type=float, default=0, help="end the training at this time (seconds since 1970) instead")
     ap.add_argument("--batch", type=int, default=128)
     ap.add_argument("--lr", type=float, default=3e-3)

@@ -175,6 +175,24 @@ fn generate_prints_the_prompt_and_its_continuation_only() {
 }
 
 #[test]
+fn the_model_that_comes_with_the_program_needs_no_flag() {
+    let args = ["generate", "--prompt", "Once upon a time", "--temperature", "0", "--quiet"];
+    let text = ok(&args).stdout;
+    assert!(text.starts_with("Once upon a time") && text.split_whitespace().count() > 20, "a story: {text:?}");
+}
+
+#[test]
+fn an_installed_program_carries_its_model_along() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let mut command = wgpt(&["tokenize", "Once upon a time"]);
+    command.current_dir(folder.path()).env("XDG_CACHE_HOME", folder.path());
+    let elsewhere = run(&mut command);
+    assert_eq!(elsewhere.code, Some(0), "{}", elsewhere.stderr);
+    assert_eq!(elsewhere.stdout, ok(&["tokenize", "Once upon a time"]).stdout, "the same model");
+    assert_eq!(std::fs::read_dir(folder.path().join("wgpt")).expect("the cache").count(), 1, "unpacked once");
+}
+
+#[test]
 fn generate_says_what_it_cost_on_stderr() {
     let args = ["generate", "--checkpoint", LLAMA, "--adapter", "host", "--prompt", "Once", "--max-new-tokens", "3"];
     let run = ok(&args);

@@ -41,6 +41,20 @@ fn gpu_logits_equal_the_golden_ones() {
 }
 
 #[test]
+fn gguf_forms_give_the_golden_logits_too() {
+    let files: Vec<_> =
+        committed_checkpoints().into_iter().filter(|folder| folder.join("model.gguf").is_file()).collect();
+    assert!(files.len() >= 8, "the tiny checkpoints come as GGUF as well, found {files:?}");
+    for folder in files {
+        let golden = golden(&folder);
+        let checkpoint = Checkpoint::open(&folder.join("model.gguf")).expect("the file opens");
+        let (mut executor, _) = open(&checkpoint, &options(AdapterChoice::Host), &mut |_| ()).expect("it loads");
+        let difference = max_difference(&golden.logits, &all_logits(&mut *executor, &golden.tokens));
+        assert!(difference <= TOLERANCE, "{}: {difference}", folder.display());
+    }
+}
+
+#[test]
 fn host_logits_equal_the_golden_ones() {
     for folder in committed_checkpoints() {
         let golden = golden(&folder);

@@ -35,11 +35,6 @@ fn check(options: DeviceOptions) {
 
 #[test]
 fn kernels_match_their_references_with_all_features() {
-    check(DeviceOptions { tier: Tier::Full, checks: false });
-}
-
-#[test]
-fn kernels_match_their_references_with_bounds_checks() {
     check(DeviceOptions { tier: Tier::Full, checks: true });
 }
 

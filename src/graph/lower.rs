@@ -129,6 +129,9 @@ impl Lowering<'_> {
 
     fn attention(&mut self, index: usize, spec: &AttentionSpec, x: TensorId) -> Result<TensorId, GraphError> {
         self.multiple_of_four("head_dim", spec.head_dim as usize)?;
+        if spec.head_dim > Attention::MAX_HEAD_DIM {
+            return Err(GraphError::HeadTooLarge { head_dim: spec.head_dim, limit: Attention::MAX_HEAD_DIM });
+        }
         let qkv = self.concatenated(format!("layer {index} qkv"), &[&spec.q, &spec.k, &spec.v], x)?;
         let state = StateType {
             kv_heads: spec.kv_heads,

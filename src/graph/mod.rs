@@ -169,6 +169,14 @@ pub enum GraphError {
         /// What it must be a multiple of.
         multiple: usize,
     },
+    /// A head that attention's registers don't hold.
+    #[error("head_dim is {head_dim}: attention takes at most {limit}")]
+    HeadTooLarge {
+        /// What the model has.
+        head_dim: u32,
+        /// The most.
+        limit: u32,
+    },
     /// A tensor the model needs and the checkpoint does not have.
     #[error("tensor \"{0}\" is missing from the checkpoint")]
     MissingTensor(String),

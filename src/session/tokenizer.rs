@@ -124,7 +124,7 @@ fn vocabulary(metadata: &GgufMetadata) -> Result<Option<Vocabulary>, SessionErro
     let (Some(model), Some(tokens)) = (model, strings("tokenizer.ggml.tokens")?) else { return Ok(None) };
     Ok(Some(Vocabulary {
         model: model.to_owned(),
-        pre: metadata.str("tokenizer.ggml.pre")?.map(str::to_owned),
+        pre: pre_tokenizer(metadata)?,
         tokens,
         token_types: metadata.i32s("tokenizer.ggml.token_type")?.unwrap_or_default(),
         merges: strings("tokenizer.ggml.merges")?.unwrap_or_default(),
@@ -138,6 +138,13 @@ fn vocabulary(metadata: &GgufMetadata) -> Result<Option<Vocabulary>, SessionErro
         add_eos: metadata.bool("tokenizer.ggml.add_eos_token")?,
         add_space_prefix: metadata.bool("tokenizer.ggml.add_space_prefix")?,
     }))
+}
+
+/// The pre-tokenizer's name. GPT-NeoX files from before the key existed mean GPT-2's, as their published tokenizers do.
+fn pre_tokenizer(metadata: &GgufMetadata) -> Result<Option<String>, CheckpointError> {
+    let named = metadata.str("tokenizer.ggml.pre")?;
+    let neox = metadata.str("general.architecture")? == Some("gptneox");
+    Ok(named.or(neox.then_some("gpt-2")).map(str::to_owned))
 }
 
 #[cfg(test)]

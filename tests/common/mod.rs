@@ -46,6 +46,12 @@ pub fn committed_checkpoints() -> Vec<std::path::PathBuf> {
     found
 }
 
+/// The seeded ones among them.
+pub fn tiny_checkpoints() -> Vec<std::path::PathBuf> {
+    let tiny = |path: &std::path::PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("tiny-"));
+    committed_checkpoints().into_iter().filter(tiny).collect()
+}
+
 /// What a reference implementation computed: token ids and `(tokens, vocab_size)` logits.
 pub struct Golden {
     pub tokens: Vec<u32>,

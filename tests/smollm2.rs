@@ -10,7 +10,7 @@ use common::repository;
 use serde_json::Value;
 use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::{Batch, ExecOptions, Executor, LogitRows, open};
-use wgpt::gpu::AdapterChoice;
+use wgpt::gpu::{AdapterChoice, DeviceOptions};
 use wgpt::session::Language;
 use wgpt::tokenizer::{Message, Special};
 
@@ -71,6 +71,18 @@ fn greedy_replies_are_the_float32_references_token_for_token() {
         let decoded = language.tokenizer.decode(&reply, true);
         assert_eq!(decoded, prompt["reply"].as_str().expect("a reply"), "its text");
     }
+}
+
+#[test]
+fn weights_cut_into_row_slices_give_the_same_reply() {
+    let checkpoint = model();
+    // The embedding, which is the head as well, takes 30 MB: four slices of 8 MiB.
+    let device = DeviceOptions { max_binding: Some(8 << 20), ..DeviceOptions::default() };
+    let options = ExecOptions { context_length: Some(64), prefill_chunk: Some(32), device, ..ExecOptions::default() };
+    let (mut executor, _) = open(&checkpoint, &options, &mut |_| ()).expect("the model loads");
+    let prompt = &golden()["prompts"][0];
+    let reply = greedy(&mut *executor, &ids(&prompt["ids"]), 12);
+    assert_eq!(reply, ids(&prompt["reply_ids"])[..12], "reply to {:?}", prompt["text"]);
 }
 
 #[test]

@@ -56,7 +56,8 @@ impl GpuExecutor {
     ) -> Result<Self, ExecError> {
         assert!(devices.len() >= plan.adapters(), "a plan for {} adapters needs as many devices", plan.adapters());
         let buffers = assign_buffers(&graph);
-        let rows = (LOGITS_BYTES / (graph.logits_width() as u64 * 4)).max(1);
+        let bindable = devices.iter().map(|device| device.max_binding).min().unwrap_or(LOGITS_BYTES);
+        let rows = (LOGITS_BYTES.min(bindable) / (graph.logits_width() as u64 * 4)).max(1);
         let tokens = options.prefill_chunk.clamp(1, graph.context_length);
         let extents = Extents { tokens, logit_rows: tokens.min(rows as u32) };
         let mut lanes = Vec::with_capacity(devices.len());

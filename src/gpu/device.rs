@@ -30,6 +30,8 @@ pub struct DeviceOptions {
     pub tier: Tier,
     /// Bounds checks and loop bounds in shaders: for tests and for hunting defects.
     pub checks: bool,
+    /// Bind at most this many bytes, where the adapter could bind more: shows how weights are sliced.
+    pub max_binding: Option<u64>,
 }
 
 /// What a buffer is for.
@@ -151,6 +153,7 @@ impl Device {
         let fault = Arc::new(Mutex::new(None));
         watch(&raw, &fault);
         let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        let max_binding = max_binding.min(options.max_binding.unwrap_or(u64::MAX));
         let mut traits = traits(&adapter, features, &limits);
         traits.software &= matches!(options.tier, Tier::Full | Tier::NoMatrix);
         Ok(Self {

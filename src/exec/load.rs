@@ -182,14 +182,15 @@ pub fn check_tensors(checkpoint: &Checkpoint, spec: &ModelSpec, graph: &Graph) -
         let head = spec.is_tied() && (name == "lm_head.weight" || name == "embed_out.weight");
         head || spec.ignored.iter().any(|pattern| matches(pattern, name))
     };
-    let unknown: Vec<TensorView<'_>> =
-        checkpoint.tensors().filter(|view| !used.contains(view.name) && !ignored(view.name)).collect();
+    let unknown: Vec<&str> = checkpoint.names().filter(|name| !used.contains(name) && !ignored(name)).collect();
     let Some(first) = unknown.first() else { return Ok(()) };
+    let shape = checkpoint.tensor(first).map(|view| shape_text(view.shape));
     Err(ExecError::UnknownTensors {
-        file: first.file.display().to_string(),
+        file: checkpoint.path().display().to_string(),
         count: unknown.len(),
-        tensor: first.name.into(),
-        found: shape_text(first.shape),
+        tensor: (*first).to_owned(),
+        // In a format no one reads, its shape is not known either.
+        found: shape.unwrap_or_default(),
         family: spec.family,
     })
 }

@@ -1,10 +1,12 @@
 //! From a checkpoint and a user's wishes to an executor.
 
+use std::cell::RefCell;
+
 use super::load::{WeightSource, check_tensors};
 use super::{ExecError, Executor, GpuExecutor, GpuOptions, HostExecutor};
 use crate::checkpoint::Checkpoint;
 use crate::gpu::{AdapterChoice, Device, DeviceOptions, GpuError, adapters, choose};
-use crate::graph::{Graph, LowerOptions, lower};
+use crate::graph::{Graph, GraphError, LowerOptions, lower};
 use crate::model::{ModelSpec, Source, describe};
 use crate::ops::KvFormat;
 use crate::plan::Plan;
@@ -41,7 +43,7 @@ pub struct LoadReport {
 /// # Errors
 /// An unknown family or a config it can't be read from.
 pub fn describe_checkpoint(checkpoint: &Checkpoint) -> Result<ModelSpec, ExecError> {
-    let has_tensor = |name: &str| checkpoint.tensor(name).is_ok();
+    let has_tensor = |name: &str| checkpoint.has_tensor(name);
     Ok(describe(&Source { config: checkpoint.config()?, has_tensor: &has_tensor })?)
 }
 
@@ -56,10 +58,22 @@ pub fn lower_checkpoint(checkpoint: &Checkpoint, options: &ExecOptions) -> Resul
     if context_length > limit || context_length == 0 {
         return Err(ExecError::ContextTooLong { wanted: context_length, limit });
     }
-    let format_of = |name: &str| checkpoint.tensor(name).ok().map(|view| view.format);
+    // A tensor that is there in a format no one reads is not missing: its own error says more.
+    let unreadable = RefCell::new(None);
+    let format_of = |name: &str| match checkpoint.tensor(name) {
+        Ok(view) => Some(view.format),
+        Err(error) => {
+            unreadable.borrow_mut().get_or_insert(error);
+            None
+        }
+    };
     let exact = format_of(&spec.embedding.parts[0].tensor).is_some_and(|format| format.name() == "f32");
     let kv_format = options.kv_format.unwrap_or(if exact { KvFormat::F32 } else { KvFormat::F16 });
-    let graph = lower(&spec, &LowerOptions { context_length, kv_format, format_of: &format_of })?;
+    let lowered = lower(&spec, &LowerOptions { context_length, kv_format, format_of: &format_of });
+    let graph = match (lowered, unreadable.into_inner()) {
+        (Err(GraphError::MissingTensor(_)), Some(error)) => return Err(error.into()),
+        (lowered, _) => lowered?,
+    };
     check_tensors(checkpoint, &spec, &graph)?;
     Ok((spec, graph))
 }

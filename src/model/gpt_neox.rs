@@ -3,10 +3,9 @@
 use super::rope::RopeConfig;
 use super::{
     AttentionSpec, Family, LayerSpec, LinearSpec, MlpSpec, ModelError, ModelSpec, NormSpec, Part, Residual, Source,
-    VectorSpec, WeightSpec,
+    VectorSpec, WeightSpec, keys,
 };
 use crate::checkpoint::QkvRows;
-use crate::ops::NormKind;
 
 pub(super) const FAMILY: Family = Family { model_type: "gpt_neox", describe };
 
@@ -30,7 +29,7 @@ fn describe(source: &Source<'_>) -> Result<ModelSpec, ModelError> {
         return Err(ModelError::Inconsistent { family: FAMILY.model_type, reason });
     }
     let head_dim = (hidden / heads as usize) as u32;
-    let activation = super::llama::activation(config, FAMILY.model_type, "gelu")?;
+    let activation = keys::activation(config, FAMILY.model_type, "gelu")?;
     let parallel = config.opt_bool("use_parallel_residual")?.unwrap_or(true);
     let attention_bias = config.opt_bool("attention_bias")?.unwrap_or(true);
 
@@ -40,7 +39,7 @@ fn describe(source: &Source<'_>) -> Result<ModelSpec, ModelError> {
         Some(Some(part)) => part,
         _ => config.opt_f32("rotary_pct")?.unwrap_or(0.25),
     };
-    let theta = super::llama::theta(config, parameters.as_ref(), "rotary_emb_base")?;
+    let theta = keys::theta(config, parameters.as_ref(), "rotary_emb_base")?;
     let scaling = if parameters.is_some() { parameters } else { config.section("rope_scaling")? };
     let rope = RopeConfig {
         family: FAMILY.model_type,
@@ -53,16 +52,8 @@ fn describe(source: &Source<'_>) -> Result<ModelSpec, ModelError> {
     };
     let rope = rope.spec()?;
 
-    let norm = |name: String| NormSpec {
-        kind: NormKind::Layer,
-        eps,
-        weight: VectorSpec::whole(format!("{name}.weight"), hidden),
-        bias: Some(VectorSpec::whole(format!("{name}.bias"), hidden)),
-    };
-    let linear = |name: String, rows: usize, cols: usize, bias: bool| LinearSpec {
-        weight: WeightSpec::whole(format!("{name}.weight"), rows, cols),
-        bias: bias.then(|| VectorSpec::whole(format!("{name}.bias"), rows)),
-    };
+    let norm = |name: String| NormSpec::layer(&name, hidden, eps);
+    let linear = LinearSpec::named;
     let layer = |i: u32| {
         let at = format!("gpt_neox.layers.{i}");
         let qkv = |which| {
@@ -98,7 +89,7 @@ fn describe(source: &Source<'_>) -> Result<ModelSpec, ModelError> {
         }
     };
     let embedding = WeightSpec::whole("gpt_neox.embed_in.weight", vocab, hidden);
-    let tied = super::llama::is_tied(source, "embed_out.weight", false)?;
+    let tied = keys::is_tied(source, "embed_out.weight", false)?;
     let head = if tied { embedding.clone() } else { WeightSpec::whole("embed_out.weight", vocab, hidden) };
     Ok(ModelSpec {
         family: FAMILY.model_type,

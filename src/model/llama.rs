@@ -4,10 +4,8 @@
 use super::rope::RopeConfig;
 use super::{
     AttentionSpec, Family, LayerSpec, LinearSpec, MlpSpec, ModelError, ModelSpec, NormSpec, Residual, Source,
-    VectorSpec, WeightSpec,
+    WeightSpec, keys,
 };
-use crate::checkpoint::Config;
-use crate::ops::{Activation, NormKind};
 
 pub(super) const FAMILY: Family = Family { model_type: "llama", describe };
 
@@ -32,12 +30,12 @@ fn describe(source: &Source<'_>) -> Result<ModelSpec, ModelError> {
         None if hidden.is_multiple_of(heads as usize) => (hidden / heads as usize) as u32,
         None => return Err(inconsistent(format!("hidden_size {hidden} is not a multiple of {heads} heads"))),
     };
-    let activation = activation(config, FAMILY.model_type, "silu")?;
+    let activation = keys::activation(config, FAMILY.model_type, "silu")?;
     let attention_bias = config.opt_bool("attention_bias")?.unwrap_or(false);
     let mlp_bias = config.opt_bool("mlp_bias")?.unwrap_or(false);
 
     let parameters = config.section("rope_parameters")?;
-    let theta = theta(config, parameters.as_ref(), "rope_theta")?;
+    let theta = keys::theta(config, parameters.as_ref(), "rope_theta")?;
     let scaling = if parameters.is_some() { parameters } else { config.section("rope_scaling")? };
     let rope = RopeConfig {
         family: FAMILY.model_type,
@@ -50,16 +48,8 @@ fn describe(source: &Source<'_>) -> Result<ModelSpec, ModelError> {
     };
     let rope = rope.spec()?;
 
-    let norm = |name: String| NormSpec {
-        kind: NormKind::Rms,
-        eps,
-        weight: VectorSpec::whole(format!("{name}.weight"), hidden),
-        bias: None,
-    };
-    let linear = |name: String, rows: usize, cols: usize, bias: bool| LinearSpec {
-        weight: WeightSpec::whole(format!("{name}.weight"), rows, cols),
-        bias: bias.then(|| VectorSpec::whole(format!("{name}.bias"), rows)),
-    };
+    let norm = |name: String| NormSpec::rms(&name, hidden, eps);
+    let linear = LinearSpec::named;
     let (q_rows, kv_rows) = ((heads * head_dim) as usize, (kv_heads * head_dim) as usize);
     let layer = |i: u32| {
         let at = format!("model.layers.{i}");
@@ -89,7 +79,7 @@ fn describe(source: &Source<'_>) -> Result<ModelSpec, ModelError> {
         }
     };
     let embedding = WeightSpec::whole("model.embed_tokens.weight", vocab, hidden);
-    let tied = is_tied(source, "lm_head.weight", false)?;
+    let tied = keys::is_tied(source, "lm_head.weight", false)?;
     let head = if tied { embedding.clone() } else { WeightSpec::whole("lm_head.weight", vocab, hidden) };
     Ok(ModelSpec {
         family: FAMILY.model_type,
@@ -101,38 +91,4 @@ fn describe(source: &Source<'_>) -> Result<ModelSpec, ModelError> {
         embedding,
         ignored: IGNORED,
     })
-}
-
-/// RoPE's base: in the newer section, else under `key` or the common name, else 10 000.
-pub(super) fn theta(config: &Config, parameters: Option<&Config>, key: &str) -> Result<f32, ModelError> {
-    if let Some(theta) = parameters.map(|section| section.opt_f32("rope_theta")).transpose()?.flatten() {
-        return Ok(theta);
-    }
-    let named = config.opt_f32(key)?;
-    Ok(match named {
-        Some(theta) => theta,
-        None => config.opt_f32("rope_theta")?.unwrap_or(10_000.0),
-    })
-}
-
-/// `hidden_act` by any of the names configs use.
-pub(super) fn activation(config: &Config, family: &'static str, default: &str) -> Result<Activation, ModelError> {
-    match config.opt_str("hidden_act")?.unwrap_or(default) {
-        "gelu" => Ok(Activation::GeluErf),
-        "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
-        "silu" | "swish" => Ok(Activation::Silu),
-        "relu" => Ok(Activation::Relu),
-        other => Err(ModelError::Unsupported {
-            family,
-            key: "hidden_act".into(),
-            value: format!("\"{other}\""),
-            hint: "; supported: gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, silu, relu".into(),
-        }),
-    }
-}
-
-/// Whether the head reads the embedding: when the config says so, or when the file has no head of its own.
-pub(super) fn is_tied(source: &Source<'_>, head: &str, default: bool) -> Result<bool, ModelError> {
-    let said = source.config.opt_bool("tie_word_embeddings")?.unwrap_or(default);
-    Ok(said || !(source.has_tensor)(head))
 }

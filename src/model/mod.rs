@@ -5,6 +5,7 @@
 
 mod error;
 mod gpt_neox;
+mod keys;
 mod llama;
 mod registry;
 mod rope;

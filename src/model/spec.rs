@@ -107,6 +107,16 @@ pub struct LinearSpec {
     pub bias: Option<VectorSpec>,
 }
 
+impl LinearSpec {
+    /// The whole tensors `<name>.weight` and, where there is a bias, `<name>.bias`.
+    pub fn named(name: String, rows: usize, cols: usize, bias: bool) -> Self {
+        Self {
+            bias: bias.then(|| VectorSpec::whole(format!("{name}.bias"), rows)),
+            weight: WeightSpec::whole(format!("{name}.weight"), rows, cols),
+        }
+    }
+}
+
 /// A normalisation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NormSpec {
@@ -118,6 +128,19 @@ pub struct NormSpec {
     pub weight: VectorSpec,
     /// `(hidden_size)`; LayerNorm only.
     pub bias: Option<VectorSpec>,
+}
+
+impl NormSpec {
+    /// An RMSNorm with the tensor `<name>.weight`.
+    pub fn rms(name: &str, width: usize, eps: f32) -> Self {
+        Self { kind: NormKind::Rms, eps, weight: VectorSpec::whole(format!("{name}.weight"), width), bias: None }
+    }
+
+    /// A LayerNorm with the tensors `<name>.weight` and `<name>.bias`.
+    pub fn layer(name: &str, width: usize, eps: f32) -> Self {
+        let bias = Some(VectorSpec::whole(format!("{name}.bias"), width));
+        Self { kind: NormKind::Layer, bias, ..Self::rms(name, width, eps) }
+    }
 }
 
 /// Attention with its projections.

@@ -10,13 +10,15 @@ use serde_json::{Map, Value};
 
 use super::CheckpointError;
 
-/// In which order the rows of attention weights stand, where formats differ for the same model.
+/// What formats write differently for the same model: the order of rows, and what norm weights count from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RowConventions {
     /// Rows of a fused q, k, v weight.
     pub qkv: QkvRows,
     /// Rows of q and k heads.
     pub rope: RopeRows,
+    /// Norm weights that are stored as their distance from one.
+    pub norms: NormOffset,
 }
 
 /// Rows of a fused q, k, v weight.
@@ -27,6 +29,16 @@ pub enum QkvRows {
     PerHead,
     /// As GGUF has it: q of all heads, then k, then v.
     Blocked,
+}
+
+/// What the weights of norms that compute `x · (1 + weight)` (Gemma's) count from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NormOffset {
+    /// As Hugging Face has it: the one is not in the weight.
+    #[default]
+    Apart,
+    /// As GGUF has it: it is.
+    Included,
 }
 
 /// Which rows of a q or k head RoPE rotates together.

@@ -11,13 +11,13 @@ The golden logits are computed from the files as written (`from_pretrained` on t
 dequantized tensors of the GGUF), never from the arrays they were written from. This script does
 not test wgpt and contains nothing of it; a disagreement is settled by the files here.
 
-One entry of `VARIANTS` is one folder. Another family needs one entry, if its parameter names fit
-`initial_value`, and one entry of `GGUF_ARCH` if it is to be written as GGUF too.
+One entry of `tiny_variants.VARIANTS` is one folder. Another family needs one entry, if its parameter
+names fit `initial_value`, and one entry of `GGUF_ARCH` if it is to be written as GGUF too.
 
 Rerun: python3 tests/golden/tiny_checkpoints.py [name ...]       (all variants without a name)
        python3 tests/golden/tiny_checkpoints.py --check          (recompute, compare, write nothing)
        python3 tests/golden/tiny_checkpoints.py --cross-check    (golden against llama.cpp on the GGUFs)
-Made with: Python 3.11, torch 2.15.0, transformers 5.23.0, tokenizers 0.23.3, safetensors 0.8.0,
+Made with: Python 3.11, torch 2.15.0, transformers 5.24.0, tokenizers 0.23.3, safetensors 0.8.0,
 gguf 0.19.0, numpy 2.4.6, on a CPU. Other versions may change the last bits of the logits.
 
 What transformers does, as far as a reader of these files must know:
@@ -35,6 +35,13 @@ What transformers does, as far as a reader of these files must know:
     `rope_parameters` (with `rope_theta`, `rope_type` and `partial_rotary_factor` inside) instead
     of `rope_theta`, `rope_scaling`, `rotary_pct`, `rotary_emb_base`, and `dtype` instead of
     `torch_dtype`. It reads both.
+  * type `longrope`: the inverse frequencies are divided by `short_factor`, or by `long_factor` if the
+    forward covers more than `original_max_position_embeddings` positions; cos and sin are multiplied by
+    sqrt(1 + ln f / ln original), f being `max_position_embeddings` over the original, whichever it is.
+  * A sliding window of w lets a token see itself and the w - 1 before it.
+  * Falcon adds ALiBi before it scales the scores, MPT after. Falcon's products of slope and position
+    are rounded to bfloat16; here they are not (`exact_alibi`). MPT's `alibi_bias_max` is read and ignored.
+  * Gemma's `hidden_act` "gelu" means the tanh form.
 """
 
 import argparse
@@ -55,7 +62,10 @@ import transformers
 from safetensors.numpy import load_file as load_numpy
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import load_file, save_file
+from tiny_variants import VARIANTS
+from tiny_variants.form import MAX_POSITIONS, VOCAB_SIZE
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers.models.falcon import modeling_falcon
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
@@ -63,13 +73,11 @@ transformers.logging.disable_progress_bar()
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
 GOLDEN_TOKENS = 65
-MAX_POSITIONS = 256
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 # ---------------------------------------------------------------------------- tokenizer
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
-TOKENIZER_SIZE = 512
 
 # The subset of the ChatML layout that many published checkpoints carry.
 CHAT_TEMPLATE = (
@@ -111,13 +119,13 @@ def train_tokenizer() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=TOKENIZER_SIZE,
+        vocab_size=VOCAB_SIZE,
         special_tokens=[AddedToken(t, special=True) for t in SPECIAL_TOKENS],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(TRAINING_TEXT.strip().split("\n\n"), trainer)
-    assert tokenizer.get_vocab_size() == TOKENIZER_SIZE
+    assert tokenizer.get_vocab_size() == VOCAB_SIZE
     return tokenizer
 
 
@@ -140,143 +148,17 @@ def write_tokenizer(folder: Path, chat_template: bool) -> None:
     write_json(folder / "tokenizer_config.json", config)
 
 
-# ---------------------------------------------------------------------------- variants
-
-
-def gpt_neox(**over) -> dict:
-    """config.json of the Pythia generation, before transformers 5."""
-    return {
-        "architectures": ["GPTNeoXForCausalLM"],
-        "attention_bias": True,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "hidden_act": "gelu",
-        "hidden_size": 48,
-        "initializer_range": 0.02,
-        "intermediate_size": 120,
-        "layer_norm_eps": 1e-05,
-        "max_position_embeddings": MAX_POSITIONS,
-        "model_type": "gpt_neox",
-        "num_attention_heads": 2,
-        "num_hidden_layers": 2,
-        "rotary_emb_base": 10000,
-        "rotary_pct": 0.25,
-        "tie_word_embeddings": False,
-        "torch_dtype": "float32",
-        "transformers_version": "4.24.0",
-        "use_cache": True,
-        "use_parallel_residual": True,
-        "vocab_size": 512,
-        **over,
-    }
-
-
-def llama(**over) -> dict:
-    """config.json of the Llama 2 and 3 generation, before transformers 5."""
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "attention_bias": False,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "hidden_act": "silu",
-        "hidden_size": 48,
-        "initializer_range": 0.02,
-        "intermediate_size": 88,
-        "max_position_embeddings": MAX_POSITIONS,
-        "mlp_bias": False,
-        "model_type": "llama",
-        "num_attention_heads": 4,
-        "num_hidden_layers": 2,
-        "num_key_value_heads": 2,
-        "pretraining_tp": 1,
-        "rms_norm_eps": 1e-05,
-        "rope_scaling": None,
-        "rope_theta": 10000.0,
-        "tie_word_embeddings": False,
-        "torch_dtype": "float32",
-        "transformers_version": "4.43.0",
-        "use_cache": True,
-        "vocab_size": 512,
-        **over,
-    }
-    return {key: value for key, value in config.items() if value is not DROP}
-
-
-DROP = object()
-
-VARIANTS = {
-    # name: config, and how the weights are stored
-    "gpt-neox-parallel": dict(config=gpt_neox(), gguf="F32"),
-    "gpt-neox-sequential": dict(
-        # Embedding rows 512..576 have no token: published models pad the vocabulary likewise.
-        config=gpt_neox(hidden_size=40, intermediate_size=160, rotary_pct=1.0, use_parallel_residual=False,
-                        vocab_size=576, rotary_emb_base=500),
-    ),
-    "gpt-neox-f16": dict(
-        config=gpt_neox(hidden_size=64, intermediate_size=128, num_attention_heads=4, torch_dtype="float16"),
-        store="float16",
-        # Pythia's files also hold the causal mask and the rotary table of that time; a reader skips them.
-        leftovers=True,
-    ),
-    "llama-mha": dict(config=llama(num_key_value_heads=DROP), gguf="F32"),
-    "llama-gqa": dict(
-        config=llama(hidden_size=64, intermediate_size=96, head_dim=20, tie_word_embeddings=True),
-        gguf="F32",
-        chat_template=True,
-    ),
-    "llama-sharded": dict(
-        config=llama(hidden_size=80, intermediate_size=104, num_attention_heads=5, num_key_value_heads=1,
-                     torch_dtype="bfloat16", rms_norm_eps=1e-06),
-        store="bfloat16",
-        shards=3,
-        gguf="BF16",
-    ),
-    "llama-rope-llama3": dict(
-        config=llama(hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1,
-                     num_hidden_layers=3, tie_word_embeddings=True, rope_theta=500.0,
-                     rope_scaling={"factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
-                                   "original_max_position_embeddings": 64, "rope_type": "llama3"}),
-        tokens=200,
-        gguf="F32",
-    ),
-    "llama-rope-linear": dict(
-        # The spelling of transformers 5.
-        config=llama(hidden_size=40, num_attention_heads=2, num_key_value_heads=1, head_dim=20,
-                     rope_theta=DROP, rope_scaling=DROP, torch_dtype=DROP, pad_token_id=None, dtype="float32",
-                     transformers_version="5.23.0",
-                     rope_parameters={"factor": 2.0, "rope_theta": 10000.0, "rope_type": "linear"}),
-        gguf="F32",
-    ),
-    "llama-rope-yarn": dict(
-        config=llama(num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True,
-                     rope_scaling={"factor": 4.0, "original_max_position_embeddings": 64, "type": "yarn"}),
-        gguf="F32",
-    ),
-    "llama-rope-dynamic": dict(
-        config=llama(hidden_size=36, intermediate_size=100, num_attention_heads=3, num_key_value_heads=3,
-                     rope_scaling={"factor": 2.0, "type": "dynamic"}),
-        gguf="F32",
-    ),
-    "llama-bias": dict(
-        config=llama(hidden_size=32, intermediate_size=72, num_attention_heads=2, num_key_value_heads=1,
-                     attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
-        gguf="F32",
-    ),
-    # GGUF only: every matrix in one block format, norms float32.
-    **{
-        f"llama-{kind.lower()}": dict(
-            config=llama(hidden_size=64, intermediate_size=96, tie_word_embeddings=kind == "Q4_1"),
-            gguf=kind,
-            gguf_only=True,
-        )
-        for kind in ("Q8_0", "Q4_0", "Q4_1")
-    },
-}
-
 # ---------------------------------------------------------------------------- weights
 
 
-def initial_value(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
+EMBEDDINGS = ("embed_tokens", "embed_in", "word_embeddings", "wte", "wpe")
+HEADS = ("lm_head", "embed_out")
+ROUTERS = ("mlp.gate.", "block_sparse_moe.gate.")
+SHARP = ("q_proj", "k_proj", "query_key_value", "qkv_proj", "Wqkv", "c_attn")
+CONV1D = ("c_attn", "c_proj", "c_fc")  # of GPT-2: (in, out)
+
+
+def initial_value(name: str, shape: tuple[int, ...], seed: int, model_type: str) -> torch.Tensor:
     """Seeded by name, so that a further tensor does not change the others."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     normal = rng.standard_normal(shape)
@@ -285,11 +167,14 @@ def initial_value(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
     elif len(shape) == 1:  # a norm: around one, some channels much larger, as trained models have
         value = 1.0 + 0.25 * normal
         value[rng.integers(0, shape[0], max(1, shape[0] // 24))] *= 4.0
+        if model_type.startswith("gemma"):
+            value -= 1.0
     else:
-        head = any(part in name for part in ("lm_head", "embed_out"))
-        embedding = any(part in name for part in ("embed_tokens", "embed_in"))
-        sharp = any(part in name for part in ("q_proj", "k_proj", "query_key_value"))
-        fan_in = 4.0 if embedding else float(shape[-1])
+        head = any(part in name for part in HEADS + ROUTERS)
+        embedding = any(part in name for part in EMBEDDINGS)
+        sharp = any(part in name for part in SHARP)
+        inputs = shape[0] if model_type == "gpt2" and any(part in name for part in CONV1D) else shape[-1]
+        fan_in = 4.0 if embedding else float(inputs)
         value = normal * (2.0 if head else 1.3 if sharp else 1.0) / math.sqrt(fan_in)
         outlier = rng.random(shape) < 0.003
         value = np.where(outlier, 6.0 * value, value)
@@ -298,13 +183,19 @@ def initial_value(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
     return torch.from_numpy(value.astype(np.float32))
 
 
-def write_weights(folder: Path, variant: dict, seed: int) -> None:
-    """config.json must be in the folder. Tensor names are those transformers saves."""
+def text_config(folder: Path):
+    """What transformers makes of the folder's config.json, or of its text half."""
     config = transformers.AutoConfig.from_pretrained(folder)
+    return config.get_text_config()
+
+
+def write_weights(folder: Path, variant: dict, seed: int) -> None:
+    """config.json must be in the folder. Tensor names are those transformers saves, but for the prefix."""
+    config = text_config(folder)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(initial_value(name, tuple(parameter.shape), seed))
+            parameter.copy_(initial_value(name, tuple(parameter.shape), seed, config.model_type))
     model = model.to(DTYPES[variant.get("store", "float32")])
     total = sum(p.numel() * p.element_size() for p in model.parameters())
     shards = variant.get("shards", 1)
@@ -315,18 +206,50 @@ def write_weights(folder: Path, variant: dict, seed: int) -> None:
             shutil.copyfile(file, folder / file.name)
     assert len(files) == (shards + 1 if shards > 1 else 1), files
 
-    if variant.get("leftovers"):
+    if "prefix" in variant or "leftovers" in variant:
         file = folder / "model.safetensors"
-        tensors = load_file(file)
-        head_dim = config.hidden_size // config.num_attention_heads
-        rotary = int(head_dim * config.rope_parameters["partial_rotary_factor"])
-        for layer in range(config.num_hidden_layers):
-            at = f"gpt_neox.layers.{layer}.attention."
-            n = config.max_position_embeddings
-            tensors[at + "bias"] = torch.tril(torch.ones(n, n, dtype=torch.bool)).reshape(1, 1, n, n)
-            tensors[at + "masked_bias"] = torch.tensor(-1e9)
-            tensors[at + "rotary_emb.inv_freq"] = 10000.0 ** (-torch.arange(0, rotary, 2) / rotary)
+        tensors = renamed(load_file(file), variant.get("prefix", ""))
+        if "leftovers" in variant:
+            tensors |= leftovers(config)
         save_file(tensors, file, metadata={"format": "pt"})
+
+
+def renamed(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """`prefix` goes before every name; with a minus it is taken away from those that have it."""
+    if prefix.startswith("-"):
+        return {name.removeprefix(prefix[1:]): tensor for name, tensor in tensors.items()}
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def leftovers(config) -> dict[str, torch.Tensor]:
+    """What published files of the family hold that no reader of text needs."""
+    if config.model_type == "gemma3_text":
+        vision = {
+            "multi_modal_projector.mm_input_projection_weight": (8, config.hidden_size),
+            "multi_modal_projector.mm_soft_emb_norm.weight": (8,),
+            "vision_tower.vision_model.embeddings.patch_embedding.bias": (8,),
+            "vision_tower.vision_model.embeddings.patch_embedding.weight": (8, 3, 4, 4),
+            "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj.weight": (8, 8),
+        }
+        return {name: torch.full(shape, 0.5) for name, shape in vision.items()}
+    # The causal mask, what masked scores became, and the rotary table.
+    n = config.max_position_embeddings
+    at, dtype = {
+        "gpt2": ("h.{}.attn.", torch.float32),
+        "gptj": ("transformer.h.{}.attn.", torch.bool),
+        "gpt_neox": ("gpt_neox.layers.{}.attention.", torch.bool),
+    }[config.model_type]
+    tables = {"bias": torch.tril(torch.ones(n, n, dtype=dtype)).reshape(1, 1, n, n)}
+    if config.model_type != "gpt2":
+        tables["masked_bias"] = torch.tensor(-1e9)
+    if config.model_type == "gpt_neox":
+        rotary = int(config.hidden_size // config.num_attention_heads * config.rope_parameters["partial_rotary_factor"])
+        tables["rotary_emb.inv_freq"] = 10000.0 ** (-torch.arange(0, rotary, 2) / rotary)
+    return {
+        at.format(layer) + name: table.clone()
+        for layer in range(config.num_hidden_layers)
+        for name, table in tables.items()
+    }
 
 
 def golden_tokens(config, count: int, seed: int) -> torch.Tensor:
@@ -336,6 +259,25 @@ def golden_tokens(config, count: int, seed: int) -> torch.Tensor:
     tokens[0], tokens[1] = 0, config.vocab_size - 1
     tokens[count // 2] = tokens[count // 2 - 1]
     return torch.from_numpy(tokens.astype(np.int32))
+
+
+def exact_alibi(attention_mask: torch.Tensor, num_heads: int, dtype: torch.dtype) -> torch.Tensor:
+    """Falcon's ALiBi: (heads, 1, tokens), slope times position, as transformers has it but for the rounding."""
+    slopes = alibi_slopes(num_heads)
+    positions = torch.arange(attention_mask.shape[-1])
+    assert attention_mask.all() and dtype == torch.float32
+    return (slopes[:, None] * positions)[:, None]
+
+
+def alibi_slopes(heads: int) -> torch.Tensor:
+    """2^(-8i/n) for the largest power of two n, and between them where there are more heads."""
+    n = 2 ** math.floor(math.log2(heads))
+    slopes = [2.0 ** (-8.0 * i / n) for i in range(1, n + 1)]
+    slopes += [2.0 ** (-4.0 * i / n) for i in range(1, 2 * (heads - n), 2)]
+    return torch.tensor(slopes, dtype=torch.float32)
+
+
+modeling_falcon.build_alibi_tensor = exact_alibi
 
 
 @torch.no_grad()
@@ -511,6 +453,15 @@ def gguf_to_hf(file: Path, config) -> dict[str, torch.Tensor]:
 # ---------------------------------------------------------------------------- one folder
 
 
+def text_half(folder: Path, out: Path, prefix: str) -> Path:
+    """The checkpoint of the language model alone, from the files of a multimodal one."""
+    write_json(out / "config.json", json.loads((folder / "config.json").read_text())["text_config"])
+    tensors = load_file(folder / "model.safetensors")
+    text = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    save_file(text, out / "model.safetensors", metadata={"format": "pt"})
+    return out
+
+
 def write_json(file: Path, value) -> None:
     file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
@@ -524,20 +475,25 @@ def make(name: str, variant: dict, folder: Path) -> None:
     write_json(folder / "config.json", config)
     write_json(folder / "generation_config.json", {
         "_from_model_config": True,
-        "bos_token_id": config["bos_token_id"],
-        "eos_token_id": [0, 2] if variant.get("chat_template") else config["eos_token_id"],
+        "bos_token_id": config.get("bos_token_id", 0),
+        "eos_token_id": [0, 2] if variant.get("chat_template") else config.get("eos_token_id", 0),
         "transformers_version": config["transformers_version"],
     })
     write_tokenizer(folder, variant.get("chat_template", False))
     write_weights(folder, variant, seed)
-    if kind := variant.get("gguf"):
+    kind = variant.get("gguf")
+    if kind and config["model_type"] in GGUF_ARCH:
         write_gguf(folder, folder / "model.gguf", name, kind)
-    parsed = transformers.AutoConfig.from_pretrained(folder)
+    parsed = text_config(folder)
     tokens = golden_tokens(parsed, variant.get("tokens", GOLDEN_TOKENS), seed)
 
     if variant.get("gguf_only"):
         save_file(gguf_to_hf(folder / "model.gguf", parsed), folder / "model.safetensors", metadata={"format": "pt"})
-    logits = forward(folder, tokens)
+    if "text_config" in config:
+        with tempfile.TemporaryDirectory() as scratch:
+            logits = forward(text_half(folder, Path(scratch), variant["prefix"]), tokens)
+    else:
+        logits = forward(folder, tokens)
     if kind in ("F32", "BF16") and config["model_type"] == "llama":
         # The GGUF says the same as the other files.
         with tempfile.TemporaryDirectory() as scratch:

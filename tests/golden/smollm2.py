@@ -38,7 +38,7 @@ import numpy as np
 import torch
 import transformers
 from llama_cpp import Model
-from tiny_checkpoints import gguf_to_hf
+from tiny_gguf import gguf_to_hf
 from tokenizer_references import pipeline
 
 HERE = Path(__file__).resolve().parent

@@ -12,7 +12,7 @@ dequantized tensors of the GGUF), never from the arrays they were written from. 
 not test wgpt and contains nothing of it; a disagreement is settled by the files here.
 
 One entry of `tiny_variants.VARIANTS` is one folder. Another family needs one entry, if its parameter
-names fit `initial_value`, and one entry of `GGUF_ARCH` if it is to be written as GGUF too.
+names fit `initial_value`, and one entry of `tiny_gguf.GGUF_ARCH` if it is to be written as GGUF too.
 
 Rerun: python3 tests/golden/tiny_checkpoints.py [name ...]       (all variants without a name)
        python3 tests/golden/tiny_checkpoints.py --check          (recompute, compare, write nothing)
@@ -55,13 +55,13 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import gguf
 import numpy as np
 import torch
 import transformers
 from safetensors.numpy import load_file as load_numpy
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import load_file, save_file
+from tiny_gguf import gguf_to_hf, write_gguf
 from tiny_variants import VARIANTS
 from tiny_variants.form import MAX_POSITIONS, VOCAB_SIZE
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -291,175 +291,20 @@ def forward(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
     return model(tokens.long()[None], use_cache=False).logits[0].float().contiguous()
 
 
-# ---------------------------------------------------------------------------- GGUF
-# Layout facts as in llama.cpp's converter for these two architectures.
-
-
-def rotate_rows_for_gguf(weight: np.ndarray, heads: int) -> np.ndarray:
-    """(heads * head_dim, ...): each head's halves a, b become a0 b0 a1 b1 ... (Interleaved RoPE)."""
-    halves = weight.reshape(heads, 2, -1, *weight.shape[1:])
-    return np.ascontiguousarray(np.swapaxes(halves, 1, 2)).reshape(weight.shape)
-
-
-def rotate_rows_from_gguf(weight: np.ndarray, heads: int) -> np.ndarray:
-    pairs = weight.reshape(heads, -1, 2, *weight.shape[1:])
-    return np.ascontiguousarray(np.swapaxes(pairs, 1, 2)).reshape(weight.shape)
-
-
-def split_fused_rows(weight: np.ndarray, heads: int) -> np.ndarray:
-    """(heads * 3 * head_dim, ...), q k v per head -> all q, all k, all v."""
-    per_head = weight.reshape(heads, 3, -1, *weight.shape[1:])
-    return np.ascontiguousarray(np.swapaxes(per_head, 0, 1)).reshape(weight.shape)
-
-
-def llama_gguf_tensor(name: str, value: np.ndarray, config) -> np.ndarray:
-    if "q_proj" in name:
-        return rotate_rows_for_gguf(value, config.num_attention_heads)
-    if "k_proj" in name:
-        return rotate_rows_for_gguf(value, config.num_key_value_heads)
-    return value
-
-
-def llama_gguf_keys(writer: gguf.GGUFWriter, config, raw: dict) -> None:
-    rope = config.rope_parameters
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_freq_base(rope["rope_theta"])
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    if "head_dim" in raw:
-        writer.add_key_length(config.head_dim)
-        writer.add_value_length(config.head_dim)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_rope_dimension_count(config.head_dim)
-    if rope["rope_type"] == "linear":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(rope["factor"])
-    elif rope["rope_type"] == "yarn":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-        writer.add_rope_scaling_factor(rope["factor"])
-        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
-    elif rope["rope_type"] == "llama3":
-        d = config.head_dim
-        frequency = rope["rope_theta"] ** (-np.arange(0, d, 2) / d)
-        turns = rope["original_max_position_embeddings"] * frequency / (2 * math.pi)
-        low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
-        smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
-        divisors = 1.0 / ((1.0 - smooth) / factor + smooth)
-        writer.add_tensor("rope_freqs.weight", divisors.astype(np.float32))
-
-
-def gpt_neox_gguf_tensor(name: str, value: np.ndarray, config) -> np.ndarray:
-    return split_fused_rows(value, config.num_attention_heads) if "query_key_value" in name else value
-
-
-def gpt_neox_gguf_keys(writer: gguf.GGUFWriter, config, raw: dict) -> None:
-    head_dim = config.hidden_size // config.num_attention_heads
-    assert config.rope_parameters["rope_theta"] == 10000, "this converter writes no rope.freq_base"
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_rope_dimension_count(int(config.rope_parameters["partial_rotary_factor"] * head_dim))
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_parallel_residual(config.use_parallel_residual)
-    writer.add_layer_norm_eps(config.layer_norm_eps)
-
-
-GGUF_ARCH = {
-    "llama": (gguf.MODEL_ARCH.LLAMA, llama_gguf_keys, llama_gguf_tensor),
-    "gpt_neox": (gguf.MODEL_ARCH.GPTNEOX, gpt_neox_gguf_keys, gpt_neox_gguf_tensor),
-}
-
-
-def write_gguf_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocab_size: int) -> None:
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    tokens = [f"[PAD{i}]" for i in range(vocab_size)]
-    kinds = [gguf.TokenType.UNUSED] * vocab_size
-    for token, i in tokenizer["model"]["vocab"].items():
-        tokens[i], kinds[i] = token, gguf.TokenType.NORMAL
-    for added in tokenizer["added_tokens"]:
-        tokens[added["id"]], kinds[added["id"]] = added["content"], gguf.TokenType.CONTROL
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens)
-    writer.add_token_types(kinds)
-    writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
-    ids = {token: i for i, token in enumerate(tokens)}
-    writer.add_bos_token_id(ids[settings["bos_token"]])
-    writer.add_eos_token_id(ids[settings["eos_token"]])
-    writer.add_unk_token_id(ids[settings["unk_token"]])
-    writer.add_pad_token_id(ids[settings["pad_token"]])
-    writer.add_add_bos_token(settings["add_bos_token"])
-    if "chat_template" in settings:
-        writer.add_chat_template(settings["chat_template"])
-
-
-def write_gguf(folder: Path, out: Path, name: str, kind: str) -> None:
-    raw = json.loads((folder / "config.json").read_text())
-    config = transformers.AutoConfig.from_pretrained(folder)
-    arch, keys, convert = GGUF_ARCH[config.model_type]
-    names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
-    qtype = gguf.GGMLQuantizationType[kind]
-    writer = gguf.GGUFWriter(out, gguf.MODEL_ARCH_NAMES[arch])
-    writer.add_type("model")
-    writer.add_name(f"tiny-{name}")
-    keys(writer, config, raw)
-    file_type = "ALL_F32" if kind == "F32" else f"MOSTLY_{kind}"
-    writer.add_file_type(gguf.LlamaFileType[file_type])
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    write_gguf_vocabulary(writer, folder, config.vocab_size)
-
-    tensors = {}
-    for file in sorted(folder.glob("model*.safetensors")):
-        tensors.update(load_file(file))
-    for hf_name, tensor in tensors.items():
-        new_name = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
-        assert new_name, hf_name
-        value = convert(hf_name, tensor.float().numpy(), config)
-        if kind != "F32" and value.ndim == 2:
-            writer.add_tensor(new_name, gguf.quants.quantize(value, qtype), raw_dtype=qtype)
-        else:
-            writer.add_tensor(new_name, value)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def gguf_to_hf(file: Path, config) -> dict[str, torch.Tensor]:
-    """Dequantized tensors of a llama-architecture GGUF under their Hugging Face names."""
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    back = {}
-    for hf_name in transformers.AutoModelForCausalLM.from_config(config).state_dict():
-        back[names.get_name(hf_name, try_suffixes=(".weight", ".bias"))] = hf_name
-    tensors = {}
-    for tensor in gguf.GGUFReader(file).tensors:
-        if tensor.name == "rope_freqs.weight":
-            continue
-        value = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        if ".attn_q." in tensor.name:
-            value = rotate_rows_from_gguf(value, config.num_attention_heads)
-        elif ".attn_k." in tensor.name:
-            value = rotate_rows_from_gguf(value, config.num_key_value_heads)
-        tensors[back[tensor.name]] = torch.from_numpy(np.ascontiguousarray(value))
-    return tensors
-
-
 # ---------------------------------------------------------------------------- one folder
 
 
-def text_half(folder: Path, out: Path, prefix: str) -> Path:
-    """The checkpoint of the language model alone, from the files of a multimodal one."""
-    write_json(out / "config.json", json.loads((folder / "config.json").read_text())["text_config"])
+def as_transformers_wants(folder: Path, scratch: Path, variant: dict) -> Path:
+    """The folder itself, or one with the language model alone or the config in words transformers knows."""
+    raw = json.loads((folder / "config.json").read_text())
+    if "text_config" not in raw and "golden_config" not in variant:
+        return folder
+    write_json(scratch / "config.json", raw.get("text_config", raw) | variant.get("golden_config", {}))
     tensors = load_file(folder / "model.safetensors")
+    prefix = variant.get("prefix", "")
     text = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    save_file(text, out / "model.safetensors", metadata={"format": "pt"})
-    return out
+    save_file(text, scratch / "model.safetensors", metadata={"format": "pt"})
+    return scratch
 
 
 def write_json(file: Path, value) -> None:
@@ -481,19 +326,15 @@ def make(name: str, variant: dict, folder: Path) -> None:
     })
     write_tokenizer(folder, variant.get("chat_template", False))
     write_weights(folder, variant, seed)
-    kind = variant.get("gguf")
-    if kind and config["model_type"] in GGUF_ARCH:
+    if kind := variant.get("gguf"):
         write_gguf(folder, folder / "model.gguf", name, kind)
     parsed = text_config(folder)
     tokens = golden_tokens(parsed, variant.get("tokens", GOLDEN_TOKENS), seed)
 
     if variant.get("gguf_only"):
         save_file(gguf_to_hf(folder / "model.gguf", parsed), folder / "model.safetensors", metadata={"format": "pt"})
-    if "text_config" in config:
-        with tempfile.TemporaryDirectory() as scratch:
-            logits = forward(text_half(folder, Path(scratch), variant["prefix"]), tokens)
-    else:
-        logits = forward(folder, tokens)
+    with tempfile.TemporaryDirectory() as scratch:
+        logits = forward(as_transformers_wants(folder, Path(scratch), variant), tokens)
     if kind in ("F32", "BF16") and config["model_type"] == "llama":
         # The GGUF says the same as the other files.
         with tempfile.TemporaryDirectory() as scratch:

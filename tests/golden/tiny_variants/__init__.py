@@ -9,6 +9,7 @@ maths included, and what is to be done with it:
     gguf          block format of a `model.gguf` beside; `gguf_only`: and nothing else
     chat_template the tokenizer has one
     leftovers     the file also holds tables of old exports, which a reader skips
+    golden_config keys to change before transformers reads the config, for those it does not know
     prefix        what the file's tensor names lack of, or have before, those transformers saves
 """
 

@@ -86,6 +86,6 @@ VARIANTS = {
                       bias=True),
     ),
     "mpt": dict(config=mpt(), gguf="F32"),
-    "mpt-clip": dict(config=mpt({"clip_qkv": 1.5, "softmax_scale": 0.4}, d_model=40, n_heads=5),
-                     gguf="F32", tokens=40),
+    "mpt-clip": dict(config=mpt({"clip_qkv": 1.5}, d_model=40, n_heads=5), gguf="F32", tokens=40),
+    "mpt-scale": dict(config=mpt({"softmax_scale": 0.4}, d_model=32, n_heads=4), tokens=24),
 }

@@ -37,7 +37,7 @@ def gemma2(**over) -> dict:
         "model_type": "gemma2",
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "query_pre_attn_scalar": 10,
+        "query_pre_attn_scalar": 12,
         "rope_scaling": DROP,
         "sliding_window": 16,
         "transformers_version": "4.42.4",
@@ -54,11 +54,16 @@ def gemma3(**over) -> dict:
         "final_logit_softcapping": None,
         "hidden_act": DROP,
         "model_type": "gemma3_text",
-        "num_hidden_layers": 3,
+        "head_dim": 12,
+        "hidden_size": 36,
+        "intermediate_size": 40,
+        "num_attention_heads": 3,
+        "num_hidden_layers": 7,
+        "num_key_value_heads": 1,
         "rope_local_base_freq": 10000,
         "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
         "rope_theta": 1000000,
-        "sliding_window_pattern": 3,
+        "sliding_window_pattern": 6,
         "transformers_version": "4.50.0.dev0",
         **over,
     })
@@ -68,8 +73,8 @@ def gemma3_multimodal() -> dict:
     """config.json of Gemma 3 4B and up, in the form of transformers 5; every layer is named by its kind."""
     kinds = ["sliding_attention", "full_attention", "sliding_attention"]
     text = version_5(
-        gemma3(architectures=DROP, cache_implementation=DROP, sliding_window_pattern=DROP, hidden_size=40,
-               num_attention_heads=2, num_key_value_heads=1, head_dim=16, query_pre_attn_scalar=24),
+        gemma3(architectures=DROP, cache_implementation=DROP, sliding_window_pattern=DROP, hidden_size=40, intermediate_size=88,
+               num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1, head_dim=16, query_pre_attn_scalar=24),
         {
             "full_attention": {"factor": 8.0, "rope_theta": 1000000.0, "rope_type": "linear"},
             "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
@@ -108,6 +113,8 @@ def gemma3_multimodal() -> dict:
 VARIANTS = {
     "gemma": dict(config=gemma(), gguf="F32", tokens=40),
     "gemma2": dict(config=gemma2(), gguf="F32"),
+    # Gemma 2 27B scales scores by another number than its head dimension.
+    "gemma2-scalar": dict(config=gemma2(query_pre_attn_scalar=40, num_hidden_layers=3, hidden_size=32), tokens=40),
     "gemma3": dict(config=gemma3(), gguf="F32"),
     # The file also holds a few tensors of the vision half.
     "gemma3-multimodal": dict(config=gemma3_multimodal(), prefix="language_model.", leftovers=True),

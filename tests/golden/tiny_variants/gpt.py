@@ -50,7 +50,7 @@ def gpt_bigcode(**over) -> dict:
         "multi_query": True,
         "n_embd": 36,
         "n_head": 3,
-        "n_inner": 100,
+        "n_inner": 144,
         "n_layer": 2,
         "n_positions": POSITIONS,
         "pad_key_length": True,

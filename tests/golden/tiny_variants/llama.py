@@ -166,6 +166,12 @@ VARIANTS = {
     "llama-rope-dynamic-beyond": dict(
         config=stretched(max_position_embeddings=32, rope_scaling={"factor": 4.0, "type": "dynamic"}),
     ),
+    # LongChat's first config.json: positions divided by a key that only its own loader reads.
+    "llama-rope-condensed": dict(
+        config=stretched(rope_condense_ratio=4),
+        golden_config={"rope_scaling": {"factor": 4.0, "type": "linear"}},
+        tokens=40,
+    ),
     "llama-rope-yarn-attention": dict(
         config=stretched(rope_theta=1000.0,
                          rope_scaling={"attention_factor": 0.8, "beta_fast": 16.0, "beta_slow": 2.0, "factor": 4.0,

@@ -11,7 +11,7 @@ def phi(**over) -> dict:
         "embd_pdrop": 0.0,
         "hidden_act": "gelu_new",
         "hidden_size": 40,
-        "intermediate_size": 88,
+        "intermediate_size": 160,
         "layer_norm_eps": 1e-05,
         "max_position_embeddings": MAX_POSITIONS,
         "model_type": "phi",
@@ -64,15 +64,16 @@ def longrope(pairs: int) -> dict:
 
 
 LONG = dict(max_position_embeddings=160, original_max_position_embeddings=40, sliding_window=256)
+SHORT = dict(max_position_embeddings=2048, original_max_position_embeddings=512, sliding_window=4096)
 
 VARIANTS = {
     "phi": dict(config=phi(), gguf="F32", tokens=40),
     "phi-qk-layernorm": dict(config=phi(num_key_value_heads=1, qk_layernorm=True, partial_rotary_factor=0.5), tokens=40),
     "phi3": dict(config=phi3(), gguf="F32", tokens=40),
     "phi3-window": dict(config=phi3(sliding_window=16, num_key_value_heads=1, hidden_size=36, intermediate_size=60)),
-    # 65 tokens want the long factors, 40 the short ones.
+    # More tokens than the original context want the long factors, fewer the short ones.
     "phi3-longrope-long": dict(config=phi3(**LONG, rope_scaling=longrope(8)), gguf="F32"),
-    "phi3-longrope-short": dict(config=phi3(**LONG, rope_scaling=longrope(8)), gguf="F32", tokens=40),
+    "phi3-longrope-short": dict(config=phi3(**SHORT, rope_scaling=longrope(8)), gguf="F32", tokens=40),
     "phi4-mini": dict(
         config=phi3(**LONG, hidden_size=64, num_attention_heads=4, num_key_value_heads=2, partial_rotary_factor=0.75,
                     rope_scaling=longrope(6), tie_word_embeddings=True, full_attn_mod=1, interpolate_factor=1,

@@ -366,7 +366,8 @@ def write_gguf(folder: Path, out: Path, name: str, kind: str) -> None:
     qtype = gguf.GGMLQuantizationType[kind]
     writer = gguf.GGUFWriter(out, gguf.MODEL_ARCH_NAMES[arch])
     writer.add_type("model")
-    writer.add_name(f"tiny-{name}")
+    # By the word "phi3" llama.cpp knows Phi-3's own vocabulary, which this one is not.
+    writer.add_name(f"tiny-{name}".replace("phi3", "phi 3"))
     keys(writer, config, raw)
     file_type = "ALL_F32" if kind == "F32" else f"MOSTLY_{kind}"
     writer.add_file_type(gguf.LlamaFileType[file_type])

@@ -6,6 +6,7 @@
 #import KV
 #import REDUCE
 #import tanh
+#import alibi
 
 override WORKGROUP: u32;       // invocations, at least head_dim / 4
 override LANES: u32;           // = WORKGROUP
@@ -29,6 +30,7 @@ const NONE = -1.0e38;  // below every score, and far enough from -f32::MAX that 
 @bind var<storage, read> q: array<vec4<f32>>;             // (heads, head_dim / 4)
 @bind var<storage, read> key_cache: array<kv4>;           // (kv_heads, context_length, head_dim / 4)
 @bind var<storage, read> value_cache: array<kv4>;         // (kv_heads, context_length, head_dim / 4)
+@bind var<storage, read> slopes: array<f32>;              // (heads), for ALiBi
 @bind var<storage, read_write> partials: array<vec4<f32>>;  // (heads, pieces, 1 + head_dim / 4): maximum, sum; values
 
 var<workgroup> queries: array<vec4<f32>, QUERY_QUADS>;  // (tile heads, head_dim / 4)
@@ -73,7 +75,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             }
         }
         for (var h = 0u; h < TILE_HEADS; h++) {
-            let score = bend(scores[h]);
+            let head = kv_head * group + min(first_head + h, group - 1u);
+            let score = bend(scores[h]) + alibi(head, position, step.position);
             weights[h * PIECE + position - begin] = score;
             maxima[h] = max(maxima[h], score);
         }

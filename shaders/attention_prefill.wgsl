@@ -5,6 +5,7 @@
 #import step
 #import KV
 #import tanh
+#import alibi
 
 override WORKGROUP: u32;       // invocations
 override HEADS: u32;           // query heads
@@ -29,6 +30,7 @@ const NONE = -1.0e38;  // below every score, and far enough from -f32::MAX that 
 @bind var<storage, read> q: array<vec4<f32>>;             // (tokens, heads, head_dim / 4)
 @bind var<storage, read> key_cache: array<kv4>;           // (kv_heads, context_length, head_dim / 4)
 @bind var<storage, read> value_cache: array<kv4>;         // (kv_heads, context_length, head_dim / 4)
+@bind var<storage, read> slopes: array<f32>;              // (heads), for ALiBi
 @bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens, heads, head_dim / 4)
 
 var<workgroup> tile: array<vec4<f32>, TILE_QUADS>;      // (keys, 16 quads) or (VALUES, head_dim / 4)
@@ -100,7 +102,13 @@ fn main(
         for (var k = 0u; k < KEYS; k++) {
             let position = vec4(start + column + k * COLUMNS);
             let seen = (position <= positions) & (position >= oldest) & (position < vec4(end));
-            scores[k] = select(vec4(NONE), bend(scores[k] * SCALE), seen);
+            var score = bend(scores[k] * SCALE);
+            if ALIBI != 0u {
+                for (var r = 0u; r < ROWS; r++) {
+                    score[r] += alibi(workgroup.y, position.x, positions[r]);
+                }
+            }
+            scores[k] = select(vec4(NONE), score, seen);
             share = max(share, scores[k]);
         }
         shares[lid] = share;

@@ -6,6 +6,7 @@
 override COLS: u32;       // hidden_size
 override ROWS: u32;       // rows of this slice
 override FIRST_ROW: u32;  // the slice's first row in the embedding
+override SCALE: f32;      // rows are multiplied by it
 
 @bind var<storage, read> tokens: array<u32>;             // (tokens)
 @bind var<storage, read_write> output: array<vec4<f32>>; // (tokens, hidden_size / 4)
@@ -18,6 +19,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     let row = id - FIRST_ROW;
     for (var at = lane; at < COLS / 4u; at += 64u) {
-        output[group.x * (COLS / 4u) + at] = chunk4(load_chunk(row, at / (CHUNK / 4u)), at % (CHUNK / 4u));
+        let value = chunk4(load_chunk(row, at / (CHUNK / 4u)), at % (CHUNK / 4u));
+        output[group.x * (COLS / 4u) + at] = SCALE * value;
     }
 }

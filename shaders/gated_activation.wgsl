@@ -1,12 +1,13 @@
 // Gated activation (Shazeer 2020: SwiGLU, GeGLU …): act(gate) · up. One invocation per output quad; workgroups
-// along x cover a row, along y tokens.
+// along x cover a row, along y tokens, along z a token's rows where it has several (experts).
 #import activation
 
 override COLS: u32;          // intermediate_size
+override GROUPS: u32;        // rows of a token
 override INTERLEAVED: bool;  // (gate, up) pairs; otherwise all of gate, then all of up
 
-@bind var<storage, read> x: array<vec4<f32>>;             // (tokens, 2 intermediate_size / 4)
-@bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens, intermediate_size / 4)
+@bind var<storage, read> x: array<vec4<f32>>;             // (tokens, groups, 2 intermediate_size / 4)
+@bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens, groups, intermediate_size / 4)
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
@@ -14,7 +15,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     if id.x >= quads {
         return;
     }
-    let row = id.y * 2u * quads;
+    let number = id.y * GROUPS + id.z;
+    let row = number * 2u * quads;
     var gate: vec4<f32>;
     var up: vec4<f32>;
     if INTERLEAVED {
@@ -26,5 +28,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         gate = x[row + id.x];
         up = x[row + quads + id.x];
     }
-    output[id.y * quads + id.x] = activate4(gate) * up;
+    output[number * quads + id.x] = activate4(gate) * up;
 }

@@ -8,9 +8,11 @@ override LANES: u32;             // = WORKGROUP
 override COLS: u32;              // hidden_size
 override EPS: f32;
 override LOGIT_ROWS_ONLY: bool;
+override RESIDUAL: bool;          // something is added to the normed row
 
 @bind var<storage, read> x: array<vec4<f32>>;             // (tokens, hidden_size / 4)
 @bind var<storage, read> weight: array<vec4<f32>>;        // (hidden_size / 4)
+@bind var<storage, read> residual: array<vec4<f32>>;      // as the output; read with RESIDUAL only
 @bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens or logit_rows, hidden_size / 4)
 
 @compute @workgroup_size(WORKGROUP)
@@ -24,6 +26,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     let scale = inverseSqrt(reduce_sum(squares, lid) / f32(COLS) + EPS);
     for (var at = lid; at < quads; at += WORKGROUP) {
-        output[group.x * quads + at] = x[row * quads + at] * scale * weight[at];
+        var value = x[row * quads + at] * scale * weight[at];
+        if RESIDUAL {
+            value += residual[group.x * quads + at];
+        }
+        output[group.x * quads + at] = value;
     }
 }

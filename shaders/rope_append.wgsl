@@ -7,7 +7,8 @@
 override HEADS: u32;
 override KV_HEADS: u32;
 override HEAD_DIM: u32;
-override ROTARY_DIM: u32;      // rotated values of a head; the rest is copied
+override ROTARY_DIM: u32;      // rotated values of a head; the rest is copied; 0: none
+override CLIP: f32;            // values are first brought within ± this; 0: they are not
 override INTERLEAVED: bool;    // pairs (2i, 2i + 1); otherwise (i, i + rotary_dim / 2)
 override CONTEXT_LENGTH: u32;  // positions that the cache has room for
 
@@ -17,23 +18,30 @@ override CONTEXT_LENGTH: u32;  // positions that the cache has room for
 @bind var<storage, read_write> key_cache: array<kv4>;    // (kv_heads, context_length, head_dim / 4)
 @bind var<storage, read_write> value_cache: array<kv4>;  // (kv_heads, context_length, head_dim / 4)
 
+fn read(at: u32) -> f32 {
+    if CLIP > 0.0 {
+        return clamp(qkv[at], -CLIP, CLIP);
+    }
+    return qkv[at];
+}
+
 // Value `at` of the head that starts at `head`, rotated for `position`.
 fn rotated(head: u32, at: u32, position: u32) -> f32 {
-    let value = qkv[head + at];
+    let value = read(head + at);
     if at >= ROTARY_DIM {
         return value;
     }
-    let pairs = ROTARY_DIM / 2u;
+    let pairs = max(ROTARY_DIM / 2u, 1u);  // not 0: compilers see the division even where it never runs
     var pair = at % pairs;
     var second = at >= pairs;
-    var other = (at + pairs) % ROTARY_DIM;
+    var other = (at + pairs) % (2u * pairs);
     if INTERLEAVED {
         pair = at / 2u;
         second = at % 2u == 1u;
         other = at ^ 1u;
     }
     let turn = table[position * pairs + pair];
-    return value * turn.x + qkv[head + other] * select(-turn.y, turn.y, second);
+    return value * turn.x + read(head + other) * select(-turn.y, turn.y, second);
 }
 
 @compute @workgroup_size(64)
@@ -49,7 +57,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let start = (token * (HEADS + 2u * KV_HEADS) + head) * HEAD_DIM;
     let at = quad * 4u;
     if head >= HEADS + KV_HEADS {
-        let value = vec4(qkv[start + at], qkv[start + at + 1u], qkv[start + at + 2u], qkv[start + at + 3u]);
+        let value = vec4(read(start + at), read(start + at + 1u), read(start + at + 2u), read(start + at + 3u));
         value_cache[((head - HEADS - KV_HEADS) * CONTEXT_LENGTH + position) * quads + quad] = kv_pack(value);
         return;
     }

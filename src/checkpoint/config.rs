@@ -19,6 +19,8 @@ pub struct RowConventions {
     pub rope: RopeRows,
     /// Norm weights that are stored as their distance from one.
     pub norms: NormOffset,
+    /// Weights of `Conv1D` layers.
+    pub conv1d: Conv1dOrder,
 }
 
 /// Rows of a fused q, k, v weight.
@@ -39,6 +41,16 @@ pub enum NormOffset {
     Apart,
     /// As GGUF has it: it is.
     Included,
+}
+
+/// How the weights of GPT-2's `Conv1D` layers are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Conv1dOrder {
+    /// `(in, out)`, as Hugging Face has it.
+    #[default]
+    InputFirst,
+    /// `(out, in)` like all other weights, as GGUF has it.
+    OutputFirst,
 }
 
 /// Which rows of a q or k head RoPE rotates together.
@@ -116,6 +128,12 @@ impl Config {
         }))
     }
 
+    /// The same config, with a memory of its own for what was asked for.
+    pub fn unobserved(&self) -> Self {
+        let shared = Shared { file: self.shared.file.clone(), root: self.shared.root.clone(), read: Mutex::default() };
+        Self { rows: self.rows, shared: Arc::new(shared), path: self.path.clone() }
+    }
+
     /// Declares that these keys, with all below them, have no bearing on the maths.
     pub fn ignore(&self, keys: &[&str]) {
         for key in keys {
@@ -123,7 +141,8 @@ impl Config {
         }
     }
 
-    /// Keys of the whole config that were neither asked for nor ignored, in dotted form.
+    /// Keys of the whole config that were neither asked for nor ignored, in dotted form; not those that are null or
+    /// false.
     pub fn unread(&self) -> Vec<String> {
         let read = self.shared.read.lock().unwrap_or_else(PoisonError::into_inner);
         let mut unread = Vec::new();
@@ -242,6 +261,11 @@ impl Config {
         first_of(keys, |key| self.opt_u32(key))
     }
 
+    /// A string under the first of these names that is there.
+    pub fn opt_any_str(&self, keys: &[&str]) -> Found<Option<&str>> {
+        first_of(keys, |key| self.opt_str(key))
+    }
+
     /// A number under the first of these names that is there.
     pub fn opt_any_f32(&self, keys: &[&str]) -> Found<Option<f32>> {
         first_of(keys, |key| self.opt_f32(key))
@@ -293,8 +317,8 @@ fn first_of<T>(keys: &[&str], look_up: impl Fn(&str) -> Found<Option<T>>) -> Fou
 fn collect_unread(section: &Map<String, Value>, path: &str, read: &BTreeSet<String>, unread: &mut Vec<String>) {
     for (key, value) in section {
         let name = format!("{path}{key}");
-        // Null is as good as absent.
-        if value.is_null() || read.contains(&format!("{name}.*")) {
+        // Null is as good as absent, and what is not switched on changes nothing.
+        if value.is_null() || *value == Value::Bool(false) || read.contains(&format!("{name}.*")) {
             continue;
         }
         match value {

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use config::{Config, NormOffset, QkvRows, RopeRows, RowConventions};
+pub use config::{Config, Conv1dOrder, NormOffset, QkvRows, RopeRows, RowConventions};
 pub use error::CheckpointError;
 pub use gguf::GgufMetadata;
 pub use mmap::FileIdentity;

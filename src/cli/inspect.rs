@@ -48,6 +48,8 @@ struct Model {
     layers: usize,
     hidden_size: usize,
     intermediate_size: usize,
+    /// All experts, and those that compute a token.
+    experts: Option<(u32, u32)>,
     heads: u32,
     kv_heads: u32,
     head_dim: u32,
@@ -110,12 +112,18 @@ fn formats(checkpoint: &Checkpoint) -> BTreeMap<&'static str, Stored> {
 
 fn model(spec: &ModelSpec) -> Model {
     let first = &spec.layers[0];
-    let (MlpSpec::Plain { up, .. } | MlpSpec::Gated { up, .. }) = &first.mlp;
+    // Layers of a mixture may be dense here and there.
+    let mixtures = spec.layers.iter().filter_map(|layer| match &layer.mlp {
+        MlpSpec::Experts(experts) => Some((experts, &layer.mlp)),
+        _ => None,
+    });
+    let (experts, mlp) = mixtures.map(|(experts, mlp)| (Some(experts), mlp)).next().unwrap_or((None, &first.mlp));
     Model {
         family: spec.family,
         layers: spec.layers.len(),
         hidden_size: spec.hidden_size,
-        intermediate_size: up.weight.rows(),
+        intermediate_size: mlp.intermediate_size(),
+        experts: experts.map(|experts| (experts.experts, experts.top_k)),
         heads: first.attention.heads,
         kv_heads: first.attention.kv_heads,
         head_dim: first.attention.head_dim,
@@ -149,6 +157,10 @@ fn describe(report: &Report) -> String {
             ("family", model.family.to_owned()),
             ("layers", format!("{}, {residual} residual", model.layers)),
             ("hidden", format!("{}, {} in the MLP", model.hidden_size, model.intermediate_size)),
+            (
+                "experts",
+                model.experts.map_or("none".to_owned(), |(all, top_k)| format!("{all}, {top_k} of them for a token")),
+            ),
             ("attention", format!("{heads} heads, {kv_heads} key/value heads, {head_dim} wide")),
             ("embedding", format!("{} rows{tied}", model.vocab_size)),
             ("context", format!("{} tokens", model.max_position_embeddings)),

@@ -1,5 +1,6 @@
 //! From the checkpoint's bytes to packed weights: rows gathered, checked and repacked, in bounded pieces.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Range;
 
@@ -8,7 +9,7 @@ use rayon::prelude::*;
 use super::ExecError;
 use crate::checkpoint::{Checkpoint, TensorView};
 use crate::graph::{Graph, Vector, Weight};
-use crate::model::{ModelSpec, Part, rope_table};
+use crate::model::{ModelSpec, Part, VectorSpec, rope_table};
 use crate::quant::PackedLayout;
 
 /// Bytes packed at a time by each thread.
@@ -75,14 +76,12 @@ impl<'c> WeightSource<'c> {
     /// A vector's values.
     pub(super) fn vector(&self, vector: &Vector) -> Result<Vec<f32>, ExecError> {
         match vector {
-            Vector::Zeros(len) => Ok(vec![0.0; *len]),
+            Vector::Values(values) => Ok(values.clone()),
             Vector::Spec(spec) => self.elements(&spec.parts),
+            Vector::OnePlus(spec) => Ok(self.elements(&spec.parts)?.into_iter().map(|value| 1.0 + value).collect()),
             Vector::RopeTable { rope, positions } => {
-                let mut frequencies = rope.inverse_frequencies.clone();
-                if let Some(divisors) = &rope.divisors {
-                    let divisors = self.elements(&divisors.parts)?;
-                    frequencies.iter_mut().zip(divisors).for_each(|(frequency, divisor)| *frequency /= divisor);
-                }
+                let tensor = |spec: &VectorSpec| self.elements(&spec.parts);
+                let frequencies = rope.inverse_frequencies(*positions, tensor)?;
                 Ok(rope_table(&frequencies, rope.magnitude, *positions))
             }
         }
@@ -133,12 +132,21 @@ fn pack(weight: &Weight, parts: &[(Part, TensorView<'_>)], rows: Range<usize>) -
         let from = rows.start.max(part_rows.start);
         let to = rows.end.min(part_rows.end);
         for row in from..to {
-            let stored = view.row(part.rows.start + row - part_rows.start);
-            weight.format.repack_row(stored, &layout, row - rows.start, &mut bytes);
+            let wanted = part.rows.start + row - part_rows.start;
+            let stored = if part.transposed { column(view, wanted).into() } else { Cow::Borrowed(view.row(wanted)) };
+            weight.format.repack_row(&stored, &layout, row - rows.start, &mut bytes);
         }
         part_start = part_rows.end;
     }
     Piece { rows, layout, bytes }
+}
+
+/// A row of a tensor that is stored transposed: one column, gathered. Only formats without blocks come so, which
+/// [`check_tensors`] makes sure of.
+fn column(view: &TensorView<'_>, column: usize) -> Vec<u8> {
+    let bytes = view.format.block_bytes();
+    let at = column * bytes..(column + 1) * bytes;
+    (0..view.rows()).flat_map(|row| &view.row(row)[at.clone()]).copied().collect()
 }
 
 /// The row slices of a weight when one binding holds `max_binding` bytes: first row and layout of each.
@@ -166,17 +174,17 @@ pub fn check_tensors(checkpoint: &Checkpoint, spec: &ModelSpec, graph: &Graph) -
     for weight in &graph.weights {
         for part in &weight.spec.parts {
             used.insert(&part.tensor);
-            check_shape(&checkpoint.tensor(&part.tensor)?, &[part.tensor_rows, weight.spec.cols])?;
+            check_matrix(&checkpoint.tensor(&part.tensor)?, part, weight.spec.cols)?;
         }
     }
-    let vectors = graph.vectors.iter().filter_map(|vector| match vector {
-        Vector::Spec(spec) => Some(spec),
-        Vector::RopeTable { rope, .. } => rope.divisors.as_ref(),
-        Vector::Zeros(_) => None,
+    let vectors = graph.vectors.iter().flat_map(|vector| match vector {
+        Vector::Spec(spec) | Vector::OnePlus(spec) => vec![spec],
+        Vector::RopeTable { rope, .. } => rope.tensors().collect(),
+        Vector::Values(_) => vec![],
     });
     for part in vectors.flat_map(|spec| &spec.parts) {
         used.insert(&part.tensor);
-        check_shape(&checkpoint.tensor(&part.tensor)?, &[part.tensor_rows])?;
+        check_vector(&checkpoint.tensor(&part.tensor)?, part.tensor_rows)?;
     }
     let ignored = |name: &str| {
         let head = spec.is_tied() && (name == "lm_head.weight" || name == "embed_out.weight");
@@ -195,16 +203,32 @@ pub fn check_tensors(checkpoint: &Checkpoint, spec: &ModelSpec, graph: &Graph) -
     })
 }
 
-fn check_shape(view: &TensorView<'_>, expected: &[usize]) -> Result<(), ExecError> {
-    if view.shape == expected {
-        return Ok(());
+/// A matrix, or several of them stacked (experts), or one row as a vector.
+fn check_matrix(view: &TensorView<'_>, part: &Part, cols: usize) -> Result<(), ExecError> {
+    if part.transposed {
+        if view.format.block_len() != 1 {
+            let expected = "plain numbers, which a transposed matrix needs".to_owned();
+            return Err(misfit(view, expected, view.format.name().to_owned()));
+        }
+        return check_shape(view, &[cols, part.tensor_rows]);
     }
-    Err(ExecError::Tensor {
-        file: view.file.display().to_string(),
-        tensor: view.name.into(),
-        expected: shape_text(expected),
-        found: shape_text(view.shape),
-    })
+    let stacked = view.shape.len() == 3 && view.rows() == part.tensor_rows && view.cols() == cols;
+    let row = part.tensor_rows == 1 && view.shape == [cols];
+    if stacked || row { Ok(()) } else { check_shape(view, &[part.tensor_rows, cols]) }
+}
+
+/// A vector, or several of them stacked (the norms of heads).
+fn check_vector(view: &TensorView<'_>, len: usize) -> Result<(), ExecError> {
+    let stacked = matches!(view.shape, [heads, cols] if *heads > 1 && heads * cols == len);
+    if stacked { Ok(()) } else { check_shape(view, &[len]) }
+}
+
+fn check_shape(view: &TensorView<'_>, expected: &[usize]) -> Result<(), ExecError> {
+    if view.shape == expected { Ok(()) } else { Err(misfit(view, shape_text(expected), shape_text(view.shape))) }
+}
+
+fn misfit(view: &TensorView<'_>, expected: String, found: String) -> ExecError {
+    ExecError::Tensor { file: view.file.display().to_string(), tensor: view.name.into(), expected, found }
 }
 
 fn shape_text(shape: &[usize]) -> String {
@@ -212,10 +236,11 @@ fn shape_text(shape: &[usize]) -> String {
     format!("({})", dims.join(", "))
 }
 
-/// Whether a name fits a pattern in which `*` stands for a number.
+/// Whether a name fits a pattern in which `*` stands for a number, at the end for anything.
 fn matches(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,
+        Some((before, "")) => name.starts_with(before),
         Some((before, after)) => {
             let middle = name.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
             middle.is_some_and(|middle| !middle.is_empty() && middle.bytes().all(|byte| byte.is_ascii_digit()))
@@ -233,5 +258,9 @@ mod tests {
         assert!(matches(pattern, "layers.12.attention.bias"), "a number fits");
         assert!(!matches(pattern, "layers.12.x.attention.bias"), "a path does not");
         assert!(!matches(pattern, "layers..attention.bias"), "nothing does not");
+        assert!(
+            matches("vision.*", "vision.layers.0.bias") && !matches("vision.*", "text"),
+            "at the end anything fits"
+        );
     }
 }

@@ -53,8 +53,8 @@ pub fn describe_checkpoint(checkpoint: &Checkpoint) -> Result<ModelSpec, ExecErr
 /// An unsupported model, a context longer than the model's, or tensors that don't fit it.
 pub fn lower_checkpoint(checkpoint: &Checkpoint, options: &ExecOptions) -> Result<(ModelSpec, Graph), ExecError> {
     let spec = describe_checkpoint(checkpoint)?;
-    let limit = spec.max_position_embeddings;
-    let context_length = options.context_length.unwrap_or_else(|| limit.min(DEFAULT_CONTEXT));
+    let limit = spec.max_context_length;
+    let context_length = options.context_length.unwrap_or(spec.max_position_embeddings.min(DEFAULT_CONTEXT));
     if context_length > limit || context_length == 0 {
         return Err(ExecError::ContextTooLong { wanted: context_length, limit });
     }

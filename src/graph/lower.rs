@@ -4,10 +4,12 @@ use std::collections::HashMap;
 
 use super::{Graph, GraphError, Node, Tensor, TensorId, TensorKind, Unit, Vector, VectorId, Weight, WeightId};
 use crate::model::{
-    AttentionSpec, LayerSpec, LinearSpec, MlpSpec, ModelSpec, NormSpec, Residual, RopeSpec, VectorSpec, WeightSpec,
+    AttentionSpec, ExpertsSpec, LayerSpec, LinearSpec, MlpSpec, ModelSpec, NormSpan, NormSpec, QkNormSpec, Residual,
+    VectorSpec, WeightSpec,
 };
 use crate::ops::{
-    Activation, Attention, Columns, Embed, GatedActivation, KvFormat, Matmul, Norm, NormKind, Op, RopeAppend, StateType,
+    Activation, AddPositions, Attention, Columns, CombineExperts, Embed, GatedActivation, KvFormat, Matmul,
+    MatmulExperts, Norm, NormGroups, NormKind, Op, QkNorm, RopeAppend, RopeStyle, Route, Softcap, StateType,
 };
 use crate::quant::BlockFormat;
 use crate::tensor::{DType, Dim, TensorType};
@@ -28,7 +30,9 @@ pub struct LowerOptions<'a> {
 /// # Errors
 /// A size the kernels can't take, a missing tensor, or a weight of mixed formats.
 pub fn lower(spec: &ModelSpec, options: &LowerOptions<'_>) -> Result<Graph, GraphError> {
-    let mut lowering = Lowering { options: *options, weight_ids: HashMap::new(), graph: empty(spec, options) };
+    let graph = empty(spec, options);
+    let hidden_size = spec.hidden_size;
+    let mut lowering = Lowering { options: *options, hidden_size, weight_ids: HashMap::new(), graph };
     lowering.multiple_of_four("hidden_size", spec.hidden_size)?;
     let mut hidden = lowering.unit("embedding".into(), lowering.graph.tokens, |l| l.embedding(spec))?;
     for (index, layer) in spec.layers.iter().enumerate() {
@@ -56,6 +60,7 @@ fn empty(spec: &ModelSpec, options: &LowerOptions<'_>) -> Graph {
 
 struct Lowering<'a> {
     options: LowerOptions<'a>,
+    hidden_size: usize,
     graph: Graph,
     weight_ids: HashMap<WeightSpec, TensorId>,
 }
@@ -99,32 +104,70 @@ impl Lowering<'_> {
     fn embedding(&mut self, spec: &ModelSpec) -> Result<TensorId, GraphError> {
         let weight = self.weight(&spec.embedding)?;
         let hidden = self.hidden("embedding".into(), Dim::Tokens, spec.hidden_size);
-        self.node(Embed, vec![self.graph.tokens, weight], vec![hidden]);
-        Ok(hidden)
+        self.node(Embed { scale: spec.embedding_scale }, vec![self.graph.tokens, weight], vec![hidden]);
+        let Some(positions) = &spec.position_embedding else { return Ok(hidden) };
+        let table = self.weight(positions)?;
+        let placed = self.hidden("embedding with positions".into(), Dim::Tokens, spec.hidden_size);
+        self.node(AddPositions, vec![hidden, table], vec![placed]);
+        Ok(placed)
     }
 
     fn head(&mut self, spec: &ModelSpec, x: TensorId) -> Result<TensorId, GraphError> {
         // Only the rows whose logits are wanted go through the norm and the head.
-        let normed = self.norm("final norm".into(), &spec.norm, x, spec.hidden_size, Dim::LogitRows);
-        self.linear("logits".into(), &spec.lm_head, normed, Dim::LogitRows, Activation::Identity, None)
+        let normed = self.norm("final norm".into(), &spec.norm, x, spec.hidden_size, Dim::LogitRows, None);
+        let logits = self.linear("logits".into(), &spec.lm_head, normed, Dim::LogitRows, Activation::Identity, None)?;
+        let Some(cap) = spec.logit_softcap else { return Ok(logits) };
+        let capped = self.hidden("capped logits".into(), Dim::LogitRows, spec.lm_head.weight.rows());
+        self.node(Softcap { cap }, vec![logits], vec![capped]);
+        Ok(capped)
     }
 
     fn layer(&mut self, index: usize, layer: &LayerSpec, x: TensorId) -> Result<TensorId, GraphError> {
-        let hidden = layer.attention.o.weight.rows();
-        let at = |what: &str| format!("layer {index} {what}");
         // attention
-        let normed = self.norm(at("attention norm"), &layer.attention_norm, x, hidden, Dim::Tokens);
+        let normed = self.layer_norm(index, "attention norm", layer.attention_norm.as_ref(), x, x);
         let attended = self.attention(index, &layer.attention, normed)?;
         // residual
-        let o = &layer.attention.o;
-        let joined = self.linear(at("o"), o, attended, Dim::Tokens, Activation::Identity, Some(x))?;
+        let joined = self.joined(index, "o", layer.attention_post_norm.as_ref(), x, |l, name, residual| {
+            l.linear(name, &layer.attention.o, attended, Dim::Tokens, Activation::Identity, residual)
+        })?;
         // MLP: of the layer's input, or of what attention made of it
-        let mlp_input = match layer.residual {
-            Residual::Parallel => x,
-            Residual::Sequential => joined,
+        let (mlp_input, without_norm) = match layer.residual {
+            Residual::Parallel => (x, normed),
+            Residual::Sequential => (joined, joined),
         };
-        let normed = self.norm(at("mlp norm"), &layer.mlp_norm, mlp_input, hidden, Dim::Tokens);
-        self.mlp(index, &layer.mlp, normed, joined)
+        let normed = self.layer_norm(index, "mlp norm", layer.mlp_norm.as_ref(), mlp_input, without_norm);
+        // residual
+        self.joined(index, "output", layer.mlp_post_norm.as_ref(), joined, |l, name, residual| {
+            l.mlp(index, name, &layer.mlp, normed, residual)
+        })
+    }
+
+    /// `x` normed, or `otherwise` where there is no norm.
+    fn layer_norm(
+        &mut self,
+        index: usize,
+        what: &str,
+        spec: Option<&NormSpec>,
+        x: TensorId,
+        otherwise: TensorId,
+    ) -> TensorId {
+        let Some(spec) = spec else { return otherwise };
+        self.norm(format!("layer {index} {what}"), spec, x, self.hidden_size, Dim::Tokens, None)
+    }
+
+    /// What `part` makes, added to the residual stream: in its own epilogue, or after the norm that follows it.
+    fn joined(
+        &mut self,
+        index: usize,
+        what: &str,
+        post: Option<&NormSpec>,
+        residual: TensorId,
+        part: impl FnOnce(&mut Self, String, Option<TensorId>) -> Result<TensorId, GraphError>,
+    ) -> Result<TensorId, GraphError> {
+        let name = format!("layer {index} {what}");
+        let Some(post) = post else { return part(self, name, Some(residual)) };
+        let output = part(self, name.clone(), None)?;
+        Ok(self.norm(name + " norm", post, output, self.hidden_size, Dim::Tokens, Some(residual)))
     }
 
     fn attention(&mut self, index: usize, spec: &AttentionSpec, x: TensorId) -> Result<TensorId, GraphError> {
@@ -132,7 +175,10 @@ impl Lowering<'_> {
         if spec.head_dim > Attention::MAX_HEAD_DIM {
             return Err(GraphError::HeadTooLarge { head_dim: spec.head_dim, limit: Attention::MAX_HEAD_DIM });
         }
-        let qkv = self.concatenated(format!("layer {index} qkv"), &[&spec.q, &spec.k, &spec.v], x)?;
+        let mut qkv = self.concatenated(format!("layer {index} qkv"), &[&spec.q, &spec.k, &spec.v], x)?;
+        if let Some(norm) = &spec.qk_norm {
+            qkv = self.qk_norm(index, spec, norm, qkv);
+        }
         let state = StateType {
             kv_heads: spec.kv_heads,
             context_length: self.options.context_length,
@@ -143,58 +189,188 @@ impl Lowering<'_> {
         let values = self.tensor(format!("layer {index} values"), TensorKind::State(state));
         let width = (spec.heads * spec.head_dim) as usize;
         let q = self.hidden(format!("layer {index} q"), Dim::Tokens, width);
-        let table = self.rope_table(&spec.rope);
-        let rope = RopeAppend {
+        let rope = spec.rope.as_ref();
+        let table = match rope {
+            Some(rope) => {
+                let positions = self.options.context_length;
+                self.vector("rope table".into(), Vector::RopeTable { rope: rope.clone(), positions })
+            }
+            None => self.vector("no rope".into(), Vector::Values(vec![0.0; 2])),
+        };
+        let append = RopeAppend {
             heads: spec.heads,
             kv_heads: spec.kv_heads,
             head_dim: spec.head_dim,
-            rotary_dim: spec.rope.rotary_dim,
-            style: spec.rope.style,
+            rotary_dim: rope.map_or(0, |rope| rope.rotary_dim),
+            style: rope.map_or(RopeStyle::HalfSplit, |rope| rope.style),
+            clip: spec.clip_qkv,
         };
-        self.node(rope, vec![qkv, table], vec![q, keys, values]);
+        self.node(append, vec![qkv, table], vec![q, keys, values]);
         let output = self.hidden(format!("layer {index} attention"), Dim::Tokens, width);
         let attention = Attention {
             heads: spec.heads,
             kv_heads: spec.kv_heads,
             head_dim: spec.head_dim,
             scale: spec.scale,
-            window: spec.window,
+            // A window beyond the context hides nothing; without it all such layers share a kernel.
+            window: spec.window.filter(|window| *window < self.options.context_length),
             softcap: spec.softcap,
+            alibi: spec.alibi.as_ref().map(|(alibi, _)| *alibi),
         };
-        self.node(attention, vec![q, keys, values], vec![output]);
+        let mut inputs = vec![q, keys, values];
+        if let Some((_, slopes)) = &spec.alibi {
+            inputs.push(self.vector("slopes".into(), Vector::Values(slopes.clone())));
+        }
+        self.node(attention, inputs, vec![output]);
         Ok(output)
     }
 
-    fn mlp(&mut self, index: usize, spec: &MlpSpec, x: TensorId, residual: TensorId) -> Result<TensorId, GraphError> {
-        let at = |what: &str| format!("layer {index} {what}");
-        let (inner, down) = match spec {
-            MlpSpec::Plain { up, down, activation } => {
-                (self.linear(at("up"), up, x, Dim::Tokens, *activation, None)?, down)
-            }
-            MlpSpec::Gated { gate, up, down, activation } => {
-                let both = self.concatenated(at("gate, up"), &[gate, up], x)?;
-                let inner = self.hidden(at("gated"), Dim::Tokens, up.weight.rows());
-                self.node(GatedActivation { activation: *activation, interleaved: false }, vec![both], vec![inner]);
-                (inner, down)
-            }
+    fn qk_norm(&mut self, index: usize, spec: &AttentionSpec, norm: &QkNormSpec, qkv: TensorId) -> TensorId {
+        let groups = |heads: u32| match norm.span {
+            NormSpan::Head => NormGroups { count: heads, cols: spec.head_dim },
+            NormSpan::Row => NormGroups { count: 1, cols: heads * spec.head_dim },
         };
-        self.linear(at("output"), down, inner, Dim::Tokens, Activation::Identity, Some(residual))
+        let width = ((spec.heads + 2 * spec.kv_heads) * spec.head_dim) as usize;
+        let normed = ((spec.heads + spec.kv_heads) * spec.head_dim) as usize;
+        let weight = self.norm_weight(Some(&norm.weight), norm.one_plus, normed);
+        let bias = self.norm_bias(norm.bias.as_ref(), normed);
+        let output = self.hidden(format!("layer {index} normed qkv"), Dim::Tokens, width);
+        let op = QkNorm {
+            kind: norm.kind,
+            eps: norm.eps,
+            q: groups(spec.heads),
+            k: groups(spec.kv_heads),
+            v_cols: spec.kv_heads * spec.head_dim,
+        };
+        self.node(op, vec![qkv, weight, bias], vec![output]);
+        output
     }
 
-    fn norm(&mut self, name: String, spec: &NormSpec, x: TensorId, width: usize, rows: Dim) -> TensorId {
-        let weight = self.vector(spec.weight.label(), Vector::Spec(spec.weight.clone()));
-        let mut inputs = vec![x, weight];
-        if spec.kind == NormKind::Layer {
-            let bias = match &spec.bias {
-                Some(bias) => self.vector(bias.label(), Vector::Spec(bias.clone())),
-                None => self.vector("zeros".into(), Vector::Zeros(width)),
-            };
-            inputs.push(bias);
+    fn mlp(
+        &mut self,
+        index: usize,
+        name: String,
+        spec: &MlpSpec,
+        x: TensorId,
+        residual: Option<TensorId>,
+    ) -> Result<TensorId, GraphError> {
+        match spec {
+            MlpSpec::Plain { up, down, activation } => {
+                let inner = self.linear(format!("layer {index} up"), up, x, Dim::Tokens, *activation, None)?;
+                self.linear(name, down, inner, Dim::Tokens, Activation::Identity, residual)
+            }
+            MlpSpec::Gated { gate, up, down, activation } => {
+                self.gated(index, name, [gate, up, down], *activation, x, residual)
+            }
+            MlpSpec::Experts(experts) => self.experts(index, name, experts, x, residual),
         }
+    }
+
+    fn gated(
+        &mut self,
+        index: usize,
+        name: String,
+        [gate, up, down]: [&LinearSpec; 3],
+        activation: Activation,
+        x: TensorId,
+        residual: Option<TensorId>,
+    ) -> Result<TensorId, GraphError> {
+        let both = self.concatenated(format!("layer {index} gate, up"), &[gate, up], x)?;
+        let inner = self.hidden(format!("layer {index} gated"), Dim::Tokens, up.weight.rows());
+        self.node(GatedActivation { activation, interleaved: false, groups: 1 }, vec![both], vec![inner]);
+        self.linear(name, down, inner, Dim::Tokens, Activation::Identity, residual)
+    }
+
+    fn experts(
+        &mut self,
+        index: usize,
+        name: String,
+        spec: &ExpertsSpec,
+        x: TensorId,
+        residual: Option<TensorId>,
+    ) -> Result<TensorId, GraphError> {
+        let at = |what: &str| format!("layer {index} {what}");
+        let &ExpertsSpec { experts, top_k, .. } = spec;
+        let scores = self.linear(at("router"), &spec.router, x, Dim::Tokens, Activation::Identity, None)?;
+        let selection = self.hidden(at("selection"), Dim::Tokens, 2 * top_k as usize);
+        self.node(Route { experts, top_k, normalize: spec.normalize, scale: 1.0 }, vec![scores], vec![selection]);
+        let both = self.by_experts(at("experts' gate, up"), spec, &spec.gate_up, [x, selection], true)?;
+        let inner_width = (spec.down.cols as u32 * top_k) as usize;
+        let inner = self.hidden(at("experts' gated"), Dim::Tokens, inner_width);
+        let gated = GatedActivation { activation: spec.activation, interleaved: false, groups: top_k };
+        self.node(gated, vec![both], vec![inner]);
+        let down = self.by_experts(at("experts' down"), spec, &spec.down, [inner, selection], false)?;
+        let residual = match residual {
+            Some(residual) => residual,
+            None => return Err(GraphError::Unsupported("a norm behind a mixture of experts".into())),
+        };
+        let mut inputs = vec![down, selection, residual];
+        if let Some(shared) = &spec.shared {
+            let linears = [&shared.gate, &shared.up, &shared.down];
+            inputs.push(self.gated(index, at("shared expert"), linears, spec.activation, x, None)?);
+            if let Some(scale) = &shared.scale {
+                let name = at("shared expert's gate");
+                inputs.push(self.linear(name, scale, x, Dim::Tokens, Activation::Identity, None)?);
+            }
+        }
+        let output = self.hidden(name, Dim::Tokens, self.hidden_size);
+        let gated = spec.shared.as_ref().is_some_and(|shared| shared.scale.is_some());
+        self.node(CombineExperts { top_k, shared: spec.shared.is_some(), gated }, inputs, vec![output]);
+        Ok(output)
+    }
+
+    fn by_experts(
+        &mut self,
+        name: String,
+        spec: &ExpertsSpec,
+        weight: &WeightSpec,
+        [x, selection]: [TensorId; 2],
+        shared_input: bool,
+    ) -> Result<TensorId, GraphError> {
+        let rows = weight.rows() / spec.experts as usize;
+        let output = self.hidden(name, Dim::Tokens, rows * spec.top_k as usize);
+        let weight = self.weight(weight)?;
+        let op = MatmulExperts { experts: spec.experts, top_k: spec.top_k, shared_input };
+        self.node(op, vec![x, weight, selection], vec![output]);
+        Ok(output)
+    }
+
+    fn norm(
+        &mut self,
+        name: String,
+        spec: &NormSpec,
+        x: TensorId,
+        width: usize,
+        rows: Dim,
+        residual: Option<TensorId>,
+    ) -> TensorId {
+        let mut inputs = vec![x, self.norm_weight(spec.weight.as_ref(), spec.one_plus, width)];
+        if spec.kind == NormKind::Layer {
+            inputs.push(self.norm_bias(spec.bias.as_ref(), width));
+        }
+        inputs.extend(residual);
         let output = self.hidden(name, rows, width);
         let logit_rows_only = rows == Dim::LogitRows;
-        self.node(Norm { kind: spec.kind, eps: spec.eps, logit_rows_only }, inputs, vec![output]);
+        let op = Norm { kind: spec.kind, eps: spec.eps, logit_rows_only, residual: residual.is_some() };
+        self.node(op, inputs, vec![output]);
         output
+    }
+
+    /// A norm's weight; ones where it has none.
+    fn norm_weight(&mut self, weight: Option<&VectorSpec>, one_plus: bool, width: usize) -> TensorId {
+        match weight {
+            Some(weight) if one_plus => self.vector(weight.label(), Vector::OnePlus(weight.clone())),
+            Some(weight) => self.vector(weight.label(), Vector::Spec(weight.clone())),
+            None => self.vector("ones".into(), Vector::Values(vec![1.0; width])),
+        }
+    }
+
+    /// A norm's bias; zeros where it has none.
+    fn norm_bias(&mut self, bias: Option<&VectorSpec>, width: usize) -> TensorId {
+        match bias {
+            Some(bias) => self.vector(bias.label(), Vector::Spec(bias.clone())),
+            None => self.vector("zeros".into(), Vector::Values(vec![0.0; width])),
+        }
     }
 
     fn linear(
@@ -248,11 +424,6 @@ impl Lowering<'_> {
             start += spec.weight.rows() as u32;
         }
         Ok(output)
-    }
-
-    fn rope_table(&mut self, rope: &RopeSpec) -> TensorId {
-        let positions = self.options.context_length;
-        self.vector("rope table".into(), Vector::RopeTable { rope: rope.clone(), positions })
     }
 
     /// The tensor of a weight; the same rows are the same tensor, so tied weights are held once.

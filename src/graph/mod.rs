@@ -74,8 +74,10 @@ impl Weight {
 pub enum Vector {
     /// The checkpoint.
     Spec(VectorSpec),
-    /// Zeros: a bias that a family does not have.
-    Zeros(usize),
+    /// One more than the checkpoint says: norms that store their weight's distance from one.
+    OnePlus(VectorSpec),
+    /// Known beforehand: biases and weights that a family does not have, ALiBi's slopes.
+    Values(Vec<f32>),
     /// The cosines and sines of RoPE for this many positions.
     RopeTable {
         /// Frequencies.
@@ -89,9 +91,9 @@ impl Vector {
     /// Values.
     pub fn len(&self) -> usize {
         match self {
-            Self::Spec(spec) => spec.len(),
-            Self::Zeros(len) => *len,
-            Self::RopeTable { rope, positions } => rope.inverse_frequencies.len() * 2 * *positions as usize,
+            Self::Spec(spec) | Self::OnePlus(spec) => spec.len(),
+            Self::Values(values) => values.len(),
+            Self::RopeTable { rope, positions } => rope.rotary_dim as usize * *positions as usize,
         }
     }
 
@@ -180,6 +182,9 @@ pub enum GraphError {
     /// A tensor the model needs and the checkpoint does not have.
     #[error("tensor \"{0}\" is missing from the checkpoint")]
     MissingTensor(String),
+    /// A combination that no kernel has been built for.
+    #[error("{0} is not supported")]
+    Unsupported(String),
     /// One weight made of tensors that are stored in different formats.
     #[error("tensor \"{tensor}\" is stored as {found}, the rest of its weight as {expected}")]
     MixedFormats {

@@ -28,6 +28,18 @@ pub enum ModelError {
         /// What is supported instead, with a leading separator, or nothing.
         hint: String,
     },
+    /// Keys that no one here knows.
+    #[error(
+        "{family}: the config has keys that wgpt does not know and that may change what the model computes: {}; remove \
+         them from the config if they do not",
+        .keys.join(", ")
+    )]
+    UnknownKeys {
+        /// The family.
+        family: &'static str,
+        /// The keys, in dotted form.
+        keys: Vec<String>,
+    },
     /// Numbers that contradict one another.
     #[error("{family}: {reason}")]
     Inconsistent {

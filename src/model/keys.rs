@@ -1,39 +1,44 @@
 //! Config keys that several families share, in all the forms that configs write them.
 
-use super::{ModelError, Source};
+use super::ModelError;
 use crate::checkpoint::Config;
 use crate::ops::Activation;
 
 /// RoPE's base: in the newer section, else under `key` or the common name, else 10 000.
 pub(super) fn theta(config: &Config, parameters: Option<&Config>, key: &str) -> Result<f32, ModelError> {
-    if let Some(theta) = parameters.map(|section| section.opt_f32("rope_theta")).transpose()?.flatten() {
-        return Ok(theta);
-    }
-    let named = config.opt_f32(key)?;
-    Ok(match named {
-        Some(theta) => theta,
-        None => config.opt_f32("rope_theta")?.unwrap_or(10_000.0),
-    })
+    let inside = parameters.map(|section| section.opt_f32("rope_theta")).transpose()?.flatten();
+    // Asked for even where the section decides: configs may write both.
+    let outside = config.opt_any_f32(&[key, "rope_theta"])?;
+    Ok(inside.or(outside).unwrap_or(10_000.0))
 }
 
-/// `hidden_act` by any of the names configs use.
-pub(super) fn activation(config: &Config, family: &'static str, default: &str) -> Result<Activation, ModelError> {
-    match config.opt_str("hidden_act")?.unwrap_or(default) {
+/// An activation function by any of the names configs use.
+pub(super) fn activation(
+    config: &Config,
+    family: &'static str,
+    key: &str,
+    default: &str,
+) -> Result<Activation, ModelError> {
+    match config.str_or(key, default)? {
         "gelu" => Ok(Activation::GeluErf),
         "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
         "silu" | "swish" => Ok(Activation::Silu),
         "relu" => Ok(Activation::Relu),
         other => Err(ModelError::Unsupported {
             family,
-            key: "hidden_act".into(),
+            key: key.into(),
             value: format!("\"{other}\""),
-            hint: "; supported: gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, silu, relu".into(),
+            hint: "; supported: gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, silu, swish, relu".into(),
         }),
     }
 }
 
-/// Whether the head reads the embedding: when the config says so, or when the file has no head of its own.
-pub(super) fn is_tied(source: &Source<'_>, head: &str, default: bool) -> Result<bool, ModelError> {
-    let said = source.config.opt_bool("tie_word_embeddings")?.unwrap_or(default);
-    Ok(said || !(source.has_tensor)(head))
+/// The slopes of ALiBi's heads (Press et al. 2022): powers of 2^(-8/n); heads beyond a power of two take every second
+/// slope of the next.
+pub(super) fn alibi_slopes(heads: u32) -> Vec<f32> {
+    let whole = 1 << heads.ilog2();
+    let slope = |of: u32, power: u32| 2f64.powf(-8.0 / f64::from(of) * f64::from(power)) as f32;
+    let first = (1..=whole).map(|power| slope(whole, power));
+    let others = (0..heads - whole).map(|at| slope(2 * whole, 2 * at + 1));
+    first.chain(others).collect()
 }

@@ -3,17 +3,28 @@
 //! Nothing here computes or reads weights; a spec says which rows of which tensors make up each weight. Invariant:
 //! a config key that changes the maths is either honoured or refused by name, never ignored.
 
+mod decoder;
 mod error;
+mod experts;
+mod falcon;
+mod gemma;
+mod gpt2;
 mod gpt_neox;
 mod keys;
 mod llama;
+mod mpt;
+mod olmo;
+mod phi;
+mod qwen;
 mod registry;
 mod rope;
 mod spec;
+mod stablelm;
 
 pub use error::ModelError;
 pub use registry::{FAMILIES, Family, describe};
 pub use rope::{RopeSpec, rope_table};
 pub use spec::{
-    AttentionSpec, LayerSpec, LinearSpec, MlpSpec, ModelSpec, NormSpec, Part, Residual, Source, VectorSpec, WeightSpec,
+    AttentionSpec, ExpertsSpec, LayerSpec, LinearSpec, MlpSpec, ModelSpec, NormSpan, NormSpec, Part, QkNormSpec,
+    Residual, SharedExpertSpec, Source, VectorSpec, WeightSpec,
 };

@@ -5,7 +5,7 @@
 //! only good to 2⁻¹¹ and only near zero.
 
 use super::{ModelError, Source, VectorSpec};
-use crate::checkpoint::Config;
+use crate::checkpoint::{Config, RopeRows};
 use crate::ops::RopeStyle;
 
 /// Rotary position embedding of one attention.
@@ -15,12 +15,75 @@ pub struct RopeSpec {
     pub rotary_dim: u32,
     /// Which values make a pair.
     pub style: RopeStyle,
-    /// Radians a position, `(rotary_dim / 2)`.
-    pub inverse_frequencies: Vec<f32>,
-    /// Multiplies cosine and sine (YaRN's attention factor).
+    /// Multiplies cosine and sine (YaRN's and LongRoPE's attention factor).
     pub magnitude: f32,
-    /// A tensor that divides the inverse frequencies, where a GGUF file carries one.
-    pub divisors: Option<VectorSpec>,
+    /// How far beyond `max_position_embeddings` the scaling reaches, as a factor of it.
+    pub stretch: f32,
+    /// Radians a position, `(rotary_dim / 2)`, as far as they don't depend on the context.
+    frequencies: Vec<f32>,
+    by_context: ByContext,
+}
+
+/// What the frequencies take from the checkpoint's tensors or from the length of the context.
+#[derive(Debug, Clone, PartialEq)]
+enum ByContext {
+    /// Nothing.
+    Fixed,
+    /// They are divided by a tensor (Llama 3 in GGUF).
+    Divided(VectorSpec),
+    /// Dynamic NTK: a context longer than the model's raises theta.
+    Dynamic { theta: f32, factor: f32, original: u32 },
+    /// LongRoPE (Ding et al. 2024): contexts up to `original` positions are divided by one list, longer ones by another.
+    Long { original: u32, short: Divisors, long: Divisors },
+}
+
+/// What frequencies are divided by.
+#[derive(Debug, Clone, PartialEq)]
+enum Divisors {
+    Values(Vec<f32>),
+    Tensor(VectorSpec),
+}
+
+impl RopeSpec {
+    /// Radians a position, `(rotary_dim / 2)`, where the KV cache has room for `context_length` positions. Scalings
+    /// that look at the sequence's length look at the room instead: keys that are already rotated stay right.
+    ///
+    /// # Errors
+    /// What `tensor`, which reads a vector of the checkpoint, fails with.
+    pub fn inverse_frequencies<E>(
+        &self,
+        context_length: u32,
+        tensor: impl Fn(&VectorSpec) -> Result<Vec<f32>, E>,
+    ) -> Result<Vec<f32>, E> {
+        let divisors = match &self.by_context {
+            ByContext::Fixed => return Ok(self.frequencies.clone()),
+            ByContext::Dynamic { original, .. } if context_length <= *original => return Ok(self.frequencies.clone()),
+            ByContext::Dynamic { theta, factor, original } => {
+                let (room, original, dim) =
+                    (f64::from(context_length), f64::from(*original), f64::from(self.rotary_dim));
+                let growth = f64::from(*factor) * room / original - (f64::from(*factor) - 1.0);
+                return Ok(frequencies(f64::from(*theta) * growth.powf(dim / (dim - 2.0)), self.rotary_dim));
+            }
+            ByContext::Divided(divisors) => tensor(divisors)?,
+            ByContext::Long { original, short, long } => match if context_length > *original { long } else { short } {
+                Divisors::Values(values) => values.clone(),
+                Divisors::Tensor(divisors) => tensor(divisors)?,
+            },
+        };
+        Ok(self.frequencies.iter().zip(divisors).map(|(frequency, divisor)| frequency / divisor).collect())
+    }
+
+    /// The tensors that it may read.
+    pub fn tensors(&self) -> impl Iterator<Item = &VectorSpec> {
+        let (one, two) = match &self.by_context {
+            ByContext::Divided(divisors) => (Some(divisors), None),
+            ByContext::Long { short: Divisors::Tensor(short), long: Divisors::Tensor(long), .. } => {
+                (Some(short), Some(long))
+            }
+            _ => (None, None),
+        };
+        one.into_iter().chain(two)
+    }
 }
 
 /// What a config says of RoPE, in the older or the newer form.
@@ -30,69 +93,123 @@ pub(super) struct RopeConfig<'a> {
     pub(super) rotary_dim: u32,
     pub(super) theta: f32,
     pub(super) max_position_embeddings: u32,
+    /// Positions are divided by it before anything else.
+    pub(super) condense: f32,
+    /// `original_max_position_embeddings` where it stands outside the scaling section.
+    pub(super) original_positions: Option<u32>,
     pub(super) scaling: Option<Config>,
     pub(super) source: &'a Source<'a>,
 }
 
+/// A scaling's result: frequencies, magnitude, stretch.
+type Scaled = (Vec<f32>, f32, f32);
+
 impl RopeConfig<'_> {
     /// The spec, with the scaling applied.
     pub(super) fn spec(&self) -> Result<RopeSpec, ModelError> {
-        let half = self.rotary_dim / 2;
         if self.rotary_dim == 0 || !self.rotary_dim.is_multiple_of(2) || self.rotary_dim > self.head_dim {
             let reason = format!("rotary_dim {} of head_dim {} is not an even part", self.rotary_dim, self.head_dim);
             return Err(ModelError::Inconsistent { family: self.family, reason });
         }
-        let base: Vec<f32> = (0..half).map(|i| inverse_frequency(self.theta, i, self.rotary_dim)).collect();
-        let (inverse_frequencies, magnitude) = match &self.scaling {
-            None => (base, 1.0),
-            Some(scaling) => self.scaled(scaling, base)?,
+        if self.condense <= 0.0 {
+            let reason = format!("\"rope_condense_ratio\" is {}, expected a number above 0", self.condense);
+            return Err(ModelError::Inconsistent { family: self.family, reason });
+        }
+        let mut base = frequencies(self.theta.into(), self.rotary_dim);
+        base.iter_mut().for_each(|frequency| *frequency /= self.condense);
+        let kind = match &self.scaling {
+            None => "default",
+            Some(scaling) => match scaling.opt_any_str(&["rope_type", "type"])? {
+                Some(kind) => kind,
+                None => "default",
+            },
+        };
+        let mut by_context = ByContext::Fixed;
+        let (frequencies, magnitude, stretch) = match (&self.scaling, kind) {
+            (None, _) | (_, "default") => (base, 1.0, 1.0),
+            (Some(scaling), "linear") => {
+                let factor = self.factor(scaling)?;
+                (base.iter().map(|f| f / factor).collect(), 1.0, factor)
+            }
+            (Some(scaling), "dynamic") => {
+                let factor = self.factor(scaling)?;
+                let original = self.max_position_embeddings;
+                by_context = ByContext::Dynamic { theta: self.theta, factor, original };
+                (base, 1.0, factor)
+            }
+            (Some(scaling), "llama3") => (llama3(&base, scaling)?, 1.0, 1.0),
+            (Some(scaling), "yarn") => self.yarn(&base, scaling)?,
+            (Some(scaling), "longrope" | "su") => {
+                let (long, magnitude) = self.longrope(scaling)?;
+                by_context = long;
+                (base, magnitude, 1.0)
+            }
+            (_, other) => {
+                return Err(ModelError::Unsupported {
+                    family: self.family,
+                    key: "rope_scaling.rope_type".into(),
+                    value: format!("\"{other}\""),
+                    hint: "; supported: default, linear, dynamic, llama3, yarn, longrope".into(),
+                });
+            }
         };
         let divisors = "rope_freqs.weight";
-        let divisors = (self.source.has_tensor)(divisors).then(|| VectorSpec::whole(divisors, half as usize));
+        if (self.source.has_tensor)(divisors) {
+            by_context = ByContext::Divided(VectorSpec::whole(divisors, self.rotary_dim as usize / 2));
+        }
         let style = match self.source.config.rows.rope {
-            crate::checkpoint::RopeRows::HalfSplit => RopeStyle::HalfSplit,
-            crate::checkpoint::RopeRows::Interleaved => RopeStyle::Interleaved,
+            RopeRows::HalfSplit => RopeStyle::HalfSplit,
+            RopeRows::Interleaved => RopeStyle::Interleaved,
         };
-        Ok(RopeSpec { rotary_dim: self.rotary_dim, style, inverse_frequencies, magnitude, divisors })
+        Ok(RopeSpec { rotary_dim: self.rotary_dim, style, magnitude, stretch, frequencies, by_context })
     }
 
-    fn scaled(&self, scaling: &Config, base: Vec<f32>) -> Result<(Vec<f32>, f32), ModelError> {
-        let kind = match scaling.opt_str("rope_type")? {
-            Some(kind) => kind,
-            None => scaling.opt_str("type")?.unwrap_or("default"),
-        };
-        match kind {
-            "default" => Ok((base, 1.0)),
-            "linear" => {
-                let factor = scaling.f32("factor")?;
-                Ok((base.iter().map(|f| f / factor).collect(), 1.0))
-            }
-            // Hugging Face rescales only past max_position_embeddings, which no context here exceeds.
-            "dynamic" => Ok((base, 1.0)),
-            "llama3" => Ok((llama3(&base, scaling)?, 1.0)),
-            "yarn" => self.yarn(&base, scaling),
-            other => Err(ModelError::Unsupported {
-                family: self.family,
-                key: "rope_scaling.rope_type".into(),
-                value: format!("\"{other}\""),
-                hint: "; supported: default, linear, dynamic, llama3, yarn".into(),
-            }),
+    /// A scaling's factor.
+    fn factor(&self, scaling: &Config) -> Result<f32, ModelError> {
+        let factor = scaling.f32("factor")?;
+        if factor > 0.0 {
+            return Ok(factor);
         }
+        let reason = format!("\"rope_scaling.factor\" is {factor}, expected a number above 0");
+        Err(ModelError::Inconsistent { family: self.family, reason })
+    }
+
+    /// LongRoPE: lists of the config, or tensors of a GGUF file.
+    fn longrope(&self, scaling: &Config) -> Result<(ByContext, f32), ModelError> {
+        let original = match (self.original_positions, scaling.opt_u32("original_max_position_embeddings")?) {
+            (Some(outside), _) => outside,
+            (None, Some(inside)) => inside,
+            (None, None) => self.max_position_embeddings,
+        };
+        let half = self.rotary_dim as usize / 2;
+        let divisors = |key: &str, tensor: &str| -> Result<Divisors, ModelError> {
+            if (self.source.has_tensor)(tensor) {
+                return Ok(Divisors::Tensor(VectorSpec::whole(tensor, half)));
+            }
+            let values = scaling.f32s(key)?.unwrap_or_default();
+            if values.len() != half || values.iter().any(|value| *value <= 0.0) {
+                let found = values.len();
+                let reason = format!("\"rope_scaling.{key}\" must hold {half} numbers above 0, it holds {found}");
+                return Err(ModelError::Inconsistent { family: self.family, reason });
+            }
+            Ok(Divisors::Values(values))
+        };
+        let short = divisors("short_factor", "rope_factors_short.weight")?;
+        let long = divisors("long_factor", "rope_factors_long.weight")?;
+        let ratio = self.max_position_embeddings as f32 / original.max(1) as f32;
+        let factor = scaling.opt_f32("factor")?.unwrap_or(ratio);
+        let default = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original as f32).ln()).sqrt() };
+        let magnitude = scaling.opt_f32("attention_factor")?.unwrap_or(default);
+        Ok((ByContext::Long { original, short, long }, magnitude))
     }
 
     /// YaRN: low frequencies are interpolated, high ones kept, with a linear ramp between.
-    fn yarn(&self, base: &[f32], scaling: &Config) -> Result<(Vec<f32>, f32), ModelError> {
-        let factor = scaling.f32("factor")?;
-        let original = scaling.opt_u32("original_max_position_embeddings")?.unwrap_or(self.max_position_embeddings);
+    fn yarn(&self, base: &[f32], scaling: &Config) -> Result<Scaled, ModelError> {
+        let factor = self.factor(scaling)?;
+        let inside = scaling.opt_u32("original_max_position_embeddings")?;
+        let original = self.original_positions.or(inside).unwrap_or(self.max_position_embeddings);
         let beta_fast = scaling.opt_f32("beta_fast")?.unwrap_or(32.0);
         let beta_slow = scaling.opt_f32("beta_slow")?.unwrap_or(1.0);
-        for key in ["mscale", "mscale_all_dim"] {
-            if let Some(value) = scaling.opt_f32(key)? {
-                let key = format!("rope_scaling.{key}");
-                let value = value.to_string();
-                return Err(ModelError::Unsupported { family: self.family, key, value, hint: String::new() });
-            }
-        }
         let dim = f64::from(self.rotary_dim);
         let correction = |rotations: f32| {
             let turns = f64::from(original) / (f64::from(rotations) * 2.0 * std::f64::consts::PI);
@@ -111,9 +228,18 @@ impl RopeConfig<'_> {
             let ramp = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0) as f32;
             frequency / factor * ramp + frequency * (1.0 - ramp)
         });
-        let attention_factor = scaling.opt_f32("attention_factor")?;
-        let magnitude = attention_factor.unwrap_or_else(|| if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 });
-        Ok((frequencies.collect(), magnitude))
+        let scale = |weight: f32| if factor <= 1.0 { 1.0 } else { 0.1 * weight * factor.ln() + 1.0 };
+        let mscale = [scaling.opt_f32("mscale")?, scaling.opt_f32("mscale_all_dim")?];
+        let inferred = match mscale {
+            [Some(numerator), Some(denominator)] if numerator != 0.0 && denominator != 0.0 => {
+                scale(numerator) / scale(denominator)
+            }
+            _ => scale(1.0),
+        };
+        let magnitude = scaling.opt_f32("attention_factor")?.unwrap_or(inferred);
+        // Some configs count the stretched positions already.
+        let stretch = (original as f32 * factor / self.max_position_embeddings as f32).max(1.0);
+        Ok((frequencies.collect(), magnitude, stretch))
     }
 }
 
@@ -137,10 +263,14 @@ fn llama3(base: &[f32], scaling: &Config) -> Result<Vec<f32>, ModelError> {
     Ok(base.iter().map(scale).collect())
 }
 
-fn inverse_frequency(theta: f32, pair: u32, rotary_dim: u32) -> f32 {
-    // Rounded to f32 at each step, as the reference implementations round.
-    let exponent = (2 * pair) as f32 / rotary_dim as f32;
-    1.0 / (f64::from(theta).powf(f64::from(exponent)) as f32)
+/// Unscaled radians a position of every pair.
+fn frequencies(theta: f64, rotary_dim: u32) -> Vec<f32> {
+    let frequency = |pair: u32| {
+        // Rounded to f32 at each step, as the reference implementations round.
+        let exponent = (2 * pair) as f32 / rotary_dim as f32;
+        1.0 / (theta.powf(f64::from(exponent)) as f32)
+    };
+    (0..rotary_dim / 2).map(frequency).collect()
 }
 
 /// The cosines and sines of every position, `(positions, rotary_dim / 2, 2)`.

@@ -60,13 +60,16 @@ fn erfc(x: f64) -> f64 {
     (-x * x).exp() / (fraction * std::f64::consts::PI.sqrt())
 }
 
-/// Input: `(tokens, 2n)`, rows `[gate | up]`. Output: `(tokens, n)`, act(gate) · up (Shazeer 2020).
+/// Input: `(tokens, groups · 2n)`, each group `[gate | up]`. Output: `(tokens, groups · n)`, act(gate) · up (Shazeer
+/// 2020).
 #[derive(Debug, Clone)]
 pub struct GatedActivation {
     /// What the gate goes through.
     pub activation: Activation,
     /// Rows are pairs `(gate, up)` instead.
     pub interleaved: bool,
+    /// One, or a token's experts.
+    pub groups: u32,
 }
 
 const INVOCATIONS: u32 = 64;
@@ -77,24 +80,29 @@ impl Op for GatedActivation {
     }
 
     fn kernels(&self, call: &Call<'_>) -> Vec<Kernel> {
-        let cols = call.columns(0) / 2;
+        let cols = call.columns(0) / 2 / self.groups;
         vec![Kernel {
             source: "gated_activation",
             slots: vec![],
             overrides: vec![
                 self.activation.constant(),
                 ("COLS", f64::from(cols)),
+                ("GROUPS", f64::from(self.groups)),
                 ("INTERLEAVED", f64::from(u8::from(self.interleaved))),
             ],
             bindings: vec![("x", Bind::Input(0)), ("output", Bind::Output(0))],
-            workgroups: [Extent::Fixed((cols / 4).div_ceil(INVOCATIONS)), Extent::Tokens { per: 1 }, Extent::Fixed(1)],
+            workgroups: [
+                Extent::Fixed((cols / 4).div_ceil(INVOCATIONS)),
+                Extent::Tokens { per: 1 },
+                Extent::Fixed(self.groups),
+            ],
             scratch: vec![],
         }]
     }
 
     fn reference(&self, step: Step, inputs: &[HostInput<'_>], outputs: &mut [&mut [f32]]) {
         let (x, tokens) = (inputs[0].f32(), step.tokens as usize);
-        let cols = outputs[0].len() / tokens;
+        let cols = outputs[0].len() / tokens / self.groups as usize;
         for (row, output) in x.chunks_exact(2 * cols).zip(outputs[0].chunks_exact_mut(cols)) {
             for (at, value) in output.iter_mut().enumerate() {
                 let (gate, up) = if self.interleaved { (2 * at, 2 * at + 1) } else { (at, cols + at) };
@@ -107,12 +115,16 @@ impl Op for GatedActivation {
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for activation in Activation::ALL {
-        for (tokens, cols, interleaved) in [(1, 12, false), (1, 1536, false), (5, 1028, false), (3, 260, true)] {
+        for (tokens, groups, cols, interleaved) in
+            [(1, 1, 12, false), (1, 3, 1536, false), (5, 1, 1028, false), (3, 2, 260, true)]
+        {
             cases.push(Case {
-                label: format!("gated_activation {activation:?} tokens {tokens} cols {cols} interleaved {interleaved}"),
-                op: Box::new(GatedActivation { activation, interleaved }),
-                inputs: vec![CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(2 * cols)]))],
-                outputs: vec![CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(cols)]))],
+                label: format!(
+                    "gated_activation {activation:?} tokens {tokens} cols {groups}x{cols} interleaved {interleaved}"
+                ),
+                op: Box::new(GatedActivation { activation, interleaved, groups }),
+                inputs: vec![CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(2 * groups * cols)]))],
+                outputs: vec![CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(groups * cols)]))],
                 step: Step::new(tokens, 3, 1),
                 max_nmse: 1e-11,
             });

@@ -14,8 +14,8 @@ use crate::tensor::{Dim, TensorType};
 /// `softmax(softcap(q · kᵀ · scale) + causal mask) · v` (Vaswani et al. 2017); query heads share key/value heads in
 /// equal groups (Ainslie et al. 2023).
 ///
-/// Inputs: q `(tokens, heads · head_dim)`, key cache, value cache. Output: `(tokens, heads · head_dim)`. Token t sees
-/// positions `0 ..= step.position + t`, or the last `window` of them.
+/// Inputs: q `(tokens, heads · head_dim)`, key cache, value cache, and with [`Alibi`] the slopes, a vector `(heads)`.
+/// Output: `(tokens, heads · head_dim)`. Token t sees positions `0 ..= step.position + t`, or the last `window` of them.
 #[derive(Debug, Clone)]
 pub struct Attention {
     /// Query heads.
@@ -30,6 +30,33 @@ pub struct Attention {
     pub window: Option<u32>,
     /// Scores are bent to `±softcap` by tanh.
     pub softcap: Option<f32>,
+    /// Position bias of the scores.
+    pub alibi: Option<Alibi>,
+}
+
+/// How the position bias of ALiBi (Press et al. 2022) is computed: added to the scaled scores.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Alibi {
+    /// `slope · distance`, as the paper has it.
+    Exact,
+    /// `bf16(slope · bf16(position)) · scale`: Falcon's, whose models learned with these roundings.
+    Rounded {
+        /// What the rounded bias is multiplied by.
+        scale: f32,
+    },
+}
+
+impl Alibi {
+    /// The bias of key `key` for the query at `position`.
+    fn bias(self, slope: f32, key: usize, position: usize) -> f64 {
+        match self {
+            Self::Exact => f64::from(slope) * (key as f64 - position as f64),
+            Self::Rounded { scale } => {
+                let position = half::bf16::from_f32(key as f32).to_f32();
+                half::bf16::from_f32(slope * position).to_f64() * f64::from(scale)
+            }
+        }
+    }
 }
 
 /// Positions of one decode workgroup: enough to hide its start, few enough that 2048 positions fill a large GPU.
@@ -62,7 +89,23 @@ impl Attention {
             ("SCALE", f64::from(self.scale)),
             ("SOFTCAP", f64::from(self.softcap.unwrap_or(0.0))),
         ]);
+        let (mode, scale) = match self.alibi {
+            None => (0.0, 0.0),
+            Some(Alibi::Exact) => (1.0, 0.0),
+            Some(Alibi::Rounded { scale }) => (2.0, f64::from(scale)),
+        };
+        overrides.extend([("ALIBI", mode), ("ALIBI_SCALE", scale)]);
         overrides
+    }
+
+    /// What the kernels that compute scores read. Without ALiBi nothing reads slopes: q stands in for them.
+    fn score_bindings(&self) -> Vec<(&'static str, Bind)> {
+        vec![
+            ("q", Bind::Input(0)),
+            ("key_cache", Bind::Input(1)),
+            ("value_cache", Bind::Input(2)),
+            ("slopes", Bind::Input(if self.alibi.is_some() { 3 } else { 0 })),
+        ]
     }
 
     fn decode(&self, state: StateType, traits: &Traits) -> Vec<Kernel> {
@@ -85,12 +128,7 @@ impl Attention {
             source: "attention_decode",
             slots: vec![("KV", state.format.snippet().into()), reduce],
             overrides,
-            bindings: vec![
-                ("q", Bind::Input(0)),
-                ("key_cache", Bind::Input(1)),
-                ("value_cache", Bind::Input(2)),
-                ("partials", Bind::Scratch(0)),
-            ],
+            bindings: [self.score_bindings(), vec![("partials", Bind::Scratch(0))]].concat(),
             workgroups: [
                 Extent::Context { per: PIECE },
                 Extent::Fixed(self.kv_heads * group.div_ceil(tile_heads)),
@@ -126,12 +164,7 @@ impl Attention {
             source: "attention_prefill",
             slots: vec![("KV", state.format.snippet().into())],
             overrides,
-            bindings: vec![
-                ("q", Bind::Input(0)),
-                ("key_cache", Bind::Input(1)),
-                ("value_cache", Bind::Input(2)),
-                ("output", Bind::Output(0)),
-            ],
+            bindings: [self.score_bindings(), vec![("output", Bind::Output(0))]].concat(),
             workgroups: [
                 Extent::Tokens { per: workgroup / COLUMNS * ROWS },
                 Extent::Fixed(self.heads),
@@ -142,16 +175,18 @@ impl Attention {
     }
 
     /// One head of one token: scores, softmax, weighted values, in two passes.
-    fn head(&self, position: usize, query: &[f32], keys: &[f32], values: &[f32], output: &mut [f32]) {
+    fn head(&self, position: usize, slope: f32, query: &[f32], keys: &[f32], values: &[f32], output: &mut [f32]) {
         let head_dim = self.head_dim as usize;
         let oldest = self.window.map_or(0, |window| (position + 1).saturating_sub(window as usize));
         let seen = oldest * head_dim..(position + 1) * head_dim;
         let mut scores: Vec<f64> = keys[seen.clone()]
             .chunks_exact(head_dim)
-            .map(|key| {
+            .enumerate()
+            .map(|(at, key)| {
                 let product: f64 = query.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
                 let score = product * f64::from(self.scale);
-                self.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
+                let bent = self.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh());
+                bent + self.alibi.map_or(0.0, |alibi| alibi.bias(slope, oldest + at, position))
             })
             .collect();
         let maximum = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -212,7 +247,8 @@ impl Op for Attention {
         rows.for_each(|(row, (query, output))| {
             let (token, kv_head) = (row / heads, row % heads / group);
             let rows = kv_head * cache..(kv_head + 1) * cache;
-            self.head(step.position as usize + token, query, &keys[rows.clone()], &values[rows], output);
+            let slope = self.alibi.map_or(0.0, |_| inputs[3].f32()[row % heads]);
+            self.head(step.position as usize + token, slope, query, &keys[rows.clone()], &values[rows], output);
         });
     }
 }
@@ -259,24 +295,38 @@ pub(super) fn cases() -> Vec<Case> {
             for shape in &shapes {
                 // Sharp scores now and then: outliers must neither overflow nor vanish.
                 let scale = if shape.head_dim == 64 { 2.0 } else { (shape.head_dim as f32).sqrt().recip() };
-                cases.push(case(shape, format, scale, window, softcap));
+                cases.push(case(shape, format, scale, window, softcap, None));
             }
         }
     }
-    cases.push(case(&shapes[3], KvFormat::F32, 1e4, None, None));
-    cases.push(case(&shapes[9], KvFormat::F32, 1e4, None, None));
+    for shape in &shapes {
+        let scale = (shape.head_dim as f32).sqrt().recip();
+        cases.push(case(shape, KvFormat::F32, scale, None, None, Some(Alibi::Exact)));
+        cases.push(case(shape, KvFormat::F32, scale, Some(37), None, Some(Alibi::Rounded { scale: 0.125 })));
+    }
+    cases.push(case(&shapes[3], KvFormat::F32, 1e4, None, None, None));
+    cases.push(case(&shapes[9], KvFormat::F32, 1e4, None, None, None));
     cases
 }
 
-fn case(shape: &Shape, format: KvFormat, scale: f32, window: Option<u32>, softcap: Option<f32>) -> Case {
+fn case(
+    shape: &Shape,
+    format: KvFormat,
+    scale: f32,
+    window: Option<u32>,
+    softcap: Option<f32>,
+    alibi: Option<Alibi>,
+) -> Case {
     let Shape { tokens, position, context_length, heads, kv_heads, head_dim } = *shape;
     let rows = CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(heads * head_dim)]));
     let state = CaseInput::State(StateType { kv_heads, context_length, head_dim, format });
-    let op = Attention { heads, kv_heads, head_dim, scale, window, softcap };
+    let op = Attention { heads, kv_heads, head_dim, scale, window, softcap, alibi };
+    let mut inputs = vec![rows.clone(), state.clone(), state];
+    inputs.extend(alibi.map(|_| CaseInput::Vector(heads as usize)));
     Case {
         label: format!("{tokens} tokens at {position}/{context_length} {format:?} {op:?}"),
         op: Box::new(op),
-        inputs: vec![rows.clone(), state.clone(), state],
+        inputs,
         outputs: vec![rows],
         step: Step::new(tokens, position, 1),
         max_nmse: if format == KvFormat::F16 { 1e-6 } else { 1e-10 },

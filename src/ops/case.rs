@@ -34,6 +34,13 @@ pub enum CaseInput {
         /// Rotated values of a head.
         rotary_dim: usize,
     },
+    /// Which experts compute each token, `(tokens, top_k · 2)`.
+    Selection {
+        /// All experts.
+        experts: u32,
+        /// Experts of a token.
+        top_k: u32,
+    },
     /// A filled key or value cache.
     State(StateType),
 }
@@ -64,6 +71,11 @@ pub fn all_cases() -> Vec<Case> {
     cases.extend(super::rope::cases());
     cases.extend(super::attention::cases());
     cases.extend(super::activation::cases());
+    cases.extend(super::positions::cases());
+    cases.extend(super::qk_norm::cases());
+    cases.extend(super::softcap::cases());
+    cases.extend(super::route::cases());
+    cases.extend(super::experts::cases());
     cases
 }
 
@@ -94,6 +106,17 @@ impl CaseInput {
                     (0..rotary_dim / 2).map(|i| 10_000f32.powf(-2.0 * i as f32 / *rotary_dim as f32)).collect();
                 let angles = (0..*positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
                 CaseValue::F32(angles.flat_map(|angle| [angle.cos(), angle.sin()]).collect())
+            }
+            Self::Selection { experts, top_k } => {
+                let mut pairs = Vec::new();
+                for _ in 0..step.tokens {
+                    // Neighbours of a random one: distinct, and every expert has its turn.
+                    let first = numbers.next();
+                    for k in 0..*top_k {
+                        pairs.extend([((first % experts + k) % experts) as f32, numbers.values(1)[0]]);
+                    }
+                }
+                CaseValue::F32(pairs)
             }
             Self::State(ty) => {
                 let values = numbers.values(ty.elements() as usize);

@@ -6,7 +6,10 @@ use crate::tensor::{DType, Dim, TensorType};
 
 /// Inputs: token ids `(tokens)`, embedding weight `(vocab_size, hidden_size)`. Output: `(tokens, hidden_size)`.
 #[derive(Debug, Clone)]
-pub struct Embed;
+pub struct Embed {
+    /// Rows are multiplied by it: 1 but for Gemma.
+    pub scale: f32,
+}
 
 impl Op for Embed {
     fn name(&self) -> &'static str {
@@ -28,6 +31,7 @@ impl Op for Embed {
                         ("COLS", weight.cols as f64),
                         ("ROWS", layout.rows as f64),
                         ("FIRST_ROW", *first_row as f64),
+                        ("SCALE", f64::from(self.scale)),
                     ],
                     bindings,
                     workgroups: [Extent::Tokens { per: 1 }, Extent::Fixed(1), Extent::Fixed(1)],
@@ -41,6 +45,7 @@ impl Op for Embed {
         let weight = inputs[1].weight();
         for (id, row) in inputs[0].u32().iter().zip(outputs[0].chunks_exact_mut(weight.cols)) {
             weight.row(*id as usize, row);
+            row.iter_mut().for_each(|value| *value *= self.scale);
         }
     }
 }
@@ -48,10 +53,10 @@ impl Op for Embed {
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for format in FORMATS {
-        for (tokens, rows, cols, slice_rows) in [(1, 300, 64, 300), (7, 301, 96, 100)] {
+        for (tokens, rows, cols, slice_rows, scale) in [(1, 300, 64, 300, 1.0), (7, 301, 96, 100, 8.25)] {
             cases.push(Case {
-                label: format!("embed {} tokens {tokens} weight {rows}x{cols}/{slice_rows}", format.name()),
-                op: Box::new(Embed),
+                label: format!("embed {} tokens {tokens} weight {rows}x{cols}/{slice_rows} by {scale}", format.name()),
+                op: Box::new(Embed { scale }),
                 inputs: vec![
                     CaseInput::Tokens { vocab_size: rows as u32 },
                     CaseInput::Weight { format: *format, rows, cols, slice_rows },

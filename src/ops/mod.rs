@@ -18,19 +18,29 @@ mod activation;
 mod attention;
 mod case;
 mod embed;
+mod experts;
 mod host;
 mod matmul;
 mod norm;
+mod positions;
+mod qk_norm;
 mod rope;
+mod route;
+mod softcap;
 
 pub use activation::{Activation, GatedActivation};
-pub use attention::Attention;
+pub use attention::{Alibi, Attention};
 pub use case::{Case, CaseInput, CaseValue, Numbers, all_cases};
 pub use embed::Embed;
+pub use experts::{CombineExperts, MatmulExperts};
 pub use host::{HostInput, HostSlice, HostWeight, fan_out};
 pub use matmul::{Columns, Matmul};
 pub use norm::{Norm, NormKind};
+pub use positions::AddPositions;
+pub use qk_norm::{NormGroups, QkNorm};
 pub use rope::{RopeAppend, RopeStyle};
+pub use route::Route;
+pub use softcap::Softcap;
 
 /// What changes from one forward to the next. Twin of `Step` in shaders/lib/step.wgsl.
 #[repr(C)]

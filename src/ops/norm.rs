@@ -12,7 +12,8 @@ pub enum NormKind {
     Layer,
 }
 
-/// Inputs: x `(tokens, cols)`, weight `(cols)`, for [`NormKind::Layer`] also bias `(cols)`. Output: `(rows, cols)`.
+/// Inputs: x `(tokens, cols)`, weight `(cols)`, for [`NormKind::Layer`] also bias `(cols)`, then the residual
+/// `(rows, cols)` where there is one. Output: `(rows, cols)`, norm(x) + residual.
 #[derive(Debug, Clone)]
 pub struct Norm {
     /// Which norm.
@@ -21,6 +22,8 @@ pub struct Norm {
     pub eps: f32,
     /// The output is `(logit_rows, cols)`: only the rows whose logits are wanted, the step's trailing ones.
     pub logit_rows_only: bool,
+    /// A residual follows the other inputs.
+    pub residual: bool,
 }
 
 /// Most invocations of a workgroup: one row alone should be over soon, of many rows several share a processor.
@@ -29,6 +32,12 @@ const PREFILL_INVOCATIONS: u32 = 256;
 const SOFTWARE_INVOCATIONS: u32 = 8;
 
 impl Norm {
+    /// Which input the residual is; x stands in for an absent one, never read.
+    fn residual_input(&self) -> usize {
+        let after = if self.kind == NormKind::Layer { 3 } else { 2 };
+        if self.residual { after } else { 0 }
+    }
+
     fn rows(&self, step: Step) -> usize {
         if self.logit_rows_only { step.logit_rows as usize } else { step.tokens as usize }
     }
@@ -50,7 +59,12 @@ impl Op for Norm {
             Phase::Prefill => PREFILL_INVOCATIONS,
         };
         let workgroup = (cols / 4).next_power_of_two().max(32).min(most).min(call.traits.invocations);
-        let mut bindings = vec![("x", Bind::Input(0)), ("weight", Bind::Input(1)), ("output", Bind::Output(0))];
+        let mut bindings = vec![
+            ("x", Bind::Input(0)),
+            ("weight", Bind::Input(1)),
+            ("residual", Bind::Input(self.residual_input())),
+            ("output", Bind::Output(0)),
+        ];
         if self.kind == NormKind::Layer {
             bindings.push(("bias", Bind::Input(2)));
         }
@@ -60,6 +74,7 @@ impl Op for Norm {
             ("COLS", f64::from(cols)),
             ("EPS", f64::from(self.eps)),
             ("LOGIT_ROWS_ONLY", f64::from(u8::from(self.logit_rows_only))),
+            ("RESIDUAL", f64::from(u8::from(self.residual))),
         ];
         let slot = reduce_slot(call.traits, workgroup, &mut overrides);
         let rows = if self.logit_rows_only { Extent::LogitRows { per: 1 } } else { Extent::Tokens { per: 1 } };
@@ -79,13 +94,16 @@ impl Op for Norm {
         let rows = self.rows(step);
         let first = step.tokens as usize - rows;
         let eps = f64::from(self.eps);
-        for (row, output) in x[first * cols..].chunks_exact(cols).zip(outputs[0].chunks_exact_mut(cols)).take(rows) {
+        let residual = self.residual.then(|| inputs[self.residual_input()].f32());
+        let pairs = x[first * cols..].chunks_exact(cols).zip(outputs[0].chunks_exact_mut(cols)).take(rows);
+        for (number, (row, output)) in pairs.enumerate() {
             let mean = |of: &dyn Fn(f64) -> f64| row.iter().map(|x| of(f64::from(*x))).sum::<f64>() / cols as f64;
             let centre = if self.kind == NormKind::Layer { mean(&|x| x) } else { 0.0 };
             let scale = (mean(&|x| (x - centre) * (x - centre)) + eps).sqrt().recip();
             for (at, value) in output.iter_mut().enumerate() {
                 let bias = if self.kind == NormKind::Layer { f64::from(inputs[2].f32()[at]) } else { 0.0 };
-                *value = ((f64::from(row[at]) - centre) * scale * f64::from(weight[at]) + bias) as f32;
+                let added = residual.map_or(0.0, |residual| f64::from(residual[number * cols + at]));
+                *value = ((f64::from(row[at]) - centre) * scale * f64::from(weight[at]) + bias + added) as f32;
             }
         }
     }
@@ -94,24 +112,31 @@ impl Op for Norm {
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for kind in [NormKind::Rms, NormKind::Layer] {
-        for (tokens, logit_rows, cols, logit_rows_only) in
-            [(1, 1, 12, false), (1, 1, 2560, false), (5, 1, 576, false), (7, 3, 100, true), (3, 1, 4544, true)]
-        {
+        for (tokens, logit_rows, cols, logit_rows_only, residual) in [
+            (1, 1, 12, false, false),
+            (1, 1, 2560, false, true),
+            (5, 1, 576, false, false),
+            (6, 1, 100, false, true),
+            (7, 3, 100, true, false),
+            (3, 1, 4544, true, false),
+        ] {
             let row = TensorType::f32([Dim::Tokens, Dim::Fixed(cols)]);
             let rows = if logit_rows_only { Dim::LogitRows } else { Dim::Tokens };
             let mut inputs = vec![CaseInput::Activation(row), CaseInput::Vector(cols as usize)];
             if kind == NormKind::Layer {
                 inputs.push(CaseInput::Vector(cols as usize));
             }
-            let op = Norm { kind, eps: 1e-5, logit_rows_only };
+            let output = TensorType::f32([rows, Dim::Fixed(cols)]);
+            inputs.extend(residual.then(|| CaseInput::Activation(output.clone())));
+            let op = Norm { kind, eps: 1e-5, logit_rows_only, residual };
             cases.push(Case {
                 label: format!(
-                    "{} tokens {tokens} logit rows {logit_rows} only {logit_rows_only} cols {cols}",
+                    "{} tokens {tokens} logit rows {logit_rows} only {logit_rows_only} cols {cols} residual {residual}",
                     op.name()
                 ),
                 op: Box::new(op),
                 inputs,
-                outputs: vec![CaseInput::Activation(TensorType::f32([rows, Dim::Fixed(cols)]))],
+                outputs: vec![CaseInput::Activation(output)],
                 step: Step::new(tokens, 3, logit_rows),
                 max_nmse: 1e-11,
             });

@@ -1,4 +1,6 @@
 //! `rope_append`: rotary embedding of queries and keys, append of keys and values to the cache.
+//!
+//! Models without rotary embedding (ALiBi, learned positions) run it with nothing rotated.
 
 use super::{Bind, Call, Case, CaseInput, Extent, HostInput, Kernel, KvFormat, Op, StateType, Step};
 use crate::tensor::{Dim, TensorType};
@@ -14,7 +16,7 @@ pub enum RopeStyle {
 
 /// Inputs: qkv `(tokens, (heads + 2 kv_heads) · head_dim)`, rows `[q | k | v]`; table vector
 /// `(positions, rotary_dim / 2, 2)` of cosines and sines, scaling included. Outputs: q `(tokens, heads · head_dim)`,
-/// key cache, value cache, written at rows `step.position + token`.
+/// key cache, value cache, written at rows `step.position + token`. With a `rotary_dim` of 0 the table is not read.
 #[derive(Debug, Clone)]
 pub struct RopeAppend {
     /// Query heads.
@@ -27,14 +29,21 @@ pub struct RopeAppend {
     pub rotary_dim: u32,
     /// Which values are pairs.
     pub style: RopeStyle,
+    /// q, k and v are first brought within ± this (`clip_qkv`).
+    pub clip: Option<f32>,
 }
 
 const INVOCATIONS: u32 = 64;
 
 impl RopeAppend {
+    fn clipped(&self, value: f32) -> f32 {
+        self.clip.map_or(value, |most| value.clamp(-most, most))
+    }
+
     /// A head's values at the position whose cosines and sines are `turns`.
     fn rotate(&self, head: &[f32], turns: &[f32], output: &mut [f32]) {
-        output.copy_from_slice(head);
+        let head: Vec<f32> = head.iter().map(|value| self.clipped(*value)).collect();
+        output.copy_from_slice(&head);
         for (pair, turn) in turns.chunks_exact(2).enumerate() {
             let (first, second) = match self.style {
                 RopeStyle::HalfSplit => (pair, pair + self.rotary_dim as usize / 2),
@@ -64,6 +73,7 @@ impl Op for RopeAppend {
                 ("KV_HEADS", f64::from(self.kv_heads)),
                 ("HEAD_DIM", f64::from(self.head_dim)),
                 ("ROTARY_DIM", f64::from(self.rotary_dim)),
+                ("CLIP", f64::from(self.clip.unwrap_or(0.0))),
                 ("INTERLEAVED", f64::from(u8::from(self.style == RopeStyle::Interleaved))),
                 ("CONTEXT_LENGTH", f64::from(state.context_length)),
             ],
@@ -97,7 +107,8 @@ impl Op for RopeAppend {
             for head in 0..kv_heads {
                 let at = (head * context_length + position) * head_dim;
                 self.rotate(&row[(heads + head) * head_dim..][..head_dim], turns, &mut keys[at..at + head_dim]);
-                values[at..at + head_dim].copy_from_slice(&row[(heads + kv_heads + head) * head_dim..][..head_dim]);
+                let value = &row[(heads + kv_heads + head) * head_dim..][..head_dim];
+                values[at..at + head_dim].iter_mut().zip(value).for_each(|(to, from)| *to = self.clipped(*from));
             }
         }
     }
@@ -113,17 +124,19 @@ pub(super) fn cases() -> Vec<Case> {
         (3, 2, 7, 1, 64, 64, 9),
         (16, 0, 3, 1, 100, 100, 16),
         (6, 10, 2, 2, 256, 64, 20),
+        (4, 1, 3, 3, 20, 0, 8),
     ];
     for style in [RopeStyle::HalfSplit, RopeStyle::Interleaved] {
         for format in [KvFormat::F16, KvFormat::F32] {
             for (tokens, position, heads, kv_heads, head_dim, rotary_dim, context_length) in shapes {
                 let state = CaseInput::State(StateType { kv_heads, context_length, head_dim, format });
+                let clip = (head_dim % 20 == 0).then_some(0.5);
                 cases.push(Case {
                     label: format!(
                         "rope_append {style:?} {format:?} tokens {tokens} at {position}/{context_length} \
-                         heads {heads}/{kv_heads}x{head_dim} rotary {rotary_dim}"
+                         heads {heads}/{kv_heads}x{head_dim} rotary {rotary_dim} clip {clip:?}"
                     ),
-                    op: Box::new(RopeAppend { heads, kv_heads, head_dim, rotary_dim, style }),
+                    op: Box::new(RopeAppend { heads, kv_heads, head_dim, rotary_dim, style, clip }),
                     inputs: vec![
                         CaseInput::Activation(TensorType::f32([
                             Dim::Tokens,

@@ -10,22 +10,30 @@ macro_rules! files {
 
 /// Kernels: files of `shaders/`, each with one entry point `main`.
 pub static KERNELS: &[(&str, &str)] = files![
+    "add_positions",
     "attention_combine",
     "attention_decode",
     "attention_prefill",
+    "combine_experts",
     "embed",
     "gated_activation",
     "gemm",
+    "gemm_experts",
     "gemm_matrix",
     "gemv",
+    "gemv_experts",
     "layer_norm",
+    "qk_norm",
     "rms_norm",
     "rope_append",
+    "route",
+    "softcap",
 ];
 
 /// Snippets: files of `shaders/lib/` and `shaders/quant/`, imported by kernels.
 pub static SNIPPETS: &[(&str, &str)] = files![
     "lib/activation",
+    "lib/alibi",
     "lib/kv_f16",
     "lib/kv_f32",
     "lib/reduce_subgroup",

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::metadata::{GgufMetadata, MetadataValue};
 use crate::checkpoint::view::TensorEntry;
-use crate::checkpoint::{CheckpointError, Config, NormOffset, QkvRows, RopeRows, RowConventions};
+use crate::checkpoint::{CheckpointError, Config, Conv1dOrder, NormOffset, QkvRows, RopeRows, RowConventions};
 
 /// How one architecture's names translate. Tensor names are without their `.weight` or `.bias`.
 #[derive(Debug)]
@@ -38,7 +38,12 @@ pub(in crate::checkpoint) static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "llama",
         model_type: "llama",
-        rows: RowConventions { qkv: QkvRows::PerHead, rope: RopeRows::Interleaved, norms: NormOffset::Included },
+        rows: RowConventions {
+            qkv: QkvRows::PerHead,
+            rope: RopeRows::Interleaved,
+            norms: NormOffset::Included,
+            conv1d: Conv1dOrder::OutputFirst,
+        },
         hidden_act: "silu",
         tensors: &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")],
         layers: "model.layers",
@@ -60,7 +65,12 @@ pub(in crate::checkpoint) static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "gptneox",
         model_type: "gpt_neox",
-        rows: RowConventions { qkv: QkvRows::Blocked, rope: RopeRows::HalfSplit, norms: NormOffset::Included },
+        rows: RowConventions {
+            qkv: QkvRows::Blocked,
+            rope: RopeRows::HalfSplit,
+            norms: NormOffset::Included,
+            conv1d: Conv1dOrder::OutputFirst,
+        },
         hidden_act: "gelu",
         tensors: &[
             ("token_embd", "gpt_neox.embed_in"),

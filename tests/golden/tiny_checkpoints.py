@@ -5,7 +5,7 @@ Every folder is a complete checkpoint as found in the wild (config, tokenizer, w
 also as GGUF) plus `golden.safetensors` with
 
     tokens  int32    (tokens)          ids fed in one forward, positions 0..tokens
-    logits  float32  (tokens, vocab)   what transformers answers, float32, eager attention
+    logits  float32  (tokens, vocab)   what transformers answers, float32, eager attention (ALiBi: sdpa)
 
 The golden logits are computed from the files as written (`from_pretrained` on the folder, or the
 dequantized tensors of the GGUF), never from the arrays they were written from. This script does
@@ -39,8 +39,8 @@ What transformers does, as far as a reader of these files must know:
     forward covers more than `original_max_position_embeddings` positions; cos and sin are multiplied by
     sqrt(1 + ln f / ln original), f being `max_position_embeddings` over the original, whichever it is.
   * A sliding window of w lets a token see itself and the w - 1 before it.
-  * Falcon adds ALiBi before it scales the scores, MPT after. Falcon's products of slope and position
-    are rounded to bfloat16; here they are not (`exact_alibi`). MPT's `alibi_bias_max` is read and ignored.
+  * Falcon adds ALiBi before it scales the scores, MPT after. Falcon's slopes, positions and their
+    products are rounded to bfloat16. MPT's `alibi_bias_max` is read and ignored.
   * Gemma's `hidden_act` "gelu" means the tanh form.
 """
 
@@ -65,7 +65,6 @@ from tiny_gguf import gguf_to_hf, write_gguf
 from tiny_variants import VARIANTS
 from tiny_variants.form import MAX_POSITIONS, VOCAB_SIZE
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers.models.falcon import modeling_falcon
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
@@ -261,29 +260,12 @@ def golden_tokens(config, count: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(tokens.astype(np.int32))
 
 
-def exact_alibi(attention_mask: torch.Tensor, num_heads: int, dtype: torch.dtype) -> torch.Tensor:
-    """Falcon's ALiBi: (heads, 1, tokens), slope times position, as transformers has it but for the rounding."""
-    slopes = alibi_slopes(num_heads)
-    positions = torch.arange(attention_mask.shape[-1])
-    assert attention_mask.all() and dtype == torch.float32
-    return (slopes[:, None] * positions)[:, None]
-
-
-def alibi_slopes(heads: int) -> torch.Tensor:
-    """2^(-8i/n) for the largest power of two n, and between them where there are more heads."""
-    n = 2 ** math.floor(math.log2(heads))
-    slopes = [2.0 ** (-8.0 * i / n) for i in range(1, n + 1)]
-    slopes += [2.0 ** (-4.0 * i / n) for i in range(1, 2 * (heads - n), 2)]
-    return torch.tensor(slopes, dtype=torch.float32)
-
-
-modeling_falcon.build_alibi_tensor = exact_alibi
-
-
 @torch.no_grad()
 def forward(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
+    # This version's eager Falcon adds ALiBi twice: to its mask and to the scores.
+    alibi = getattr(transformers.AutoConfig.from_pretrained(folder), "alibi", False)
     model, report = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+        folder, dtype=torch.float32, attn_implementation="sdpa" if alibi else "eager", output_loading_info=True
     )
     assert not report["missing_keys"] and not report["mismatched_keys"], report
     model.eval()

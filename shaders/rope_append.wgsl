@@ -18,7 +18,7 @@ override CONTEXT_LENGTH: u32;  // positions that the cache has room for
 @bind var<storage, read_write> key_cache: array<kv4>;    // (kv_heads, context_length, head_dim / 4)
 @bind var<storage, read_write> value_cache: array<kv4>;  // (kv_heads, context_length, head_dim / 4)
 
-fn read(at: u32) -> f32 {
+fn value_at(at: u32) -> f32 {
     if CLIP > 0.0 {
         return clamp(qkv[at], -CLIP, CLIP);
     }
@@ -27,7 +27,7 @@ fn read(at: u32) -> f32 {
 
 // Value `at` of the head that starts at `head`, rotated for `position`.
 fn rotated(head: u32, at: u32, position: u32) -> f32 {
-    let value = read(head + at);
+    let value = value_at(head + at);
     if at >= ROTARY_DIM {
         return value;
     }
@@ -41,7 +41,7 @@ fn rotated(head: u32, at: u32, position: u32) -> f32 {
         other = at ^ 1u;
     }
     let turn = table[position * pairs + pair];
-    return value * turn.x + read(head + other) * select(-turn.y, turn.y, second);
+    return value * turn.x + value_at(head + other) * select(-turn.y, turn.y, second);
 }
 
 @compute @workgroup_size(64)
@@ -57,7 +57,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let start = (token * (HEADS + 2u * KV_HEADS) + head) * HEAD_DIM;
     let at = quad * 4u;
     if head >= HEADS + KV_HEADS {
-        let value = vec4(read(start + at), read(start + at + 1u), read(start + at + 2u), read(start + at + 3u));
+        let value = vec4(value_at(start + at), value_at(start + at + 1u), value_at(start + at + 2u), value_at(start + at + 3u));
         value_cache[((head - HEADS - KV_HEADS) * CONTEXT_LENGTH + position) * quads + quad] = kv_pack(value);
         return;
     }

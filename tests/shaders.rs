@@ -16,6 +16,8 @@ const SLOTS: &[(&str, Option<&str>, &str)] = &[
     ("REDUCE", None, "lib/reduce_"),
     ("TILE", Some("gemv"), "lib/rows_"),
     ("TILE", Some("gemm"), "lib/tile_"),
+    ("TILE", Some("gemv_experts"), "lib/rows_"),
+    ("TILE", Some("gemm_experts"), "lib/tile_"),
 ];
 
 /// WebGPU's guaranteed limits and nothing else.

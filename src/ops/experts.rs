@@ -63,16 +63,18 @@ impl MatmulExperts {
     }
 
     fn gemm(&self, weight: &WeightType) -> Kernel {
-        const TILE: u32 = 64;
+        // Few choices fall on each expert, and the tile must fit 16 KiB beside the list of them.
+        const CHOICES: u32 = 32;
+        const ROWS: u32 = 64;
         Kernel {
             source: "gemm_experts",
-            slots: vec![("TILE", "lib/tile_4x4".into())],
+            slots: vec![("TILE", "lib/tile_2x4".into())],
             overrides: vec![],
             bindings: vec![],
             workgroups: [
                 // An expert can be the choice of every token.
-                Extent::Tokens { per: TILE },
-                Extent::Fixed(self.expert_rows(weight.rows).div_ceil(TILE)),
+                Extent::Tokens { per: CHOICES },
+                Extent::Fixed(self.expert_rows(weight.rows).div_ceil(ROWS)),
                 Extent::Fixed(self.experts),
             ],
             scratch: vec![],

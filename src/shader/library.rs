@@ -43,6 +43,7 @@ pub static SNIPPETS: &[(&str, &str)] = files![
     "lib/rows_4x4",
     "lib/step",
     "lib/tanh",
+    "lib/tile_2x4",
     "lib/tile_4x4",
     "lib/tile_8x8",
     "quant/bf16",

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::CheckpointError;
 
-/// What formats write differently for the same model: the order of rows, and what norm weights count from.
+/// What formats write differently for the same model: the order of rows and axes, what norm weights count from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RowConventions {
     /// Rows of a fused q, k, v weight.
@@ -19,8 +19,8 @@ pub struct RowConventions {
     pub rope: RopeRows,
     /// Norm weights that are stored as their distance from one.
     pub norms: NormOffset,
-    /// Weights of `Conv1D` layers.
-    pub conv1d: Conv1dOrder,
+    /// Axes of GPT-2's linear weights.
+    pub conv1d: Conv1dAxes,
 }
 
 /// Rows of a fused q, k, v weight.
@@ -43,14 +43,14 @@ pub enum NormOffset {
     Included,
 }
 
-/// How the weights of GPT-2's `Conv1D` layers are stored.
+/// Axes of the weights that GPT-2 calls one-dimensional convolutions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Conv1dOrder {
-    /// `(in, out)`, as Hugging Face has it.
+pub enum Conv1dAxes {
+    /// As Hugging Face has them: a row an input.
     #[default]
-    InputFirst,
-    /// `(out, in)` like all other weights, as GGUF has it.
-    OutputFirst,
+    InOut,
+    /// As GGUF has them: a row an output, like every other linear weight.
+    OutIn,
 }
 
 /// Which rows of a q or k head RoPE rotates together.

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use config::{Config, Conv1dOrder, NormOffset, QkvRows, RopeRows, RowConventions};
+pub use config::{Config, Conv1dAxes, NormOffset, QkvRows, RopeRows, RowConventions};
 pub use error::CheckpointError;
 pub use gguf::GgufMetadata;
 pub use mmap::FileIdentity;
@@ -66,7 +66,7 @@ impl Checkpoint {
             CheckpointError::UnknownArchitecture {
                 file: self.path.clone(),
                 architecture: architecture.unwrap_or("(none given)").into(),
-                supported: gguf::ARCHITECTURES.iter().map(|known| known.name).collect::<Vec<_>>().join(", "),
+                supported: gguf::Architecture::names(),
             }
         };
         self.config.as_ref().ok_or_else(unknown)

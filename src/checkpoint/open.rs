@@ -76,7 +76,7 @@ fn gguf_files(directory: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
 fn open_gguf(path: &Path, file: &Path, directory: Option<&Path>) -> Result<Checkpoint, CheckpointError> {
     let mapping = Arc::new(Mapping::open(file)?);
     let parsed = gguf::parse(&mapping)?;
-    let architecture = Architecture::of(&parsed.metadata)?;
+    let architecture = Architecture::of(&parsed.metadata, &parsed.tensors)?;
     let config = architecture.map(|known| known.config(&parsed.metadata, &parsed.tensors)).transpose()?;
     let files = vec![file.to_owned()];
     let mut tensors = BTreeMap::new();

@@ -3,7 +3,7 @@
 
 use super::decoder::{AttentionBias, Decoder, FusedRows};
 use super::{Family, LinearSpec, ModelError, ModelSpec, NormSpec, Residual, Source, VectorSpec, WeightSpec, keys};
-use crate::checkpoint::Conv1dOrder;
+use crate::checkpoint::Conv1dAxes;
 use crate::ops::{Activation, RopeStyle};
 
 pub(super) const GPT2: Family = Family { model_type: "gpt2", describe: describe_gpt2 };
@@ -81,7 +81,7 @@ impl<'a> Gpt<'a> {
 
 fn describe_gpt2(source: &Source<'_>) -> Result<ModelSpec, ModelError> {
     let gpt = Gpt::read(source, GPT2.model_type, "gelu_new")?;
-    let transposed = source.config.rows.conv1d == Conv1dOrder::InputFirst;
+    let transposed = source.config.rows.conv1d == Conv1dAxes::InOut;
     let layer = |i: u32| {
         let mut layer = gpt.layer(i, FusedRows::Blocked);
         let attention = &mut layer.attention;

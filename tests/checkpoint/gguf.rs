@@ -77,7 +77,7 @@ fn gptneox_says_its_conventions() {
 #[test]
 fn a_vocabulary_alone_and_unknown_architectures_open() {
     let file = Gguf::new()
-        .str("general.architecture", "falcon")
+        .str("general.architecture", "mamba")
         .array("tokenizer.ggml.tokens", STRING, 2, &[string("a"), string("é")].concat())
         .array("tokenizer.ggml.scores", F32, 2, &[0, 0, 128, 63, 0, 0, 0, 64])
         .array("tokenizer.ggml.token_type", 5, 2, &[1, 0, 0, 0, 255, 255, 255, 255]);
@@ -93,7 +93,10 @@ fn a_vocabulary_alone_and_unknown_architectures_open() {
     let error = metadata.u32("tokenizer.ggml.tokens").expect_err("of another type");
     assert_says(&error, &["\"tokenizer.ggml.tokens\": expected an integer", "found an array of 2"]);
     let error = checkpoint.config().expect_err("no table");
-    assert_says(&error, &["model.gguf: GGUF architecture \"falcon\" is not supported; supported: llama, gptneox"]);
+    assert_says(
+        &error,
+        &["model.gguf: GGUF architecture \"mamba\" is not supported; supported: llama, gptneox, falcon, qwen2"],
+    );
     assert_refused(&path.with_file_name("none.gguf"), &["none.gguf"]);
 }
 

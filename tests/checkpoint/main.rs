@@ -5,6 +5,7 @@
 
 mod broken;
 mod config;
+mod families;
 mod files;
 mod gguf;
 mod safetensors;

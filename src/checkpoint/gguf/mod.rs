@@ -1,9 +1,10 @@
 //! GGUF versions 2 and 3, little endian: metadata, a list of tensors, then their bytes.
 //!
 //! This file reads the list of tensors and checks it against the file; `metadata.rs` holds the key-value pairs,
-//! `cursor.rs` reads plain values, `translate.rs` turns names and keys into Hugging Face's. Invariant: tensors
+//! `cursor.rs` reads plain values, `translate.rs` turns names and keys into Hugging Face's by `architectures/`. Invariant: tensors
 //! follow one another in the data, each at the next multiple of the alignment, as ggml itself demands.
 
+mod architectures;
 mod cursor;
 mod ggml_type;
 mod metadata;
@@ -12,9 +13,9 @@ mod translate;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+pub(super) use architectures::Architecture;
 use cursor::Cursor;
 pub use metadata::GgufMetadata;
-pub(super) use translate::{ARCHITECTURES, Architecture};
 
 use super::CheckpointError;
 use super::mmap::Mapping;

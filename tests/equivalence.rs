@@ -8,6 +8,7 @@ use wgpt::exec::{
     Batch, ExecOptions, Executor, GpuExecutor, GpuOptions, HostExecutor, LogitRows, WeightSource, lower_checkpoint,
 };
 use wgpt::gpu::{Device, DeviceOptions};
+use wgpt::graph::Graph;
 use wgpt::plan::{Placement, Plan, Residency};
 
 fn placement(adapter: usize, streamed: bool) -> Placement {
@@ -30,8 +31,14 @@ fn plans(units: usize) -> Vec<(&'static str, Plan)> {
     ]
 }
 
+/// Room for the longest prompt and what follows it.
+fn lowered(checkpoint: &Checkpoint) -> Graph {
+    let options = ExecOptions { context_length: Some(PROMPT + FOLLOWING), ..ExecOptions::default() };
+    lower_checkpoint(checkpoint, &options).expect("it lowers").1
+}
+
 fn gpu(checkpoint: &Checkpoint, plan: &Plan, chunk: u32) -> GpuExecutor {
-    let (_, graph) = lower_checkpoint(checkpoint, &ExecOptions::default()).expect("it lowers");
+    let graph = lowered(checkpoint);
     let adapter = all_adapters()[0].index;
     let open = |_| Device::open(adapter, DeviceOptions::default()).expect("the adapter opens");
     let devices = (0..plan.adapters()).map(open).collect();
@@ -44,13 +51,17 @@ fn greedy(logits: &[f32]) -> u32 {
     best.expect("logits are not empty").0 as u32
 }
 
+/// Tokens of the longest prompt, if there are as many, and tokens that are generated after each.
+const PROMPT: u32 = 65;
+const FOLLOWING: u32 = 4;
+
 /// Logits of prompts of 1, 7 and 65 tokens (or as many as there are), each with 4 greedy tokens after it.
 fn run(executor: &mut dyn Executor, tokens: &[u32]) -> Vec<Vec<f32>> {
     let mut all = Vec::new();
-    for length in [1, 7, tokens.len().min(65)] {
+    for length in [1, 7, tokens.len().min(PROMPT as usize)] {
         let batch = Batch { tokens: &tokens[..length], position: 0, logits: LogitRows::Last };
         let mut logits = executor.forward(&batch).expect("the prompt runs").values;
-        for position in length as u32..length as u32 + 4 {
+        for position in length as u32..length as u32 + FOLLOWING {
             let next = greedy(&logits);
             all.push(logits);
             let batch = Batch { tokens: &[next], position, logits: LogitRows::Last };
@@ -66,7 +77,7 @@ fn every_plan_gives_the_same_bits() {
     for folder in committed_checkpoints() {
         let golden = golden(&folder);
         let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
-        let (_, graph) = lower_checkpoint(&checkpoint, &ExecOptions::default()).expect("it lowers");
+        let graph = lowered(&checkpoint);
         let units = graph.units.len();
         let expected = run(&mut gpu(&checkpoint, &Plan::single(units), 16), &golden.tokens);
         for (name, plan) in plans(units) {
@@ -81,7 +92,7 @@ fn the_host_executor_agrees() {
     for folder in committed_checkpoints() {
         let golden = golden(&folder);
         let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
-        let (_, graph) = lower_checkpoint(&checkpoint, &ExecOptions::default()).expect("it lowers");
+        let graph = lowered(&checkpoint);
         let units = graph.units.len();
         let on_gpu = run(&mut gpu(&checkpoint, &Plan::single(units), 64), &golden.tokens);
         let mut host = HostExecutor::new(graph, WeightSource::new(&checkpoint), &mut |_| ()).expect("it loads");

@@ -258,13 +258,18 @@ impl<'a> Decoder<'a> {
     }
 
     /// The tensors `gate_proj`, `up_proj` and `down_proj` under `at`.
+    pub(super) fn gated_linears(&self, at: &str, intermediate: usize, bias: bool) -> [LinearSpec; 3] {
+        [
+            LinearSpec::named(format!("{at}.gate_proj"), intermediate, self.hidden, bias),
+            LinearSpec::named(format!("{at}.up_proj"), intermediate, self.hidden, bias),
+            LinearSpec::named(format!("{at}.down_proj"), self.hidden, intermediate, bias),
+        ]
+    }
+
+    /// A gated MLP of those.
     pub(super) fn gated_mlp(&self, at: &str, intermediate: usize, bias: bool, activation: Activation) -> MlpSpec {
-        MlpSpec::Gated {
-            gate: LinearSpec::named(format!("{at}.gate_proj"), intermediate, self.hidden, bias),
-            up: LinearSpec::named(format!("{at}.up_proj"), intermediate, self.hidden, bias),
-            down: LinearSpec::named(format!("{at}.down_proj"), self.hidden, intermediate, bias),
-            activation,
-        }
+        let [gate, up, down] = self.gated_linears(at, intermediate, bias);
+        MlpSpec::Gated { gate, up, down, activation }
     }
 
     /// Two linears under these names.

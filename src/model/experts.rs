@@ -50,10 +50,7 @@ fn describe_qwen2(source: &Source<'_>) -> Result<ModelSpec, ModelError> {
     let shared_width = decoder.config.u32("shared_expert_intermediate_size")? as usize;
     sparse_layers(&decoder, &mut spec, |i, experts| {
         let at = format!("model.layers.{i}.mlp.shared_expert");
-        let MlpSpec::Gated { gate, up, down, .. } = decoder.gated_mlp(&at, shared_width, false, experts.activation)
-        else {
-            unreachable!("gated_mlp makes gated MLPs")
-        };
+        let [gate, up, down] = decoder.gated_linears(&at, shared_width, false);
         let scale = Some(LinearSpec::named(at + "_gate", 1, decoder.hidden, false));
         experts.shared = Some(SharedExpertSpec { gate, up, down, scale });
     })?;

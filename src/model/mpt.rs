@@ -45,8 +45,8 @@ fn describe(source: &Source<'_>) -> Result<ModelSpec, ModelError> {
 fn attention_keys(
     decoder: &Decoder<'_>,
     config: Option<&Config>,
-) -> Result<(u32, Option<f32>, Option<f32>), ModelError> {
-    let Some(config) = config else { return Ok((8, None, None)) };
+) -> Result<(f32, Option<f32>, Option<f32>), ModelError> {
+    let Some(config) = config else { return Ok((8.0, None, None)) };
     for (key, expected) in [("alibi", true), ("qk_ln", false), ("prefix_lm", false), ("attn_uses_sequence_id", false)] {
         if config.bool_or(key, expected)? != expected {
             return Err(decoder.unsupported(
@@ -61,11 +61,11 @@ fn attention_keys(
         return Err(decoder.unsupported("attn_config.attn_type", kind, "; expected multihead_attention"));
     }
     config.ignore(&["attn_impl", "attn_pdrop", "model_type"]);
-    Ok((config.u32_or("alibi_bias_max", 8)?, config.opt_f32("clip_qkv")?, config.opt_f32("softmax_scale")?))
+    Ok((config.f32_or("alibi_bias_max", 8.0)?, config.opt_f32("clip_qkv")?, config.opt_f32("softmax_scale")?))
 }
 
 /// MPT's slopes: those of the next power of two of heads, its second, fourth … first where there are fewer.
-fn slopes(heads: u32, bias_max: u32) -> Vec<f32> {
+fn slopes(heads: u32, bias_max: f32) -> Vec<f32> {
     let whole = heads.next_power_of_two();
     let slope = |power: u32| 2f64.powf(-f64::from(bias_max) / f64::from(whole) * f64::from(power)) as f32;
     let all = (1..=whole).map(slope);

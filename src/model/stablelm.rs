@@ -45,7 +45,7 @@ fn describe(source: &Source<'_>) -> Result<ModelSpec, ModelError> {
 fn head_norms(decoder: &Decoder<'_>, at: &str, eps: f32) -> QkNormSpec {
     let dim = decoder.head_dim as usize;
     let weights = |name: &str, heads: u32| -> Vec<Part> {
-        let stacked = format!("{at}.{name}.weight");
+        let stacked = format!("{at}.{name}.norms.weight");
         match (decoder.source.has_tensor)(&stacked) {
             true => vec![Part::whole(stacked, heads as usize * dim)],
             false => (0..heads).map(|head| Part::whole(format!("{at}.{name}.norms.{head}.weight"), dim)).collect(),

@@ -8,6 +8,7 @@ mod config;
 mod families;
 mod files;
 mod gguf;
+mod gguf_architectures;
 mod safetensors;
 mod tiny;
 

@@ -23,12 +23,15 @@ gguf 0.19.0, numpy 2.4.6, on a CPU. Other versions may change the last bits of t
 What transformers does, as far as a reader of these files must know:
   * `rope_scaling` of type `linear` divides the inverse frequencies by `factor`.
   * type `dynamic` (NTK): the base stays as it is while a forward covers at most
-    `max_position_embeddings` positions, so this golden equals plain RoPE; beyond that,
+    `max_position_embeddings` positions, so `llama-rope-dynamic` equals plain RoPE; beyond that, with n
+    the positions of the whole forward, as in `llama-rope-dynamic-beyond`,
     base' = base * (factor * n / max_position_embeddings - (factor - 1)) ^ (d / (d - 2)).
     A GGUF has no word for it: the converter of llama.cpp writes plain RoPE.
   * type `yarn`: interpolation from `original_max_position_embeddings`, `beta_fast` 32 and
     `beta_slow` 1 unless given, ramp bounds floored and ceiled, and cos and sin both multiplied
     by `attention_factor`, which is 0.1 ln(factor) + 1 unless given: scores grow by its square.
+    `mscale` and `mscale_all_dim`, if both are there, make it
+    (0.1 mscale ln(factor) + 1) / (0.1 mscale_all_dim ln(factor) + 1).
   * type `llama3`: piecewise by wavelength; in GGUF it becomes the tensor `rope_freqs.weight`
     (divisors of the frequencies) and no key at all.
   * `type` and `rope_type` are the older and the newer spelling of the same key. Version 5 writes

@@ -161,7 +161,6 @@ mod tests {
             names.sort_by_key(|(_, translated)| *translated);
             names.dedup_by_key(|(_, translated)| *translated);
             assert_eq!(names.len(), all, "{}: no two tensors share a name", table.model_type);
-            let mut names = names;
             names.sort_by_key(|(gguf, _)| *gguf);
             names.dedup_by_key(|(gguf, _)| *gguf);
             assert_eq!(names.len(), all, "{}: no tensor has two names", table.model_type);

@@ -7,8 +7,12 @@ mod broken;
 mod config;
 mod files;
 mod gguf;
+mod pickle;
 mod safetensors;
 mod tiny;
+mod torch;
+mod torch_files;
+mod zip;
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! The committed checkpoints open, and a model says the same of itself in both kinds of file.
+//! The committed checkpoints open, and a model says the same of itself in every kind of file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -55,6 +55,18 @@ fn gguf_and_safetensors_of_a_model_agree() {
         assert_eq!(expected.rows, RowConventions::default(), "Hugging Face's own order");
         let interleaved = found.architecture().expect("a name") == "llama";
         assert_eq!(found.rows.rope == RopeRows::Interleaved, interleaved, "{}", directory.display());
+    }
+}
+
+#[test]
+fn torch_files_and_safetensors_of_a_model_agree() {
+    let open = |name: &str| Checkpoint::open(&checkpoints().join(name)).unwrap_or_else(|error| panic!("{error}"));
+    let (safetensors, torch) = (open("tiny-gpt-neox-f16"), open("tiny-gpt-neox-torch"));
+    assert_eq!(torch.names().collect::<Vec<_>>(), safetensors.names().collect::<Vec<_>>(), "all tensors");
+    assert_eq!(torch.files().len(), 2, "from both shards");
+    for (expected, found) in safetensors.tensors().zip(torch.tensors()) {
+        let same = (found.name, found.shape) == (expected.name, expected.shape) && found.bytes == expected.bytes;
+        assert!(same && found.format.name() == expected.format.name(), "{}", expected.name);
     }
 }
 

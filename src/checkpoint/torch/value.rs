@@ -27,7 +27,8 @@ pub(super) enum Object<'p> {
     /// `dict` or `OrderedDict`, in the order of insertion; keys may repeat.
     Dict(Vec<(Value<'p>, Value<'p>)>),
     Storage(Storage<'p>),
-    Tensor(Tensor<'p>),
+    /// Boxed: most objects are smaller, and a hostile file may make many.
+    Tensor(Box<Tensor<'p>>),
 }
 
 /// A run of elements, held by an entry of the archive.

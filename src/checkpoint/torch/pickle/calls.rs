@@ -1,7 +1,7 @@
 //! The names a state dict's pickle may use and the calls it may make: all describe data.
 //!
-//! Nothing is looked up outside `value.rs`'s list; whatever else a file asks for is named in the error. Invariant: a call copies no arguments, so that many calls with one
-//! large tuple cost no more than many instructions.
+//! Nothing is looked up outside `value.rs`'s list; whatever else a file asks for is named in the error. Invariant: a
+//! call copies no arguments, so that many calls with one large tuple cost no more than many instructions.
 
 use super::{Machine, object};
 use crate::checkpoint::torch::excerpt;
@@ -73,7 +73,7 @@ impl Machine<'_> {
             }
             (Global::RebuildTensor { names_dtype }, arguments) => {
                 let tensor = tensor(&self.objects, arguments, names_dtype).ok_or_else(wrong)?;
-                self.hold(Object::Tensor(tensor));
+                self.hold(Object::Tensor(Box::new(tensor)));
             }
             (Global::RebuildParameter, [data, Value::Bool, _hooks])
                 if matches!(object(&self.objects, *data), Some(Object::Tensor(_))) =>

@@ -35,7 +35,6 @@ const KINDS: [Kind; 2] = [
 
 /// What lit-gpt makes of a checkpoint, under names and in a row order of its own.
 const LIT: &str = "lit_model.pth";
-const LIT_HINT: &str = "; lit_model.pth is lit-gpt's and not read: put the files it was converted from beside it";
 
 /// No config or index is near this; a mistaken path should not fill the memory.
 const MAX_JSON: u64 = 256 << 20;
@@ -68,7 +67,11 @@ fn open_directory(directory: &Path) -> Result<Checkpoint, CheckpointError> {
         [] => {
             let config = if has(CONFIG) { String::new() } else { format!("{CONFIG} and ") };
             let [safetensors, torch] = KINDS.map(|kind| format!("{} (or {})", kind.whole, kind.index));
-            let hint = if has(LIT) { LIT_HINT } else { "" };
+            let hint = if has(LIT) {
+                format!("; {LIT} is lit-gpt's and not read: put the files it was converted from beside it")
+            } else {
+                String::new()
+            };
             refuse(format!("no model here: missing {config}{safetensors} or {torch}, or one .gguf file{hint}"))
         }
         several => {

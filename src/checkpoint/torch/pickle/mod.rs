@@ -2,9 +2,9 @@
 //!
 //! A pickle is a program for a stack machine that may name and call any Python function. Here its instructions only
 //! build what `value.rs` lists; any other name, call or instruction ends the reading with an error that says which.
-//! This file has the machine and plain values, `calls.rs` the few names and calls.
-//! Accepted is what Python's pickler emits for such values in protocols 2 to 5. Invariant: time and memory are
-//! bounded by [`MAX_INSTRUCTIONS`], each of which adds at most one value and one object; nothing recurses.
+//! Accepted is what Python's pickler emits for such values in protocols 2 to 5. This file has the machine and plain
+//! values, `calls.rs` the few names and calls. Invariant: time and memory are bounded by [`MAX_INSTRUCTIONS`], each of
+//! which adds at most one value and one object; nothing recurses.
 
 mod calls;
 

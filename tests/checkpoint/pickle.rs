@@ -140,8 +140,8 @@ fn instructions_that_import_or_call_are_refused_by_name() {
 #[test]
 fn every_byte_is_an_instruction_or_refused() {
     for byte in 0..=255u8 {
-        for rest in [&[0u8; 16][..], &[0xff; 16], b"", b"N", b"(NN"] {
-            for before in [&b""[..], b"N", b"}", b"(", b"]", b"))"] {
+        for rest in [&[0u8; 16][..], &[0xff; 16], b""] {
+            for before in [&b""[..], b"}(", b"))"] {
                 let directory = pickled(&[before, &[byte], rest].concat(), &[]);
                 assert_refused(directory.path(), &["pytorch_model.bin: "]);
             }
@@ -242,11 +242,11 @@ fn pickles_and_files_cut_anywhere_are_refused() {
         let file = Zip::torch(&whole[..length], &[&[0; 24]]).bytes();
         assert_refused(torch_directory(&file).path(), &["pytorch_model.bin: data.pkl byte"]);
     }
-    for name in ["views.bin", "unaligned.bin"] {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/torch").join(name);
-        let whole = std::fs::read(path).expect("the golden files are committed");
-        for length in 0..whole.len() {
-            assert_refused(torch_directory(&whole[..length]).path(), &["pytorch_model.bin: is "]);
+    let zip = Zip::torch(&whole, &[&[0; 24]]);
+    for file in [zip.bytes(), Zip { zip64: true, ..zip }.bytes()] {
+        assert!(Checkpoint::open(torch_directory(&file).path()).is_ok(), "it is valid where it is whole");
+        for length in 0..file.len() {
+            assert_refused(torch_directory(&file[..length]).path(), &["pytorch_model.bin: is "]);
         }
     }
 }

@@ -13,7 +13,7 @@
 //! | 2 | [`graph`] | a model lowered to a straight line of ops |
 //! | 2 | [`ops`] | one file an op: shape rule, kernel, CPU reference, test cases |
 //! | 2 | [`model`] | one file a family: config to `ModelSpec` |
-//! | 1 | [`checkpoint`] | safetensors and GGUF through mmap, typed config |
+//! | 1 | [`checkpoint`] | safetensors, PyTorch's files and GGUF through mmap, typed config |
 //! | 1 | [`quant`] | one file a weight format |
 //! | 0 | [`tensor`], [`tokenizer`], [`sampler`], [`shader`] | plain data and text |
 

@@ -1,6 +1,7 @@
-//! Checkpoints: Hugging Face directories (safetensors) and GGUF files, mapped and borrowed, never read whole.
+//! Checkpoints: Hugging Face directories (safetensors or PyTorch's .bin files) and GGUF files, mapped and borrowed,
+//! never read whole.
 //!
-//! Both kinds look the same from outside: tensors by Hugging Face name as [`TensorView`]s, a typed [`Config`], and
+//! All kinds look the same from outside: tensors by Hugging Face name as [`TensorView`]s, a typed [`Config`], and
 //! [`RowConventions`] where the same model's rows are ordered differently. This room neither converts weights nor
 //! knows what a family needs. Invariant: whatever a file claims about itself was checked before it is handed out,
 //! with an error that names file and tensor; no file, however broken, panics or decides an allocation.
@@ -11,6 +12,9 @@ mod gguf;
 mod mmap;
 mod open;
 mod safetensors;
+mod shard_index;
+mod torch;
+mod unique_map;
 mod view;
 
 use std::collections::BTreeMap;
@@ -44,8 +48,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a Hugging Face directory (`config.json` and `model.safetensors`, or its index and shards), a GGUF file,
-    /// or a directory with one GGUF file and no safetensors.
+    /// Opens a Hugging Face directory (`config.json` and `model.safetensors` or `pytorch_model.bin`, or the index and
+    /// shards of either), a GGUF file, or a directory with one GGUF file and none of the others.
     ///
     /// A GGUF file may hold a vocabulary only, or an architecture wgpt has no table for: then its metadata can be
     /// read, its tensors keep their GGUF names, and [`Self::config`] says what is wrong.

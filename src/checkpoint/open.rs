@@ -11,13 +11,30 @@ use std::sync::Arc;
 
 use super::gguf::{self, Architecture};
 use super::mmap::Mapping;
-use super::safetensors;
 use super::view::TensorEntry;
 use super::{Checkpoint, CheckpointError, Config, RowConventions};
+use super::{safetensors, shard_index, torch};
 
 const CONFIG: &str = "config.json";
-const WEIGHTS: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+
+/// A kind of weight file in a Hugging Face directory.
+struct Kind {
+    /// All weights in one file.
+    whole: &'static str,
+    /// Which of several files a tensor is in.
+    index: &'static str,
+    /// The tensors of one file, which is number `file` of the checkpoint.
+    parse: fn(&Mapping, usize) -> Result<Vec<TensorEntry>, CheckpointError>,
+}
+
+/// In the order of Hugging Face's loader, which takes the first it finds; within a kind a whole file goes first.
+const KINDS: [Kind; 2] = [
+    Kind { whole: "model.safetensors", index: "model.safetensors.index.json", parse: safetensors::parse },
+    Kind { whole: "pytorch_model.bin", index: "pytorch_model.bin.index.json", parse: torch::parse },
+];
+
+/// What lit-gpt makes of a checkpoint, under names and in a row order of its own.
+const LIT: &str = "lit_model.pth";
 
 /// No config or index is near this; a mistaken path should not fill the memory.
 const MAX_JSON: u64 = 256 << 20;
@@ -28,7 +45,7 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
         return open_directory(path);
     }
     let extension = path.extension().and_then(|extension| extension.to_str());
-    if let Some("safetensors" | "json" | "bin") = extension {
+    if let Some("safetensors" | "json" | "bin" | "pth" | "pt") = extension {
         let reason = format!("is one file of a model; name its directory, which must hold {CONFIG} too");
         return Err(CheckpointError::NotACheckpoint { path: path.into(), reason });
     }
@@ -38,20 +55,24 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
 fn open_directory(directory: &Path) -> Result<Checkpoint, CheckpointError> {
     let has = |name: &str| directory.join(name).is_file();
     let refuse = |reason| Err(CheckpointError::NotACheckpoint { path: directory.into(), reason });
-    if has(WEIGHTS) || has(INDEX) {
+    if let Some(kind) = KINDS.iter().find(|kind| has(kind.whole) || has(kind.index)) {
         if !has(CONFIG) {
             return refuse(format!("{CONFIG} is missing; download it from where the weights came from"));
         }
-        return open_safetensors(directory);
+        return open_hugging_face(directory, kind);
     }
     let ggufs = gguf_files(directory)?;
     match ggufs.as_slice() {
         [file] => open_gguf(directory, file, Some(directory)),
         [] => {
             let config = if has(CONFIG) { String::new() } else { format!("{CONFIG} and ") };
-            let torch = has("pytorch_model.bin") || has("pytorch_model.bin.index.json");
-            let hint = if torch { "; PyTorch's .bin files are not read: convert them to safetensors" } else { "" };
-            refuse(format!("no model here: missing {config}{WEIGHTS} (or {INDEX}), or one .gguf file{hint}"))
+            let [safetensors, torch] = KINDS.map(|kind| format!("{} (or {})", kind.whole, kind.index));
+            let hint = if has(LIT) {
+                format!("; {LIT} is lit-gpt's and not read: put the files it was converted from beside it")
+            } else {
+                String::new()
+            };
+            refuse(format!("no model here: missing {config}{safetensors} or {torch}, or one .gguf file{hint}"))
         }
         several => {
             let names: Vec<_> = several.iter().filter_map(|file| file.file_name()?.to_str()).collect();
@@ -97,28 +118,28 @@ fn open_gguf(path: &Path, file: &Path, directory: Option<&Path>) -> Result<Check
     })
 }
 
-fn open_safetensors(directory: &Path) -> Result<Checkpoint, CheckpointError> {
+fn open_hugging_face(directory: &Path, kind: &Kind) -> Result<Checkpoint, CheckpointError> {
     let path = directory.join(CONFIG);
     let config = Config::parse(path.display().to_string(), &read_json(&path)?, RowConventions::default())?;
-    // As Hugging Face's loader: one whole file goes before an index.
-    let index = if directory.join(WEIGHTS).is_file() {
+    let whole = directory.join(kind.whole);
+    let index = if whole.is_file() {
         None
     } else {
-        let path = directory.join(INDEX);
-        Some(safetensors::parse_index(&path, &read_json(&path)?, directory)?)
+        let path = directory.join(kind.index);
+        Some(shard_index::parse(&path, &read_json(&path)?, directory)?)
     };
-    let files = index.as_ref().map_or_else(|| vec![directory.join(WEIGHTS)], |index| index.shards.clone());
+    let files = index.as_ref().map_or_else(|| vec![whole], |index| index.shards.clone());
     let (mut mappings, mut tensors) = (Vec::new(), BTreeMap::new());
     for (number, file) in files.iter().enumerate() {
         let mapping = Mapping::open(file)?;
-        for entry in safetensors::parse(&mapping, number)? {
+        for entry in (kind.parse)(&mapping, number)? {
             insert(&mut tensors, entry, &files)?;
         }
         mappings.push(Arc::new(mapping));
     }
     for (tensor, shard) in index.iter().flat_map(|index| &index.tensors) {
         if tensors.get(tensor).is_none_or(|entry| entry.file != *shard) {
-            let reason = format!("{INDEX} says it is in this file, which does not hold it");
+            let reason = format!("{} says it is in this file, which does not hold it", kind.index);
             return Err(CheckpointError::BadTensor { file: files[*shard].clone(), tensor: tensor.clone(), reason });
         }
     }

@@ -1,16 +1,11 @@
 //! Safetensors: an 8-byte length, a JSON header of that length, then the tensors' bytes.
 //!
-//! Parses headers and the shard index; believes nothing in them. Invariant: the tensors of a file cover its data
+//! Parses headers; believes nothing in them. Invariant: the tensors of a file cover its data
 //! exactly, without overlap, so that no byte is read twice or hidden.
-
-use std::fmt;
-use std::marker::PhantomData;
-use std::path::{Component, Path, PathBuf};
-
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::CheckpointError;
 use super::mmap::Mapping;
+use super::unique_map::UniqueMap;
 use super::view::{Encoding, TensorEntry, tensor_bytes};
 use crate::quant;
 
@@ -124,80 +119,4 @@ fn check_cover(mapping: &Mapping, data: usize, entries: &mut [TensorEntry]) -> R
         return Err(CheckpointError::Malformed { file: mapping.path().into(), reason });
     }
     Ok(())
-}
-
-/// The index of a checkpoint in shards: which tensor is in which file.
-#[derive(Debug)]
-pub(super) struct ShardIndex {
-    /// The files, sorted, each once.
-    pub(super) shards: Vec<PathBuf>,
-    /// Tensor names with positions in `shards`.
-    pub(super) tensors: Vec<(String, usize)>,
-}
-
-/// Parses `model.safetensors.index.json` of `directory` and looks for every shard it names.
-pub(super) fn parse_index(path: &Path, json: &[u8], directory: &Path) -> Result<ShardIndex, CheckpointError> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: UniqueMap<String>,
-    }
-    let malformed = |reason| CheckpointError::Malformed { file: path.into(), reason };
-    let index: Index =
-        serde_json::from_slice(json).map_err(|error| malformed(format!("not a shard index: {error}")))?;
-    let map = index.weight_map.0;
-    let mut names: Vec<&str> = map.iter().map(|(_, shard)| shard.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
-    let inside = |name: &str| {
-        let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
-        plain && !name.is_empty() && !name.contains('\\')
-    };
-    if let Some(name) = names.iter().find(|name| !inside(name)) {
-        return Err(malformed(format!("names the shard \"{name}\", which is not a file in this directory")));
-    }
-    let missing: Vec<&str> = names.iter().filter(|name| !directory.join(name).is_file()).copied().collect();
-    if !missing.is_empty() {
-        let (all, missing) = (names.len(), missing.join(", "));
-        return Err(malformed(format!("of its {all} shards these are missing: {missing}; download them")));
-    }
-    let position = |shard: &String| names.binary_search(&shard.as_str()).unwrap_or_default();
-    let tensors = map.iter().map(|(tensor, shard)| (tensor.clone(), position(shard))).collect();
-    Ok(ShardIndex { shards: names.iter().map(|name| directory.join(name)).collect(), tensors })
-}
-
-/// A JSON object whose keys must differ (plain maps let the last one win) and whose values name theirs in errors.
-/// `__metadata__` is free text and left out.
-struct UniqueMap<T>(Vec<(String, T)>);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for UniqueMap<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(UniqueMapVisitor(PhantomData))
-    }
-}
-
-struct UniqueMapVisitor<T>(PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for UniqueMapVisitor<T> {
-    type Value = UniqueMap<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UniqueMap<T>, A::Error> {
-        let mut seen = std::collections::HashSet::new();
-        let mut entries = Vec::new();
-        while let Some(key) = map.next_key::<String>()? {
-            if !seen.insert(key.clone()) {
-                return Err(A::Error::custom(format!("\"{key}\" is there twice")));
-            }
-            if key == "__metadata__" {
-                map.next_value::<IgnoredAny>()?;
-                continue;
-            }
-            let value = map.next_value().map_err(|error| A::Error::custom(format!("\"{key}\": {error}")))?;
-            entries.push((key, value));
-        }
-        Ok(UniqueMap(entries))
-    }
 }

@@ -53,8 +53,8 @@ pub(super) enum Command {
 /// Which model.
 #[derive(Debug, Args)]
 pub(super) struct CheckpointArgs {
-    /// Checkpoint: a directory with config.json and safetensors, or a GGUF file. A path that does not exist is
-    /// looked for in checkpoints/ [default: the small story model that comes with wgpt]
+    /// Checkpoint: a directory with config.json and safetensors or pytorch_model.bin, or a GGUF file. A path that does
+    /// not exist is looked for in checkpoints/ [default: the small story model that comes with wgpt]
     #[arg(long, value_name = "PATH", env = "WGPT_CHECKPOINT")]
     pub(super) checkpoint: Option<PathBuf>,
 }

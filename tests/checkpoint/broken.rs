@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use wgpt::checkpoint::Checkpoint;
 
 use crate::files::{ARRAY, CONFIG, Gguf, STRING, directory, safetensors, string};
+use crate::torch_files::{Zip, dict, int, one, pickle, storage, tensor, text, torch_directory};
 
 /// Opens and reads everything a caller could.
 fn read_all(directory: &std::path::Path) {
@@ -56,12 +57,29 @@ fn header() -> Vec<u8> {
     safetensors(header, &[1; 32])
 }
 
+fn state_dict() -> Vec<u8> {
+    let half = tensor(&storage("HalfStorage", "1", 8), 1, &[3, 1, 2], &[2, 9, 1]);
+    let state = dict(&[(text("b"), half), (text("n"), int(-1)), (text("list"), b"](NK\x01e".to_vec())]);
+    let size = b"\x8c\x05torch\x94\x8c\x04Size\x93".to_vec();
+    pickle(&dict(&[(text("model"), state), (text("more"), one()), (text("size"), size)]))
+}
+
+fn torch(pickle: &[u8]) -> Vec<u8> {
+    Zip { zip64: true, ..Zip::torch(pickle, &[&[1; 24], &[2; 16]]) }.bytes()
+}
+
 type Damage = Vec<(prop::sample::Index, u8)>;
 
 fn damage() -> impl Strategy<Value = Damage> {
     // Small and extreme bytes make plausible counts and offsets; others make noise.
     let byte = prop_oneof![Just(0u8), Just(1), Just(0x7f), Just(0x80), Just(0xff), any::<u8>()];
     prop::collection::vec((any::<prop::sample::Index>(), byte), 0..6)
+}
+
+#[test]
+fn what_is_damaged_was_whole() {
+    let whole = torch_directory(&torch(&state_dict()));
+    assert_eq!(Checkpoint::open(whole.path()).expect("a valid file").names().collect::<Vec<_>>(), ["b"], "its tensor");
 }
 
 proptest! {
@@ -79,6 +97,16 @@ proptest! {
         let file = damaged(&header(), &damage, cut);
         let scratch = directory(&[("config.json", CONFIG.as_bytes()), ("model.safetensors", &file)]);
         read_all(scratch.path());
+    }
+
+    #[test]
+    fn damaged_torch_files_never_panic(damage in damage(), cut in any::<Option<prop::sample::Index>>()) {
+        read_all(torch_directory(&damaged(&torch(&state_dict()), &damage, cut)).path());
+    }
+
+    #[test]
+    fn damaged_pickles_never_panic(damage in damage(), cut in any::<Option<prop::sample::Index>>()) {
+        read_all(torch_directory(&torch(&damaged(&state_dict(), &damage, cut))).path());
     }
 
     #[test]

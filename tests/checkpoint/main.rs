@@ -9,8 +9,12 @@ mod families;
 mod files;
 mod gguf;
 mod gguf_architectures;
+mod pickle;
 mod safetensors;
 mod tiny;
+mod torch;
+mod torch_files;
+mod zip;
 
 use std::path::Path;
 

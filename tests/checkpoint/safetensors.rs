@@ -50,11 +50,15 @@ fn companions_and_identity_belong_to_the_directory() {
 #[test]
 fn what_a_directory_lacks_is_listed() {
     let empty = directory(&[]);
-    assert_refused(empty.path(), &["missing config.json and model.safetensors", "or one .gguf file"]);
-    let no_weights = directory(&[("config.json", CONFIG.as_bytes()), ("pytorch_model.bin", b"x")]);
-    assert_refused(no_weights.path(), &["missing model.safetensors (or", "convert them to safetensors"]);
-    let no_config = directory(&[("model.safetensors", &safetensors(ONE, &[0; 24]))]);
-    assert_refused(no_config.path(), &["config.json is missing"]);
+    assert_refused(
+        empty.path(),
+        &["missing config.json and model.safetensors", "or pytorch_model.bin (or", "or one .gguf file"],
+    );
+    let no_weights = directory(&[("config.json", CONFIG.as_bytes())]);
+    assert_refused(no_weights.path(), &["missing model.safetensors (or model.safetensors.index.json)"]);
+    for weights in ["model.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json"] {
+        assert_refused(directory(&[(weights, b"x")]).path(), &["config.json is missing"]);
+    }
     let several = directory(&[("a.gguf", b"x"), ("b.gguf", b"x")]);
     assert_refused(several.path(), &["several .gguf files, name one of them: a.gguf, b.gguf"]);
     let (_directory, one) = file("model.safetensors", &safetensors(ONE, &[0; 24]));

@@ -1,4 +1,5 @@
-//! The committed checkpoints open.
+//! The committed checkpoints open, and a model says the same of itself in every kind of file (`families.rs` compares
+//! the GGUF forms).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,19 @@ fn every_tiny_checkpoint_opens() {
             let mask = hugging_face && (name.ends_with(".attention.bias") || name.ends_with(".attn.bias"));
             assert!(mask, "{}: {name}: only the masks of older exports are in no weight format", directory.display());
         }
+    }
+}
+
+#[test]
+#[test]
+fn torch_files_and_safetensors_of_a_model_agree() {
+    let open = |name: &str| Checkpoint::open(&checkpoints().join(name)).unwrap_or_else(|error| panic!("{error}"));
+    let (safetensors, torch) = (open("tiny-gpt-neox-f16"), open("tiny-gpt-neox-torch"));
+    assert_eq!(torch.names().collect::<Vec<_>>(), safetensors.names().collect::<Vec<_>>(), "all tensors");
+    assert_eq!(torch.files().len(), 2, "from both shards");
+    for (expected, found) in safetensors.tensors().zip(torch.tensors()) {
+        let same = (found.name, found.shape) == (expected.name, expected.shape) && found.bytes == expected.bytes;
+        assert!(same && found.format.name() == expected.format.name(), "{}", expected.name);
     }
 }
 

@@ -11,7 +11,7 @@ use crate::tokenizer::ChatTemplate;
 fn chat(script: &str, context_length: u32, template: &str) -> (Chat, Arc<Mutex<Log>>) {
     let (session, log) = scripted(script, context_length);
     let template = ChatTemplate::new(template, None, None).expect("a template");
-    (Chat::new(session, ChatFormat::Template(Box::new(template)), None), log)
+    (Chat::new(session, ChatFormat::template(template, "a test's template"), None), log)
 }
 
 const TEMPLATE: &str = "{% for m in messages %}{{ {'system': '<s>', 'user': '<u>', 'assistant': '<a>'}[m.role] }}\
@@ -129,7 +129,7 @@ fn a_stop_string_is_not_part_of_the_conversation() {
 #[test]
 fn without_a_template_text_is_continued_as_it_is() {
     let (session, log) = scripted(" yes", 64);
-    let mut conversation = Chat::new(session, ChatFormat::Plain, Some("Rules."));
+    let mut conversation = Chat::new(session, ChatFormat::plain(), Some("Rules."));
     say(&mut conversation, "Is?", &greedy());
     say(&mut conversation, "Sure?", &greedy());
     assert_eq!(log.lock().expect("a lock").held, ids("Rules.\nIs? yes\nSure? yes"), "lines of text");

@@ -135,7 +135,7 @@ fn is_reply(outcome: &Outcome) -> bool {
 /// The ids of a text that goes on behind another one. Tokenizers that put a space in front of every text must not do
 /// so in the middle of a conversation, so the text is encoded behind a letter, whose ids are taken off again; unless
 /// the two have grown together, which a text that begins with a mark or a line break does not.
-fn encode_behind_text(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, TokenizerError> {
+pub(super) fn encode_behind_text(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, TokenizerError> {
     const LETTER: &str = "a";
     let letter = tokenizer.encode(LETTER, Special::None)?;
     let both = tokenizer.encode(&[LETTER, text].concat(), Special::None)?;

@@ -12,16 +12,16 @@ use crate::tokenizer::{ChatTemplate, Message, Special, Tokenizer};
 /// Tokens that end a turn in formats whose checkpoints name only another EOS, or none. One counts where the
 /// template writes it.
 const TURN_ENDS: &[&str] = &[
-    "<|im_end|>",          // ChatML
-    "<|eot_id|>",          // Llama 3
-    "<|eom_id|>",          // Llama 3.1
-    "<|eot|>",             // Llama 4
-    "<end_of_turn>",       // Gemma
-    "<|end|>",             // Phi-3
-    "<|end_of_turn|>",     // OpenChat
+    "<|im_end|>",            // ChatML
+    "<|eot_id|>",            // Llama 3
+    "<|eom_id|>",            // Llama 3.1
+    "<|eot|>",               // Llama 4
+    "<end_of_turn>",         // Gemma
+    "<|end|>",               // Phi-3
+    "<|end_of_turn|>",       // OpenChat
     "<|END_OF_TURN_TOKEN|>", // Command R
-    "<|endoftext|>",       // StableLM Zephyr
-    "</s>",                // Zephyr
+    "<|endoftext|>",         // StableLM Zephyr
+    "</s>",                  // Zephyr
 ];
 
 /// What ends a reply, beside the checkpoint's EOS.

@@ -5,9 +5,9 @@
 //! letter by letter. Invariant: what was rendered for a turn is the beginning of what is rendered for the next one,
 //! so that the KV cache keeps it; and a text that is said is never looked into for placeholders.
 
+use super::SessionError;
 use super::format::Stops;
 use super::styles::STYLES;
-use super::SessionError;
 use crate::tokenizer::{Message, Special, Tokenizer, TokenizerError};
 
 /// How one kind of model is spoken to: `start (lead [system] before prompt after reply between)…`.
@@ -46,17 +46,8 @@ pub(super) struct System {
 
 impl Style {
     /// A style of nothing, to be filled in.
-    pub(super) const NONE: Self = Self {
-        name: "",
-        paths: &[],
-        start: "",
-        lead: "",
-        system: None,
-        before: "",
-        after: "",
-        between: "",
-        stop: &[],
-    };
+    pub(super) const NONE: Self =
+        Self { name: "", paths: &[], start: "", lead: "", system: None, before: "", after: "", between: "", stop: &[] };
 
     /// The style of that name.
     pub(super) fn named(name: &str) -> Option<&'static Self> {
@@ -102,10 +93,9 @@ impl Style {
                 format: format!("style {}", self.name),
                 reason: "it has no place for one".into(),
             }),
-            (Some(system), said) => Ok(said
-                .or(system.own)
-                .map(|said| [system.before, said, system.after].concat())
-                .unwrap_or_default()),
+            (Some(system), said) => {
+                Ok(said.or(system.own).map(|said| [system.before, said, system.after].concat()).unwrap_or_default())
+            }
         }
     }
 

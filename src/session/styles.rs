@@ -11,13 +11,17 @@ pub(super) const STYLES: &[Style] = &[
     Style {
         name: "stablelm-tuned-alpha",
         paths: &["stabilityai*tuned-alpha", "stablelm-tuned-alpha"],
-        system: Some(System { before: "<|SYSTEM|>", own: Some(
+        system: Some(System {
+            before: "<|SYSTEM|>",
+            own: Some(
                 "# StableLM Tuned (Alpha version)\n- StableLM is a helpful and harmless open-source AI language \
                  model developed by StabilityAI.\n- StableLM is excited to be able to help the user, but will \
                  refuse to do anything that could be considered harmful to the user.\n- StableLM is more than \
                  just an information source, StableLM is also able to write poetry, short stories, and make \
                  jokes.\n- StableLM will refuse to participate in anything that could harm a human.",
-            ), after: "" }),
+            ),
+            after: "",
+        }),
         before: "<|USER|>",
         after: "<|ASSISTANT|>",
         between: "",
@@ -56,10 +60,14 @@ pub(super) const STYLES: &[Style] = &[
     Style {
         name: "vicuna",
         paths: &["vicuna", "longchat"],
-        system: Some(System { before: "", own: Some(
+        system: Some(System {
+            before: "",
+            own: Some(
                 "A chat between a curious user and an artificial intelligence assistant. The assistant gives \
                  helpful, detailed, and polite answers to the user's questions.",
-            ), after: " " }),
+            ),
+            after: " ",
+        }),
         before: "USER: ",
         after: " ASSISTANT:",
         between: "</s>",
@@ -70,14 +78,18 @@ pub(super) const STYLES: &[Style] = &[
         name: "llama-2-chat",
         paths: &["Llama-2*-chat", "llama-2*-chat"],
         lead: "[INST] ",
-        system: Some(System { before: "<<SYS>>\n", own: Some(
+        system: Some(System {
+            before: "<<SYS>>\n",
+            own: Some(
                 "You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, \
                  while being safe.  Your answers should not include any harmful, unethical, racist, sexist, \
                  toxic, dangerous, or illegal content. Please ensure that your responses are socially unbiased \
                  and positive in nature.\n\nIf a question does not make any sense, or is not factually \
                  coherent, explain why instead of answering something not correct. If you don't know the answer \
                  to a question, please don't share false information.",
-            ), after: "\n<</SYS>>\n\n " }),
+            ),
+            after: "\n<</SYS>>\n\n ",
+        }),
         before: "",
         after: " [/INST] ",
         between: " </s><s>",
@@ -86,7 +98,11 @@ pub(super) const STYLES: &[Style] = &[
     Style {
         name: "freewilly2",
         paths: &["FreeWilly2"],
-        system: Some(System { before: "### System:\n", own: Some("This is a system prompt, please behave and help the user."), after: "\n\n" }),
+        system: Some(System {
+            before: "### System:\n",
+            own: Some("This is a system prompt, please behave and help the user."),
+            after: "\n\n",
+        }),
         before: "### User:\n",
         after: "\n\n### Assistant:\n",
         between: "\n\n",
@@ -150,9 +166,11 @@ pub(super) const STYLES: &[Style] = &[
     Style {
         name: "tinyllama-chat",
         paths: &["TinyLlama*Chat"],
-        system: Some(System { before: "<|system|>\n", own: Some(
-                "You are a friendly chatbot who always gives helpful, detailed, and polite answers.",
-            ), after: "</s>\n" }),
+        system: Some(System {
+            before: "<|system|>\n",
+            own: Some("You are a friendly chatbot who always gives helpful, detailed, and polite answers."),
+            after: "</s>\n",
+        }),
         before: "<|user|>\n",
         after: "</s>\n<|assistant|>\n",
         between: "</s>\n",
@@ -167,14 +185,7 @@ pub(super) const STYLES: &[Style] = &[
         between: "<|endoftext|>\n",
         ..Style::NONE
     },
-    Style {
-        name: "phi-2",
-        paths: &["phi-2"],
-        before: "Instruct:",
-        after: "\nOutput:",
-        between: "\n",
-        ..Style::NONE
-    },
+    Style { name: "phi-2", paths: &["phi-2"], before: "Instruct:", after: "\nOutput:", between: "\n", ..Style::NONE },
     // no checkpoint's by its path, but many speak it
     Style {
         name: "chatml",
@@ -185,4 +196,5 @@ pub(super) const STYLES: &[Style] = &[
         between: "<|im_end|>\n",
         stop: &[&["<|im_end|>"]],
         ..Style::NONE
-    },];
+    },
+];

@@ -84,10 +84,8 @@ impl Language {
             (Some(style), _) => ChatFormat::style(style, &self.tokenizer),
             (None, _) if wanted == PLAIN => Ok(ChatFormat::plain()),
             (None, file) if file.is_file() || file.extension().is_some_and(|extension| extension == "jinja") => {
-                let unreadable = |error| SessionError::Companion {
-                    file: file.to_owned(),
-                    problem: format!("cannot read: {error}"),
-                };
+                let unreadable =
+                    |error| SessionError::Companion { file: file.to_owned(), problem: format!("cannot read: {error}") };
                 self.template_format(&std::fs::read_to_string(file).map_err(unreadable)?, wanted.to_owned())
             }
             _ => {
@@ -158,8 +156,9 @@ fn gguf_templates(metadata: &GgufMetadata) -> Result<ChatTemplates, CheckpointEr
     const KEY: &str = "tokenizer.chat_template";
     let mut templates = metadata.str(KEY)?.map(|text| ChatTemplates::single(text.to_owned())).unwrap_or_default();
     for key in metadata.keys() {
-        let name = key.strip_prefix(KEY).and_then(|rest| rest.strip_prefix('.'));
-        if let (Some(name), Some(source)) = (name, metadata.str(key)?) {
+        if let Some(name) = key.strip_prefix(KEY).and_then(|rest| rest.strip_prefix('.'))
+            && let Some(source) = metadata.str(key)?
+        {
             templates.insert(name, source.to_owned());
         }
     }

@@ -91,6 +91,11 @@ fn help_lists_every_command_flag_default_and_variable() {
     for part in flags.iter().chain(&["[default: 50]", "[default: 0.8]", "[default: 200]", "WGPT_TOP_P"]) {
         assert!(help.contains(part), "{part} is documented: {help}");
     }
+    let help = ok(&["chat", "--help"]).stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in ["--template", "--system", "generation_config.json", "checkpoint's, else 0.8", "checkpoint's, else 200"]
+    {
+        assert!(help.contains(part), "{part} is documented: {help}");
+    }
 }
 
 #[test]

@@ -103,6 +103,11 @@ impl Config {
         Self { rows, shared: Arc::new(shared), path: Vec::new() }
     }
 
+    /// What errors call the file.
+    pub fn file(&self) -> &str {
+        &self.shared.file
+    }
+
     /// The model family's name, `model_type`.
     ///
     /// # Errors

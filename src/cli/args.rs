@@ -27,7 +27,12 @@ pub(super) enum Command {
     ///
     /// stdout is exactly the prompt and its continuation; several samples are separated by a line break.
     Generate(GenerateArgs),
-    /// Talk with a model that has a chat template.
+    /// Talk with a model in the format it was taught.
+    ///
+    /// That is the checkpoint's chat template. One from before there were such templates is recognised by its path
+    /// and spoken to in its style; any other continues what you type as plain text, and says so. `wgpt inspect`
+    /// shows which it will be, --template chooses another. Sampling is as the checkpoint recommends, where it does
+    /// (generation_config.json, or general.sampling.* in GGUF); flags and variables go before that.
     ///
     /// stdout is exactly the replies. Ctrl-C stops a reply; Ctrl-D or an empty line leaves. Input that is not a
     /// terminal is read line by line, one message each.
@@ -113,6 +118,38 @@ pub(super) struct SamplingArgs {
     pub(super) seed: Option<u64>,
 }
 
+/// How tokens are chosen in a chat: as above, but what is not given is the checkpoint's to say.
+#[derive(Debug, Args)]
+pub(super) struct ChatSamplingArgs {
+    /// Flattens (above 1) or sharpens (below 1) the distribution; 0 always takes the most probable token [default:
+    /// the checkpoint's, else 0.8]
+    #[arg(long, value_name = "T", env = "WGPT_TEMPERATURE", value_parser = at_least_zero, allow_negative_numbers = true)]
+    pub(super) temperature: Option<f32>,
+
+    /// Keep the K most probable tokens; 0 keeps all [default: the checkpoint's, else 200]
+    #[arg(long, value_name = "K", env = "WGPT_TOP_K")]
+    pub(super) top_k: Option<usize>,
+
+    /// Keep the fewest most probable tokens whose probabilities sum to P, at least one [default: the checkpoint's,
+    /// else 1]
+    #[arg(long, value_name = "P", env = "WGPT_TOP_P", value_parser = share, allow_negative_numbers = true)]
+    pub(super) top_p: Option<f32>,
+
+    /// Keep tokens at least P times as probable as the most probable one [default: the checkpoint's, else 0]
+    #[arg(long, value_name = "P", env = "WGPT_MIN_P", value_parser = share, allow_negative_numbers = true)]
+    pub(super) min_p: Option<f32>,
+
+    /// Divide the positive logits of tokens already in the context by R, multiply the negative ones; 1 does nothing
+    /// [default: the checkpoint's, else 1]
+    #[arg(long, value_name = "R", env = "WGPT_REPETITION_PENALTY", value_parser = positive, allow_negative_numbers = true)]
+    pub(super) repetition_penalty: Option<f32>,
+
+    /// Number that decides all random choices: the same seed gives the same replies [default: a random one, shown on
+    /// stderr]
+    #[arg(long, value_name = "N", env = "WGPT_SEED")]
+    pub(super) seed: Option<u64>,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct GenerateArgs {
     /// Text to continue; `-` reads it from stdin
@@ -153,16 +190,21 @@ pub(super) struct ChatArgs {
     #[command(flatten)]
     pub(super) context: ContextArgs,
 
-    /// System message [default: none, or what the template brings]
+    /// System message, in place of the format's own [default: none, or what the format brings]
     #[arg(long, value_name = "TEXT", env = "WGPT_SYSTEM")]
     pub(super) system: Option<String>,
 
-    /// Tokens of a reply at most [default: until the context is full]
+    /// Format to talk in: one of the checkpoint's templates or a style by its name (a wrong one lists them), `plain`,
+    /// or a file with a Jinja template [default: the checkpoint's template, else its style, else plain]
+    #[arg(long, value_name = "NAME|FILE", env = "WGPT_TEMPLATE")]
+    pub(super) template: Option<String>,
+
+    /// Tokens of a reply at most [default: the checkpoint's, else until the context is full]
     #[arg(long, value_name = "N", env = "WGPT_MAX_NEW_TOKENS")]
     pub(super) max_new_tokens: Option<usize>,
 
     #[command(flatten)]
-    pub(super) sampling: SamplingArgs,
+    pub(super) sampling: ChatSamplingArgs,
 
     /// Text that ends a reply and is not part of it; may be given several times
     #[arg(long, value_name = "TEXT", env = "WGPT_STOP", action = ArgAction::Append)]

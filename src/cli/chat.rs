@@ -28,14 +28,14 @@ Ctrl-C stops a reply.";
 pub(super) fn run(args: &ChatArgs) -> Result<()> {
     let notes = Notes::new(args.model.quiet);
     let interrupt = Interrupt::install()?;
+    let (chat, recommended) = resolve::chat(args, notes)?;
     let params = GenerateParams {
-        max_new_tokens: args.max_new_tokens,
-        sampling: resolve::sampling(&args.sampling, notes),
+        max_new_tokens: args.max_new_tokens.or(recommended.max_new_tokens),
+        sampling: resolve::chat_sampling(&args.sampling, &recommended, notes),
         stop: args.stop.clone(),
         cancel: Arc::clone(&interrupt.cancel),
         ..GenerateParams::default()
     };
-    let chat = resolve::chat(&args.model, &args.context, args.system.as_deref(), notes)?;
     let mut talk = Talk { chat, params, interrupt, notes, stdout: Text::new() };
     let mut input = Input::new()?;
     if matches!(input, Input::Terminal(_)) {
@@ -107,10 +107,17 @@ impl Talk {
                 self.chat.reset(system.as_deref());
                 self.notes.line("a new conversation");
             }
-            ("system", text) => {
-                self.chat.reset(Some(text).filter(|text| !text.is_empty()));
-                self.notes.line("a new conversation, with that system message");
+            ("system", "") => {
+                self.chat.reset(None);
+                self.notes.line("a new conversation, without a system message of yours");
             }
+            ("system", text) => match self.chat.format().check_system(text) {
+                Ok(()) => {
+                    self.chat.reset(Some(text));
+                    self.notes.line("a new conversation, with that system message");
+                }
+                Err(error) => eprintln!("error: {error}"),
+            },
             ("save", "") => eprintln!("error: /save needs a file name"),
             ("save", file) => match self.save(Path::new(file)) {
                 Ok(()) => self.notes.line(format_args!("saved to {file}")),

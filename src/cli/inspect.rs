@@ -65,7 +65,12 @@ struct Words {
     vocab_size: usize,
     bos: Option<String>,
     end_of_text: Vec<String>,
+    /// Whether it brings one.
     chat_template: bool,
+    /// Names of those it brings.
+    chat_templates: Vec<String>,
+    /// How `chat` would talk, without `--template`.
+    chat_format: String,
 }
 
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
@@ -77,7 +82,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     } else {
         split(lower_checkpoint(checkpoint, &ExecOptions::default()).map(|(spec, _)| model(&spec)))
     };
-    let (tokenizer, tokenizer_problem) = split(Language::of(checkpoint).and_then(|language| words(&language)));
+    let (tokenizer, tokenizer_problem) = split(Language::of(checkpoint).map(|language| words(&language)));
     let report = Report {
         checkpoint: opened.path.display().to_string(),
         files: checkpoint.files().iter().map(|file| file.display().to_string()).collect(),
@@ -134,15 +139,19 @@ fn model(spec: &ModelSpec) -> Model {
     }
 }
 
-fn words(language: &Language) -> Result<Words, wgpt::session::SessionError> {
+fn words(language: &Language) -> Words {
     let tokenizer = &language.tokenizer;
     let piece = |id: u32| tokenizer.piece(id).unwrap_or_else(|| id.to_string());
-    Ok(Words {
+    Words {
         vocab_size: tokenizer.vocab_size(),
         bos: tokenizer.bos().map(piece),
         end_of_text: language.end_ids.iter().map(|&id| piece(id)).collect(),
-        chat_template: language.chat_template()?.is_some(),
-    })
+        chat_template: language.chat_templates().next().is_some(),
+        chat_templates: language.chat_templates().map(str::to_owned).collect(),
+        chat_format: language
+            .chat_format(None)
+            .map_or_else(|error| format!("not possible: {error}"), |f| f.to_string()),
+    }
 }
 
 /// The report as text: a name and a value a line.
@@ -174,7 +183,12 @@ fn describe(report: &Report) -> String {
     if let Some(words) = &report.tokenizer {
         let (bos, end) = (words.bos.as_deref().unwrap_or("none"), words.end_of_text.join(" "));
         lines.push(("tokenizer", format!("{} tokens, BOS {bos}, end of text {end}", words.vocab_size)));
-        lines.push(("template", if words.chat_template { "yes" } else { "no" }.to_owned()));
+        let others = if words.chat_templates.len() > 1 {
+            format!(", of: {}", words.chat_templates.join(", "))
+        } else {
+            String::new()
+        };
+        lines.push(("chat", words.chat_format.clone() + &others));
     }
     lines.extend(report.tokenizer_problem.iter().map(|problem| ("tokenizer", problem.clone())));
     lines.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect()

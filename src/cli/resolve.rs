@@ -12,9 +12,9 @@ use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::{self, ExecOptions, Executor};
 use wgpt::gpu::{self, AdapterChoice, AdapterInfo};
 use wgpt::sampler::SamplingParams;
-use wgpt::session::{Chat, ChatFormat, Language, Session};
+use wgpt::session::{Chat, Language, SamplingDefaults, Session};
 
-use super::args::{CheckpointArgs, ContextArgs, ModelArgs, SamplingArgs};
+use super::args::{ChatArgs, ChatSamplingArgs, CheckpointArgs, ContextArgs, ModelArgs, SamplingArgs};
 use super::embedded;
 use super::output::{Notes, seconds};
 
@@ -60,20 +60,29 @@ pub(super) fn session(model: &ModelArgs, context: &ContextArgs, notes: Notes) ->
     Ok(Session::new(executor, tokenizer, end_ids))
 }
 
-/// Loads everything that a conversation needs; it begins with this system message.
-pub(super) fn chat(model: &ModelArgs, context: &ContextArgs, system: Option<&str>, notes: Notes) -> Result<Chat> {
-    let opened = checkpoint(&model.checkpoint)?;
+/// Loads everything that a conversation needs, and says what the checkpoint recommends for sampling.
+pub(super) fn chat(args: &ChatArgs, notes: Notes) -> Result<(Chat, SamplingDefaults)> {
+    let opened = checkpoint(&args.model.checkpoint)?;
     let language = language(&opened)?;
-    let format = match language.chat_template()? {
-        Some(template) => ChatFormat::Template(Box::new(template)),
-        None => {
-            notes.line("this checkpoint has no chat template: what you type is given to the model as it is");
-            ChatFormat::Plain
+    let defaults = SamplingDefaults::of(&opened.checkpoint)?;
+    let format = language.chat_format(args.template.as_deref())?;
+    if let Some(system) = &args.system {
+        format.check_system(system)?;
+    }
+    match (&args.template, format.is_plain()) {
+        (Some(_), _) => notes.line(format_args!("talking in: {format}")),
+        (None, true) => notes.line(
+            "this checkpoint has no chat template, nor a name that calls for a style: what you type is given to the \
+             model as it is; --template chooses a format",
+        ),
+        (None, false) if format.is_style() => {
+            notes.line(format_args!("this checkpoint has no chat template; by its name it is spoken to in {format}"));
         }
-    };
-    let executor = load(&opened, model, context, notes)?;
+        (None, false) => {}
+    }
+    let executor = load(&opened, &args.model, &args.context, notes)?;
     let session = Session::new(executor, language.tokenizer, language.end_ids);
-    Ok(Chat::new(session, format, system))
+    Ok((Chat::new(session, format, args.system.as_deref()), defaults))
 }
 
 /// Every adapter, best first.
@@ -83,22 +92,40 @@ pub(super) fn adapters() -> Vec<AdapterInfo> {
 
 /// The sampling parameters; a seed that was not given is made up and said, so that the text can be made again.
 pub(super) fn sampling(args: &SamplingArgs, notes: Notes) -> SamplingParams {
-    let seed = args.seed.unwrap_or_else(|| {
-        // keys of the standard library's hash maps are random; 32 bits are enough and easy to type
-        let seed = RandomState::new().hash_one(0) >> 32;
-        if args.temperature > 0.0 {
-            notes.line(format_args!("seed: {seed}"));
-        }
-        seed
-    });
     SamplingParams {
         temperature: args.temperature,
         top_k: args.top_k,
         top_p: args.top_p,
         min_p: args.min_p,
         repetition_penalty: args.repetition_penalty,
-        seed,
+        seed: seed(args.seed, args.temperature, notes),
     }
+}
+
+/// The sampling parameters of a chat: what was typed, else what the checkpoint recommends, else those of
+/// `generate`.
+pub(super) fn chat_sampling(args: &ChatSamplingArgs, checkpoint: &SamplingDefaults, notes: Notes) -> SamplingParams {
+    let own = SamplingParams::default();
+    let temperature = args.temperature.or(checkpoint.temperature).unwrap_or(own.temperature);
+    SamplingParams {
+        temperature,
+        top_k: args.top_k.or(checkpoint.top_k).unwrap_or(own.top_k),
+        top_p: args.top_p.or(checkpoint.top_p).unwrap_or(own.top_p),
+        min_p: args.min_p.or(checkpoint.min_p).unwrap_or(own.min_p),
+        repetition_penalty: args.repetition_penalty.or(checkpoint.repetition_penalty).unwrap_or(own.repetition_penalty),
+        seed: seed(args.seed, temperature, notes),
+    }
+}
+
+fn seed(given: Option<u64>, temperature: f32, notes: Notes) -> u64 {
+    given.unwrap_or_else(|| {
+        // keys of the standard library's hash maps are random; 32 bits are enough and easy to type
+        let seed = RandomState::new().hash_one(0) >> 32;
+        if temperature > 0.0 {
+            notes.line(format_args!("seed: {seed}"));
+        }
+        seed
+    })
 }
 
 fn load(opened: &Opened, model: &ModelArgs, context: &ContextArgs, notes: Notes) -> Result<Box<dyn Executor>> {
@@ -185,6 +212,25 @@ mod tests {
         assert_eq!(adapter_choice("1"), AdapterChoice::Index(1), "digits");
         assert_eq!(adapter_choice("HOST"), AdapterChoice::Host, "any case");
         assert_eq!(adapter_choice("llvmpipe"), AdapterChoice::Name("llvmpipe".into()), "anything else");
+    }
+
+    #[test]
+    fn what_is_typed_goes_before_the_checkpoint_and_that_before_our_own() {
+        let args = ChatSamplingArgs {
+            temperature: Some(0.3),
+            top_k: None,
+            top_p: None,
+            min_p: None,
+            repetition_penalty: None,
+            seed: Some(7),
+        };
+        let checkpoint =
+            SamplingDefaults { temperature: Some(0.0), top_k: Some(20), min_p: Some(0.1), ..Default::default() };
+        let expected =
+            SamplingParams { temperature: 0.3, top_k: 20, top_p: 1.0, min_p: 0.1, repetition_penalty: 1.0, seed: 7 };
+        assert_eq!(chat_sampling(&args, &checkpoint, Notes::new(true)), expected, "each from where it is known");
+        let silent = chat_sampling(&args, &SamplingDefaults::default(), Notes::new(true));
+        assert_eq!((silent.temperature, silent.top_k), (0.3, 200), "a checkpoint that recommends nothing");
     }
 
     #[test]

@@ -9,44 +9,8 @@
 use std::ops::ControlFlow;
 
 use super::generate::{FinishReason, GenerateParams, Outcome};
-use super::{Session, SessionError};
-use crate::tokenizer::{ChatTemplate, Message, Special};
-
-/// How messages become one text.
-#[derive(Debug)]
-pub enum ChatFormat {
-    /// By the checkpoint's own template, which also writes BOS where the model wants it.
-    Template(Box<ChatTemplate>),
-    /// As they are, replies right behind what they answer, other messages on a line of their own: for models
-    /// without a template.
-    Plain,
-}
-
-impl ChatFormat {
-    fn render(&self, messages: &[Message]) -> Result<String, SessionError> {
-        match self {
-            Self::Template(template) => Ok(template.render(messages, true)?),
-            Self::Plain => {
-                let mut text = String::new();
-                for message in messages {
-                    if !text.is_empty() && message.role != "assistant" {
-                        text.push('\n');
-                    }
-                    text.push_str(&message.content);
-                }
-                Ok(text)
-            }
-        }
-    }
-
-    /// Whether the tokenizer adds BOS to the first text.
-    fn special(&self) -> Special {
-        match self {
-            Self::Template(_) => Special::None,
-            Self::Plain => Special::Add,
-        }
-    }
-}
+use super::{ChatFormat, Session, SessionError};
+use crate::tokenizer::{Message, Special, Tokenizer, TokenizerError};
 
 /// A conversation with a model.
 #[derive(Debug)]
@@ -85,6 +49,11 @@ impl Chat {
         &self.messages
     }
 
+    /// How messages become text.
+    pub fn format(&self) -> &ChatFormat {
+        &self.format
+    }
+
     /// The session, to be asked about its context and memory.
     pub fn session(&self) -> &Session {
         &self.session
@@ -104,7 +73,7 @@ impl Chat {
     ) -> Result<Outcome, SessionError> {
         self.messages.push(Message::new("user", text));
         let outcome = self.answer(params, show);
-        if !matches!(&outcome, Ok(outcome) if !outcome.ids.is_empty() || outcome.finish == FinishReason::EndOfText) {
+        if !outcome.as_ref().is_ok_and(is_reply) {
             self.messages.pop();
         }
         outcome
@@ -121,7 +90,9 @@ impl Chat {
         if prompt.len() >= context_length as usize {
             return Err(SessionError::ConversationTooLong { tokens: prompt.len(), context_length });
         }
-        let params = GenerateParams { stream: self.turns, ..params.clone() };
+        let mut params = GenerateParams { stream: self.turns, ..params.clone() };
+        params.stop.extend_from_slice(&self.format.stops().texts);
+        params.stop_tokens.extend_from_slice(&self.format.stops().tokens);
         let mut stream = self.session.generate(&prompt, &params)?;
         let (mut reply, mut exact) = (String::new(), true);
         for piece in stream.by_ref() {
@@ -134,7 +105,7 @@ impl Chat {
             }
         }
         let outcome = stream.into_outcome();
-        if !outcome.ids.is_empty() || outcome.finish == FinishReason::EndOfText {
+        if is_reply(&outcome) {
             self.messages.push(Message::new("assistant", reply.as_str()));
             self.turns += 1;
             // nor are the tokens of a stop string in the text
@@ -150,8 +121,26 @@ impl Chat {
         if let Some((text, ids)) = &self.seen
             && let Some(added) = rendered.strip_prefix(text.as_str())
         {
-            return Ok([ids.as_slice(), &tokenizer.encode(added, Special::None)?].concat());
+            return Ok([ids.as_slice(), &encode_behind_text(tokenizer, added)?].concat());
         }
         Ok(tokenizer.encode(rendered, self.format.special())?)
+    }
+}
+
+/// Whether something was answered, be it nothing: a reply that was cut off before it began is none.
+fn is_reply(outcome: &Outcome) -> bool {
+    !outcome.ids.is_empty() || matches!(outcome.finish, FinishReason::EndOfText | FinishReason::StopTokens)
+}
+
+/// The ids of a text that goes on behind another one. Tokenizers that put a space in front of every text must not do
+/// so in the middle of a conversation, so the text is encoded behind a letter, whose ids are taken off again; unless
+/// the two have grown together, which a text that begins with a mark or a line break does not.
+pub(super) fn encode_behind_text(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, TokenizerError> {
+    const LETTER: &str = "a";
+    let letter = tokenizer.encode(LETTER, Special::None)?;
+    let both = tokenizer.encode(&[LETTER, text].concat(), Special::None)?;
+    match both.strip_prefix(letter.as_slice()) {
+        Some(ids) => Ok(ids.to_vec()),
+        None => tokenizer.encode(text, Special::None),
     }
 }

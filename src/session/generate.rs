@@ -1,7 +1,10 @@
 //! One generation: the stream of pieces, why it ended, and what it cost.
 //!
 //! Chooses tokens and finds the end; does not render conversations and prints nothing. Invariant: all pieces
-//! together are exactly the decoded text up to the end, whole characters each, without any part of a stop string.
+//! together are exactly the decoded text up to the end, whole characters each, without any part of a stop.
+//!
+//! Ids pass the stop sequences first, then the decoder, then the stop strings: a token that may belong to a stop
+//! sequence is not text yet.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -10,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::SessionError;
 use super::cache::Cache;
 use super::stop::{Matched, StopMatcher};
+use super::stop_tokens::{Ids, StopTokens};
 use crate::exec::Logits;
 use crate::sampler::{Sampler, SamplingParams};
 use crate::tokenizer::{Decoder, Tokenizer};
@@ -25,6 +29,8 @@ pub struct GenerateParams {
     pub stream: u64,
     /// Strings that end the text; none of them is part of it.
     pub stop: Vec<String>,
+    /// Sequences of tokens that end the text; none of them is part of it.
+    pub stop_tokens: Vec<Vec<u32>>,
     /// Ends the text when set, between two tokens. Shared with whoever catches Ctrl-C.
     pub cancel: Arc<AtomicBool>,
 }
@@ -36,6 +42,8 @@ pub enum FinishReason {
     EndOfText,
     /// A stop string was complete.
     StopString,
+    /// A stop sequence of tokens was complete.
+    StopTokens,
     /// `max_new_tokens` were generated.
     MaxTokens,
     /// The KV cache has no room for another token.
@@ -53,7 +61,7 @@ pub struct Stats {
     pub reused_tokens: usize,
     /// Time of the prefill, the first token's choice included: the time to the first token.
     pub prefill: Duration,
-    /// Tokens generated, an EOS included.
+    /// Tokens generated, those that ended the text included.
     pub generated_tokens: usize,
     /// Time from the first token to the last.
     pub decode: Duration,
@@ -80,7 +88,7 @@ fn rate(tokens: usize, time: Duration) -> f64 {
 pub struct Piece {
     /// The token that released it; `None` for text that was held back until the end.
     pub id: Option<u32>,
-    /// Whole characters; empty while a character or a possible stop string is incomplete.
+    /// Whole characters; empty while a character or a possible stop is incomplete.
     pub text: String,
 }
 
@@ -91,7 +99,7 @@ pub struct Outcome {
     pub finish: FinishReason,
     /// What it cost.
     pub stats: Stats,
-    /// The ids generated, without an EOS, with the tokens of a stop string.
+    /// The ids generated, without an EOS or a stop sequence, with the tokens of a stop string.
     pub ids: Vec<u32>,
 }
 
@@ -102,10 +110,13 @@ pub struct TokenStream<'s> {
     decoder: Decoder,
     sampler: Sampler,
     stop: StopMatcher,
+    stop_tokens: StopTokens,
     cancel: Arc<AtomicBool>,
     max_new_tokens: usize,
     /// The prompt and what was generated.
     context: Vec<u32>,
+    /// Tokens at its end that ended the text and are not part of it: an EOS, a stop sequence.
+    closing: usize,
     stats: Stats,
     finish: Option<FinishReason>,
     failed: bool,
@@ -130,9 +141,11 @@ impl<'s> TokenStream<'s> {
             decoder,
             sampler,
             stop: StopMatcher::new(params.stop.iter().cloned()),
+            stop_tokens: StopTokens::new(params.stop_tokens.iter().cloned()),
             cancel: Arc::clone(&params.cancel),
             max_new_tokens: params.max_new_tokens.unwrap_or(usize::MAX),
             context: prompt.to_vec(),
+            closing: 0,
             stats,
             finish: None,
             failed: false,
@@ -152,9 +165,7 @@ impl<'s> TokenStream<'s> {
     /// Everything known about the text; one that was not read to its end counts as cancelled.
     pub fn into_outcome(mut self) -> Outcome {
         let mut ids = self.context.split_off(self.stats.prompt_tokens);
-        if self.finish == Some(FinishReason::EndOfText) {
-            ids.pop();
-        }
+        ids.truncate(ids.len() - self.closing);
         Outcome { finish: self.finish.unwrap_or(FinishReason::Cancelled), stats: self.stats, ids }
     }
 
@@ -172,9 +183,17 @@ impl<'s> TokenStream<'s> {
         };
         let id = self.choose(&logits, start)?;
         if self.end_ids.contains(&id) {
+            self.closing = 1;
             return Ok(self.end(FinishReason::EndOfText));
         }
-        let text = self.decoder.push(id).unwrap_or_default();
+        let text = match self.stop_tokens.push(id) {
+            Ids::Certain(ids) => self.decode(&ids),
+            Ids::Stop { before, length } => {
+                self.closing = length;
+                let text = self.decode(&before);
+                return Ok(self.close(text, FinishReason::StopTokens));
+            }
+        };
         Ok(match self.stop.push(&text) {
             Matched::Text(text) => Piece { id: Some(id), text },
             Matched::Stop(text) => {
@@ -182,6 +201,10 @@ impl<'s> TokenStream<'s> {
                 Piece { id: Some(id), text }
             }
         })
+    }
+
+    fn decode(&mut self, ids: &[u32]) -> String {
+        ids.iter().filter_map(|&id| self.decoder.push(id)).collect()
     }
 
     fn choose(&mut self, logits: &Logits, start: Instant) -> Result<u32, SessionError> {
@@ -194,11 +217,18 @@ impl<'s> TokenStream<'s> {
         Ok(id)
     }
 
-    /// Ends the text and releases what was held back, which may still complete a stop string.
+    /// Ends the text and releases what was held back.
     fn end(&mut self, reason: FinishReason) -> Piece {
+        let held = self.stop_tokens.finish();
+        let text = self.decode(&held);
+        self.close(text, reason)
+    }
+
+    /// Ends the text with `last` and what the decoder held back, which may still complete a stop string.
+    fn close(&mut self, mut last: String, reason: FinishReason) -> Piece {
         self.finish = Some(reason);
-        let rest = self.decoder.finish().unwrap_or_default();
-        let text = match self.stop.push(&rest) {
+        last.extend(self.decoder.finish());
+        let text = match self.stop.push(&last) {
             Matched::Text(text) => text + &self.stop.finish(),
             Matched::Stop(text) => {
                 self.finish = Some(FinishReason::StopString);

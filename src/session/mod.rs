@@ -5,15 +5,23 @@
 //! is the executor's, token for token, also after an error or a cancelled reply; so whatever is generated next
 //! prefills exactly the part that differs.
 
+mod automata;
 mod cache;
 mod chat;
+mod defaults;
+mod format;
 mod generate;
 mod stop;
+mod stop_tokens;
+mod style;
+mod styles;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
 
-pub use chat::{Chat, ChatFormat};
+pub use chat::Chat;
+pub use defaults::SamplingDefaults;
+pub use format::ChatFormat;
 pub use generate::{FinishReason, GenerateParams, Outcome, Piece, Stats, TokenStream};
 pub use stop::{Matched, StopMatcher};
 pub use tokenizer::Language;
@@ -126,6 +134,27 @@ pub enum SessionError {
         file: PathBuf,
         /// What is wrong with it.
         problem: String,
+    },
+    /// `--template` is neither a name that is known nor a file.
+    #[error(
+        "no chat template or style is named {name:?}, nor is there such a file. The checkpoint's templates: \
+         {templates}. Styles: {styles}"
+    )]
+    UnknownFormat {
+        /// What was asked for.
+        name: String,
+        /// The checkpoint's own, by name.
+        templates: String,
+        /// Every other name.
+        styles: String,
+    },
+    /// A conversation cannot begin with a system message.
+    #[error("{format}: a system message is not possible: {reason}; leave it out, or choose another --template")]
+    NoSystemMessage {
+        /// The chat format.
+        format: String,
+        /// Why.
+        reason: String,
     },
     /// A checkpoint with neither `tokenizer.json` nor a GGUF vocabulary.
     #[error("the checkpoint has no tokenizer: expected tokenizer.json beside the weights, or a GGUF vocabulary")]

@@ -1,44 +1,10 @@
 //! Stop strings, matched over decoded text as it arrives.
 //!
 //! Knows text only: end-of-sequence ids are the session's business, and a stop string is found however the
-//! tokenizer cuts it. Each stop string is followed by a Knuth-Morris-Pratt automaton, so that a partial match that
-//! fails falls back to the longest one that may still succeed. Invariant: released text never contains any part of
-//! a stop string that was completed, and text is held back only while it may be the beginning of one.
+//! tokenizer cuts it. Invariant: released text never contains any part of a stop string that was completed, and text
+//! is held back only while it may be the beginning of one.
 
-/// One stop string and how much of it the text's end matches.
-#[derive(Debug, Clone)]
-struct Automaton {
-    stop: String,
-    /// `fallback[n]`: longest proper prefix of the stop string that is also a suffix of its first `n + 1` bytes.
-    fallback: Vec<usize>,
-    matched: usize,
-}
-
-impl Automaton {
-    fn new(stop: String) -> Self {
-        let bytes = stop.as_bytes();
-        let mut fallback = vec![0; bytes.len()];
-        let mut matched = 0;
-        for at in 1..bytes.len() {
-            while matched > 0 && bytes[at] != bytes[matched] {
-                matched = fallback[matched - 1];
-            }
-            matched += usize::from(bytes[at] == bytes[matched]);
-            fallback[at] = matched;
-        }
-        Self { stop, fallback, matched: 0 }
-    }
-
-    /// Takes one byte of text; true when it completes the stop string.
-    fn advance(&mut self, byte: u8) -> bool {
-        let bytes = self.stop.as_bytes();
-        while self.matched > 0 && bytes[self.matched] != byte {
-            self.matched = self.fallback[self.matched - 1];
-        }
-        self.matched += usize::from(bytes[self.matched] == byte);
-        self.matched == bytes.len()
-    }
-}
+use super::automata::Automata;
 
 /// What [`StopMatcher::push`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +18,7 @@ pub enum Matched {
 /// Follows all stop strings over a stream of text.
 #[derive(Debug, Clone, Default)]
 pub struct StopMatcher {
-    automata: Vec<Automaton>,
+    automata: Automata<u8>,
     /// Text that may be the beginning of a stop string.
     held: String,
 }
@@ -60,8 +26,7 @@ pub struct StopMatcher {
 impl StopMatcher {
     /// A matcher of these strings; empty ones are ignored.
     pub fn new(stops: impl IntoIterator<Item = String>) -> Self {
-        let automata = stops.into_iter().filter(|stop| !stop.is_empty()).map(Automaton::new).collect();
-        Self { automata, held: String::new() }
+        Self { automata: Automata::new(stops.into_iter().map(String::into_bytes)), held: String::new() }
     }
 
     /// Takes the next piece of text and returns what is now certain. After [`Matched::Stop`] the text is over: what
@@ -70,24 +35,14 @@ impl StopMatcher {
         let fresh = self.held.len();
         self.held.push_str(piece);
         for (at, byte) in piece.bytes().enumerate() {
-            let mut complete = 0;
-            for automaton in &mut self.automata {
-                if automaton.advance(byte) {
-                    complete = complete.max(automaton.stop.len());
-                }
-            }
-            if complete > 0 {
-                for automaton in &mut self.automata {
-                    automaton.matched = 0;
-                }
+            if let Some(complete) = self.automata.advance(&byte) {
                 // every byte of the match is still held: it was part of a partial match until now
                 self.held.truncate(fresh + at + 1 - complete);
                 return Matched::Stop(std::mem::take(&mut self.held));
             }
         }
         // both texts are whole characters, so a common stretch that ends with one begins with one
-        let partial = self.automata.iter().map(|automaton| automaton.matched).max().unwrap_or(0);
-        let kept = self.held.split_off(self.held.len() - partial);
+        let kept = self.held.split_off(self.held.len() - self.automata.partial());
         Matched::Text(std::mem::replace(&mut self.held, kept))
     }
 

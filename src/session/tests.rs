@@ -1,6 +1,7 @@
-//! Sessions on an executor that is a formula; conversations are in `chat`.
+//! Sessions on an executor that is a formula; conversations are in `chat`, prompt styles in `style`.
 
 mod chat;
+mod style;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -142,6 +143,71 @@ fn stop_strings_end_a_text_and_what_was_held_back_is_released() {
     assert_eq!((text.as_str(), outcome.finish), ("one two th", FinishReason::EndOfText), "an incomplete stop");
 }
 
+/// What a script gives with these stop sequences of tokens, and why it ended.
+fn stopped_by(script: &str, stops: &[&[u8]], params: &GenerateParams) -> (String, Outcome) {
+    let stop_tokens = stops.iter().map(|stop| stop.iter().map(|&byte| byte.into()).collect()).collect();
+    let (mut session, _) = scripted(script, 64);
+    run(&mut session, "?", &GenerateParams { stop_tokens, ..params.clone() })
+}
+
+#[test]
+fn stop_sequences_of_tokens_end_a_text_and_swallow_nothing() {
+    let cases: [(&str, &[&[u8]], &str, FinishReason); 5] = [
+        ("123456", &[b"0", b"789"], "123456", FinishReason::EndOfText),
+        ("12789", &[b"0", b"789"], "12", FinishReason::StopTokens),
+        ("10", &[b"0", b"789"], "1", FinishReason::StopTokens),
+        ("1127", &[b"12"], "1", FinishReason::StopTokens),
+        ("1278", &[b"789"], "1278", FinishReason::EndOfText),
+    ];
+    for (script, stops, expected, finish) in cases {
+        let (text, outcome) = stopped_by(script, stops, &greedy());
+        assert_eq!((text.as_str(), outcome.finish), (expected, finish), "{script}");
+        assert_eq!(outcome.ids, ids(expected), "{script}: the ids are the text's");
+    }
+    let limited = GenerateParams { max_new_tokens: Some(3), ..greedy() };
+    let (text, outcome) = stopped_by("1789", &[b"789"], &limited);
+    assert_eq!((text.as_str(), outcome.finish), ("178", FinishReason::MaxTokens), "held back, then released");
+}
+
+#[test]
+fn stop_tokens_stop_strings_and_characters_work_together() {
+    let with = |stop: &str| GenerateParams { stop: vec![stop.into()], ..greedy() };
+    let (text, outcome) = stopped_by("ab<h>x", &[b"<h>"], &with("x"));
+    assert_eq!((text.as_str(), outcome.finish), ("ab", FinishReason::StopTokens), "the first to complete");
+    let (text, outcome) = stopped_by("ab<i>x", &[b"<h>"], &with("b<i"));
+    assert_eq!((text.as_str(), outcome.finish), ("a", FinishReason::StopString), "found once the ids are released");
+    let (text, outcome) = stopped_by("ab<h", &[b"<h>"], &with("<h"));
+    assert_eq!((text.as_str(), outcome.finish), ("ab", FinishReason::StopString), "also when the text ends first");
+    let half: &[u8] = &[0xC3, 0x28];
+    assert_eq!(stopped_by("aéb", &[half], &greedy()).0, "aéb", "the first byte of a character was held back");
+    let second: &[u8] = &[0xA9, b'!'];
+    let (text, outcome) = stopped_by("aé!b", &[second], &greedy());
+    assert_eq!((text.as_str(), outcome.finish), ("a\u{FFFD}", FinishReason::StopTokens), "a character cut in two");
+}
+
+#[test]
+fn rows_beyond_the_vocabulary_are_never_chosen_however_tokens_are_chosen() {
+    use crate::sampler::SamplingParams;
+    let flat = SamplingParams { temperature: 50.0, top_k: 0, ..SamplingParams::default() };
+    let ways = [
+        SamplingParams::greedy(),
+        flat,
+        SamplingParams { top_k: 1, ..flat },
+        SamplingParams { top_p: 0.99, ..flat },
+        SamplingParams { min_p: 0.01, ..flat },
+        SamplingParams { repetition_penalty: 1.3, ..flat },
+    ];
+    for sampling in ways {
+        // the padding's logit is the largest of all
+        let (mut session, _) = scripted("abc", 200);
+        let params = GenerateParams { sampling, max_new_tokens: Some(150), ..GenerateParams::default() };
+        let ids = run(&mut session, "?", &params).1.ids;
+        let limit = session.tokenizer().vocab_size() as u32;
+        assert!(ids.iter().all(|&id| id < limit), "{sampling:?}: {ids:?}");
+        assert!(!ids.is_empty(), "{sampling:?}: something was chosen");
+    }
+}
+
 #[test]
 fn a_common_beginning_is_not_computed_again() {
     let (mut session, log) = scripted("x", 64);
@@ -209,11 +275,15 @@ fn the_same_seed_gives_the_same_text_and_streams_differ() {
 
 /// Ids are bytes; the EOS is written `<eos>`, 257 to 260 are the marks of a chat template.
 fn byte_tokenizer() -> Tokenizer {
+    byte_tokenizer_with(|_| ())
+}
+
+fn byte_tokenizer_with(edit: impl FnOnce(&mut Vocabulary)) -> Tokenizer {
     let bytes = (0..=255u8).map(|byte| format!("<0x{byte:02X}>"));
     let marks = ["<eos>", "<u>", "<a>", "<s>"].map(str::to_owned);
     let mut token_types = vec![6; 256];
     token_types.resize(260, 3);
-    Tokenizer::from_vocabulary(Vocabulary {
+    let mut vocabulary = Vocabulary {
         model: "llama".into(),
         tokens: bytes.chain(marks).collect(),
         scores: vec![0.0; 260],
@@ -224,6 +294,7 @@ fn byte_tokenizer() -> Tokenizer {
         add_bos: Some(false),
         add_space_prefix: Some(false),
         ..Vocabulary::default()
-    })
-    .expect("a vocabulary of bytes")
+    };
+    edit(&mut vocabulary);
+    Tokenizer::from_vocabulary(vocabulary).expect("a vocabulary of bytes")
 }

@@ -1,4 +1,4 @@
-//! What a checkpoint says about text: its tokenizer, its chat template, the ids that end a text.
+//! What a checkpoint says about text: its tokenizer, the format it is talked to in, the ids that end a text.
 //!
 //! Finds the words in the checkpoint's files and hands them to the rooms that understand them; does not tokenize or
 //! render itself. Invariant: what the checkpoint says but cannot be honoured is an error, never another tokenizer or
@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::SessionError;
+use super::style::Style;
+use super::{ChatFormat, SessionError};
 use crate::checkpoint::{Checkpoint, CheckpointError, GgufMetadata};
 use crate::tokenizer::{ChatTemplate, ChatTemplates, Tokenizer, TokenizerConfig, TokenizerError, Vocabulary};
 
@@ -20,6 +21,8 @@ pub struct Language {
     /// Ids that end a text: every EOS the checkpoint names, sorted.
     pub end_ids: Vec<u32>,
     chat_templates: ChatTemplates,
+    /// What the checkpoint is called: its path, and GGUF's `general.name`.
+    names: Vec<String>,
     bos_token: Option<String>,
     eos_token: Option<String>,
 }
@@ -30,6 +33,12 @@ impl Language {
     /// # Errors
     /// No tokenizer, one that is malformed, or one of an unknown kind.
     pub fn of(checkpoint: &Checkpoint) -> Result<Self, SessionError> {
+        let mut language = Self::read(checkpoint)?;
+        language.names = names(checkpoint)?;
+        Ok(language)
+    }
+
+    fn read(checkpoint: &Checkpoint) -> Result<Self, SessionError> {
         let file = checkpoint.companion("tokenizer.json");
         if let Some(metadata) = checkpoint.gguf_metadata() {
             let unsupported = |error: &TokenizerError| {
@@ -51,8 +60,59 @@ impl Language {
     /// # Errors
     /// A template that does not parse, or several of which none is the default.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>, SessionError> {
-        let Some(source) = self.chat_templates.select(None)? else { return Ok(None) };
-        Ok(Some(ChatTemplate::new(source, self.bos_token.as_deref(), self.eos_token.as_deref())?))
+        self.chat_templates.select(None)?.map(|source| self.parse(source)).transpose()
+    }
+
+    /// The names of the checkpoint's templates.
+    pub fn chat_templates(&self) -> impl Iterator<Item = &str> {
+        self.chat_templates.names()
+    }
+
+    /// The format to talk in: `wanted` by the name of one of the checkpoint's templates, of a style, `plain`, or a
+    /// Jinja file; else the checkpoint's default template, or the style that its name calls for, or plain text.
+    ///
+    /// # Errors
+    /// A name that is none of these, a template that does not parse, or several of which none is the default.
+    pub fn chat_format(&self, wanted: Option<&str>) -> Result<ChatFormat, SessionError> {
+        let Some(wanted) = wanted else { return self.default_format() };
+        if self.chat_templates.names().any(|name| name == wanted)
+            && let Some(source) = self.chat_templates.select(Some(wanted))?
+        {
+            return self.template_format(source, format!("the checkpoint's template {wanted:?}"));
+        }
+        match (Style::named(wanted), Path::new(wanted)) {
+            (Some(style), _) => ChatFormat::style(style, &self.tokenizer),
+            (None, _) if wanted == PLAIN => Ok(ChatFormat::plain()),
+            (None, file) if file.is_file() || file.extension().is_some_and(|extension| extension == "jinja") => {
+                let unreadable =
+                    |error| SessionError::Companion { file: file.to_owned(), problem: format!("cannot read: {error}") };
+                self.template_format(&std::fs::read_to_string(file).map_err(unreadable)?, wanted.to_owned())
+            }
+            _ => {
+                let templates: Vec<&str> = self.chat_templates.names().collect();
+                let templates = if templates.is_empty() { "none".to_owned() } else { templates.join(", ") };
+                let styles = Style::names().chain([PLAIN]).collect::<Vec<_>>().join(", ");
+                Err(SessionError::UnknownFormat { name: wanted.to_owned(), templates, styles })
+            }
+        }
+    }
+
+    fn default_format(&self) -> Result<ChatFormat, SessionError> {
+        if let Some(source) = self.chat_templates.select(None)? {
+            return self.template_format(source, "the checkpoint's template".to_owned());
+        }
+        match self.names.iter().find_map(|name| Style::of_path(name)) {
+            Some(style) => ChatFormat::style(style, &self.tokenizer),
+            None => Ok(ChatFormat::plain()),
+        }
+    }
+
+    fn template_format(&self, source: &str, origin: String) -> Result<ChatFormat, SessionError> {
+        Ok(ChatFormat::template(self.parse(source)?, origin).with_turn_ends_of(source, &self.tokenizer))
+    }
+
+    fn parse(&self, source: &str) -> Result<ChatTemplate, SessionError> {
+        Ok(ChatTemplate::new(source, self.bos_token.as_deref(), self.eos_token.as_deref())?)
     }
 
     fn of_file(file: &Path) -> Result<Self, SessionError> {
@@ -65,19 +125,44 @@ impl Language {
             end_ids = end_ids_of_file(&folder.join("config.json"))?;
         }
         let TokenizerConfig { bos_token, eos_token, chat_templates, .. } = config;
-        Ok(Self { end_ids: with_tokenizer_s(end_ids, &tokenizer), tokenizer, chat_templates, bos_token, eos_token })
+        let (end_ids, names) = (with_tokenizer_s(end_ids, &tokenizer), Vec::new());
+        Ok(Self { tokenizer, end_ids, chat_templates, names, bos_token, eos_token })
     }
 
     fn of_gguf(metadata: &GgufMetadata) -> Result<Self, SessionError> {
         let vocabulary = vocabulary(metadata)?.ok_or(SessionError::NoTokenizer)?;
         let tokenizer = Tokenizer::from_vocabulary(vocabulary)?;
-        let template = metadata.str("tokenizer.chat_template")?;
-        let chat_templates = template.map(|text| ChatTemplates::single(text.to_owned())).unwrap_or_default();
+        let chat_templates = gguf_templates(metadata)?;
         let piece = |id: Option<u32>| id.and_then(|id| tokenizer.piece(id));
         let (bos_token, eos_token) = (piece(tokenizer.bos()), piece(tokenizer.eos()));
         let end_ids = with_tokenizer_s(Vec::new(), &tokenizer);
-        Ok(Self { tokenizer, end_ids, chat_templates, bos_token, eos_token })
+        Ok(Self { tokenizer, end_ids, chat_templates, names: Vec::new(), bos_token, eos_token })
     }
+}
+
+/// The name under which [`Language::chat_format`] knows no format at all.
+const PLAIN: &str = "plain";
+
+/// What a style may be recognised by. The path is made absolute, since `.` says nothing.
+fn names(checkpoint: &Checkpoint) -> Result<Vec<String>, SessionError> {
+    let path = checkpoint.path();
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let name = checkpoint.gguf_metadata().map(|metadata| metadata.str("general.name")).transpose()?.flatten();
+    Ok([Some(path.display().to_string().replace('\\', "/")), name.map(str::to_owned)].into_iter().flatten().collect())
+}
+
+/// `tokenizer.chat_template`, and the named ones in `tokenizer.chat_template.NAME`.
+fn gguf_templates(metadata: &GgufMetadata) -> Result<ChatTemplates, CheckpointError> {
+    const KEY: &str = "tokenizer.chat_template";
+    let mut templates = metadata.str(KEY)?.map(|text| ChatTemplates::single(text.to_owned())).unwrap_or_default();
+    for key in metadata.keys() {
+        if let Some(name) = key.strip_prefix(KEY).and_then(|rest| rest.strip_prefix('.'))
+            && let Some(source) = metadata.str(key)?
+        {
+            templates.insert(name, source.to_owned());
+        }
+    }
+    Ok(templates)
 }
 
 /// The tokenizer's own EOS counts too: fine-tuned models name the end of a turn there and keep the base model's EOS
@@ -85,6 +170,7 @@ impl Language {
 fn with_tokenizer_s(mut end_ids: Vec<u32>, tokenizer: &Tokenizer) -> Vec<u32> {
     end_ids.extend(tokenizer.eos());
     end_ids.extend(tokenizer.eot());
+    end_ids.extend(tokenizer.eom());
     end_ids.sort_unstable();
     end_ids.dedup();
     end_ids
@@ -132,6 +218,7 @@ fn vocabulary(metadata: &GgufMetadata) -> Result<Option<Vocabulary>, SessionErro
         bos: metadata.u32("tokenizer.ggml.bos_token_id")?,
         eos: metadata.u32("tokenizer.ggml.eos_token_id")?,
         eot: metadata.u32("tokenizer.ggml.eot_token_id")?,
+        eom: metadata.u32("tokenizer.ggml.eom_token_id")?,
         unk: metadata.u32("tokenizer.ggml.unknown_token_id")?,
         pad: metadata.u32("tokenizer.ggml.padding_token_id")?,
         add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?,

@@ -3,9 +3,8 @@
 //! The engine is set up as transformers sets up Jinja, because templates rely on it: blocks leave no blank lines,
 //! Python's string and dictionary methods, `raise_exception`, `strftime_now`, `tojson` without HTML escapes.
 //! Does not choose a template ([`super::ChatTemplates`]) and never falls back to another format: a template that
-//! fails is an error with the template's own message and line. Styles by name for checkpoints without a template
-//! would be a table beside this file. Invariant: rendering depends on nothing but its arguments, and for
-//! templates that ask for it, the date.
+//! fails is an error with the template's own message and line. Invariant: rendering depends on nothing but its
+//! arguments, and for templates that ask for it, the date.
 
 use std::fmt;
 
@@ -15,6 +14,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, context};
 
 use super::TokenizerError;
 use super::python::{self, JsonStyle};
+use super::python_methods;
 
 const NAME: &str = "chat template";
 
@@ -49,7 +49,7 @@ impl ChatTemplate {
             SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(|error| explain(&error))?;
         environment.set_syntax(syntax);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(python_methods::call);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: &str| python::strftime(python::now(), format));
         environment.add_filter("tojson", tojson);

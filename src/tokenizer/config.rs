@@ -23,7 +23,7 @@ pub struct TokenizerConfig {
     pub add_bos_token: Option<bool>,
     /// `add_eos_token`; `None` leaves it to `tokenizer.json`.
     pub add_eos_token: Option<bool>,
-    /// `chat_template`, or `chat_template.jinja`.
+    /// `chat_template`, and the files beside `tokenizer_config.json` that hold templates.
     pub chat_templates: ChatTemplates,
 }
 
@@ -34,16 +34,26 @@ pub struct ChatTemplates {
 }
 
 impl TokenizerConfig {
-    /// Reads `tokenizer_config.json` and `chat_template.jinja` in a directory; both may be missing. The
-    /// separate template wins, as newer checkpoints keep it there.
+    /// Reads `tokenizer_config.json` in a directory, and the files in which checkpoints keep templates by
+    /// themselves; all may be missing. Newer files win: `chat_template.jinja` and
+    /// `additional_chat_templates/NAME.jinja` replace what `tokenizer_config.json` calls the same, and
+    /// `chat_template.json`, a processor's copy, counts only where that has no template.
     pub fn in_directory(directory: &Path) -> Result<Self, TokenizerError> {
         let path = directory.join("tokenizer_config.json");
         let mut config = match read_if_present(&path)? {
             Some(text) => Self::parse(&text, &path)?,
             None => Self::default(),
         };
+        let templates = &mut config.chat_templates;
+        let path = directory.join("chat_template.json");
+        if let (true, Some(text)) = (templates.templates.is_empty(), read_if_present(&path)?) {
+            *templates = Self::parse(&text, &path)?.chat_templates;
+        }
         if let Some(source) = read_if_present(&directory.join("chat_template.jinja"))? {
-            config.chat_templates.insert(DEFAULT_TEMPLATE, source);
+            templates.insert(DEFAULT_TEMPLATE, source);
+        }
+        for (name, source) in additional_templates(&directory.join("additional_chat_templates"))? {
+            templates.insert(&name, source);
         }
         Ok(config)
     }
@@ -83,7 +93,7 @@ impl TokenizerConfig {
 }
 
 impl ChatTemplates {
-    /// One template, from `chat_template.jinja` or the GGUF key `tokenizer.chat_template`.
+    /// One template.
     pub fn single(source: String) -> Self {
         Self { templates: vec![(DEFAULT_TEMPLATE.to_owned(), source)] }
     }
@@ -132,6 +142,28 @@ impl ChatTemplates {
     }
 }
 
+/// The `.jinja` files of a folder by their names, sorted; a missing folder has none.
+fn additional_templates(folder: &Path) -> Result<Vec<(String, String)>, TokenizerError> {
+    let unreadable = |source| TokenizerError::Read { path: folder.to_owned(), source };
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(unreadable(error)),
+    };
+    let mut templates = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(unreadable)?.path();
+        let name = path.file_stem().and_then(|name| name.to_str());
+        if let Some(name) = name.filter(|_| path.extension().is_some_and(|extension| extension == "jinja"))
+            && let Some(source) = read_if_present(&path)?
+        {
+            templates.push((name.to_owned(), source));
+        }
+    }
+    templates.sort();
+    Ok(templates)
+}
+
 fn read_if_present(path: &Path) -> Result<Option<String>, TokenizerError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
@@ -148,6 +180,16 @@ fn excerpt(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn directory(files: &[(&str, &str)]) -> TokenizerConfig {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+            std::fs::write(path, text).expect("written");
+        }
+        TokenizerConfig::in_directory(folder.path()).expect("well-formed files")
+    }
 
     fn parse(text: &str) -> Result<TokenizerConfig, TokenizerError> {
         TokenizerConfig::parse(text, Path::new("tokenizer_config.json"))
@@ -174,6 +216,25 @@ mod tests {
         let message = templates.select(Some("tools")).expect_err("not listed").to_string();
         assert!(message.contains("\"tools\"") && message.contains("default, rag"), "{message}");
         assert_eq!(ChatTemplates::default().select(None).expect("none asked for"), None, "none there");
+    }
+
+    #[test]
+    fn templates_are_found_in_every_file_that_may_hold_them() {
+        let config = ("tokenizer_config.json", r#"{"chat_template": "config"}"#);
+        let json = ("chat_template.json", r#"{"chat_template": "json"}"#);
+        let jinja = ("chat_template.jinja", "jinja");
+        let rag = ("additional_chat_templates/rag.jinja", "rag");
+        let select = |files: &[(&str, &str)]| {
+            let templates = directory(files).chat_templates;
+            templates.select(None).expect("one by default").map(str::to_owned)
+        };
+        assert_eq!(select(&[json]).as_deref(), Some("json"), "a processor's copy");
+        assert_eq!(select(&[json, config]).as_deref(), Some("config"), "before it the tokenizer's own");
+        assert_eq!(select(&[json, config, jinja]).as_deref(), Some("jinja"), "before both the newer file");
+        let several = directory(&[config, rag, ("additional_chat_templates/notes.txt", "no template")]).chat_templates;
+        assert_eq!(several.select(None).expect("a default"), Some("config"), "default");
+        assert_eq!(several.select(Some("rag")).expect("it is there"), Some("rag"), "by the file's name");
+        assert_eq!(several.names().collect::<Vec<_>>(), ["default", "rag"], "templates only");
     }
 
     #[test]

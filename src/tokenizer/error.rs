@@ -134,7 +134,7 @@ pub enum TokenizerError {
         message: String,
     },
     /// A list of named templates without the one asked for.
-    #[error("no chat template is named {name:?}; the file has: {known}")]
+    #[error("no chat template is named {name:?}; the checkpoint has: {known}. --template chooses one")]
     UnknownTemplate {
         /// The name asked for.
         name: String,

@@ -21,6 +21,7 @@ mod pieces;
 mod pipeline;
 mod pre_tokenizer;
 mod python;
+mod python_methods;
 mod score_merges;
 mod vocabulary;
 mod whole_tokens;
@@ -54,6 +55,7 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Option<u32>,
     eot: Option<u32>,
+    eom: Option<u32>,
 }
 
 /// Who turns text into ids.
@@ -68,14 +70,15 @@ struct Ends {
     bos: Option<u32>,
     eos: Option<u32>,
     eot: Option<u32>,
+    eom: Option<u32>,
     add_bos: Option<bool>,
     add_eos: Option<bool>,
 }
 
 impl Ends {
     fn of(vocabulary: &Vocabulary) -> Self {
-        let &Vocabulary { bos, eos, eot, add_bos, add_eos, .. } = vocabulary;
-        Self { bos, eos, eot, add_bos, add_eos }
+        let &Vocabulary { bos, eos, eot, eom, add_bos, add_eos, .. } = vocabulary;
+        Self { bos, eos, eot, eom, add_bos, add_eos }
     }
 }
 
@@ -112,6 +115,7 @@ impl Tokenizer {
             bos,
             eos,
             eot: None,
+            eom: None,
         })
     }
 
@@ -150,11 +154,11 @@ impl Tokenizer {
 
     /// `add_bos` is what the kind of tokenizer does when the file does not say.
     fn assemble(encoder: Encoder, pieces: Pieces, ends: &Ends, add_bos: bool) -> Result<Self, TokenizerError> {
-        let &Ends { bos, eos, eot, .. } = ends;
+        let &Ends { bos, eos, eot, eom, .. } = ends;
         let mut affixes = Affixes::default();
         affixes.set_bos(ends.add_bos.unwrap_or(add_bos), bos)?;
         affixes.set_eos(ends.add_eos.unwrap_or(false), eos)?;
-        Ok(Self { encoder, pieces: Arc::new(pieces), affixes, bos, eos, eot })
+        Ok(Self { encoder, pieces: Arc::new(pieces), affixes, bos, eos, eot, eom })
     }
 
     /// The ids of a text.
@@ -217,6 +221,11 @@ impl Tokenizer {
     /// The token that ends a turn, where a GGUF file names one beside EOS.
     pub fn eot(&self) -> Option<u32> {
         self.eot
+    }
+
+    /// The token that ends a message (a model that calls tools goes on after it), where a GGUF file names one.
+    pub fn eom(&self) -> Option<u32> {
+        self.eom
     }
 
     /// Whether the token steers the model rather than being text.

@@ -60,7 +60,7 @@ fn write_json(value: &Value, style: &JsonStyle, level: usize, output: &mut Strin
     match value.kind() {
         ValueKind::None => output.push_str("null"),
         ValueKind::Bool => output.push_str(if value.is_true() { "true" } else { "false" }),
-        ValueKind::Number => output.push_str(&value.to_string()),
+        ValueKind::Number => output.push_str(&number(value)),
         ValueKind::String => write_text(value.as_str().unwrap_or_default(), style, output),
         ValueKind::Map => {
             let mut keys: Vec<Value> = value.try_iter()?.collect();
@@ -91,6 +91,19 @@ fn write_json(value: &Value, style: &JsonStyle, level: usize, output: &mut Strin
         }
     }
     Ok(())
+}
+
+/// Python writes a float with an exponent from 1e16 on and below 1e-4, the exponent in two digits at least.
+fn number(value: &Value) -> String {
+    match f64::try_from(value.clone()) {
+        Ok(float) if !value.is_integer() && float != 0.0 && !(1e-4..1e16).contains(&float.abs()) => {
+            let text = format!("{float:e}");
+            let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+            let (sign, digits) = exponent.strip_prefix('-').map_or(('+', exponent), |digits| ('-', digits));
+            format!("{mantissa}e{sign}{digits:0>2}")
+        }
+        _ => value.to_string(),
+    }
 }
 
 fn write_items<'v>(

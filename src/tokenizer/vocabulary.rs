@@ -29,6 +29,8 @@ pub struct Vocabulary {
     pub eos: Option<u32>,
     /// `eot_token_id`: ends a turn, where that is not EOS.
     pub eot: Option<u32>,
+    /// `eom_token_id`: ends a message, where that is neither.
+    pub eom: Option<u32>,
     /// `unknown_token_id`
     pub unk: Option<u32>,
     /// `padding_token_id`
@@ -125,6 +127,7 @@ impl Vocabulary {
             ("bos_token_id", self.bos),
             ("eos_token_id", self.eos),
             ("eot_token_id", self.eot),
+            ("eom_token_id", self.eom),
             ("unknown_token_id", self.unk),
             ("padding_token_id", self.pad),
         ];
@@ -137,12 +140,12 @@ impl Vocabulary {
         Ok(())
     }
 
-    /// Types of all tokens. What the file calls BOS, EOS or end of turn is a control token whatever its type
+    /// Types of all tokens. What the file calls BOS, EOS, end of turn or of message is a control token whatever its type
     /// says: some converters left those at `normal`, and a reply would show them.
     fn types(&self) -> Vec<TokenType> {
         let mut types: Vec<TokenType> = self.token_types.iter().map(|&number| TokenType::from_ggml(number)).collect();
         types.resize(self.tokens.len(), TokenType::Normal);
-        for id in [self.bos, self.eos, self.eot].into_iter().flatten() {
+        for id in [self.bos, self.eos, self.eot, self.eom].into_iter().flatten() {
             if types[id as usize] == TokenType::Normal {
                 types[id as usize] = TokenType::Control;
             }

@@ -153,6 +153,14 @@ impl GgufMetadata {
         })
     }
 
+    /// An integer of any width that may be negative.
+    pub fn i32(&self, key: &str) -> Result<Option<i32>, CheckpointError> {
+        self.typed(key, "a 32-bit integer", |value| match value {
+            MetadataValue::Integer(value) => i32::try_from(*value).ok(),
+            _ => None,
+        })
+    }
+
     /// A float of either width.
     pub fn f32(&self, key: &str) -> Result<Option<f32>, CheckpointError> {
         self.typed(key, "a float", |value| match value {

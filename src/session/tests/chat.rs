@@ -11,14 +11,14 @@ use crate::tokenizer::ChatTemplate;
 fn chat(script: &str, context_length: u32, template: &str) -> (Chat, Arc<Mutex<Log>>) {
     let (session, log) = scripted(script, context_length);
     let template = ChatTemplate::new(template, None, None).expect("a template");
-    (Chat::new(session, ChatFormat::Template(Box::new(template)), None), log)
+    (Chat::new(session, ChatFormat::template(template, "a test's template"), None), log)
 }
 
 const TEMPLATE: &str = "{% for m in messages %}{{ {'system': '<s>', 'user': '<u>', 'assistant': '<a>'}[m.role] }}\
     {{ m.content }}{% if m.role == 'assistant' %}<eos>{% endif %}{% endfor %}\
     {% if add_generation_prompt %}<a>{% endif %}";
 
-fn say(chat: &mut Chat, text: &str, params: &GenerateParams) -> (String, Outcome) {
+pub(super) fn say(chat: &mut Chat, text: &str, params: &GenerateParams) -> (String, Outcome) {
     let mut shown = String::new();
     let outcome = chat.reply(text, params, |piece| {
         shown.push_str(piece);
@@ -127,9 +127,63 @@ fn a_stop_string_is_not_part_of_the_conversation() {
 }
 
 #[test]
+fn stop_tokens_are_not_part_of_the_conversation_and_the_reply_is_kept() {
+    let (mut conversation, log) = chat("?é<a>", 64, TEMPLATE);
+    let params = GenerateParams { stop_tokens: vec![ids("<a>")], ..greedy() };
+    let (text, first) = say(&mut conversation, "one?", &params);
+    assert_eq!((text.as_str(), first.finish), ("é", FinishReason::StopTokens), "stopped");
+    let (_, second) = say(&mut conversation, "two?", &params);
+    assert_eq!(second.stats.reused_tokens, first.stats.prompt_tokens + 2, "everything up to the reply's end");
+    let held = log.lock().expect("a lock").held.clone();
+    let expected = [&[257], &*ids("one?"), &[258], &ids("é"), &[256, 257], &ids("two?"), &[258]].concat();
+    assert_eq!(held[..expected.len()], expected, "the reply's own ids, without the stop");
+}
+
+#[test]
+fn an_empty_reply_is_a_reply() {
+    let (mut conversation, _) = chat("?<a>", 64, TEMPLATE);
+    let params = GenerateParams { stop_tokens: vec![ids("<a>")], ..greedy() };
+    assert_eq!(say(&mut conversation, "one?", &params).0, "", "the model had nothing to say");
+    assert_eq!(conversation.messages().len(), 2, "and said so");
+}
+
+#[test]
+fn a_turn_s_end_that_the_template_writes_ends_a_reply() {
+    let edit = |vocabulary: &mut Vocabulary| {
+        vocabulary.tokens.extend(["<|im_end|>", "<|end|>", "<|return|>"].map(str::to_owned));
+        vocabulary.scores.resize(263, 0.0);
+        vocabulary.token_types.resize(263, 3);
+    };
+    let stops = |source: &str| {
+        let template = ChatTemplate::new(source, None, None).expect("a template");
+        let format = ChatFormat::template(template, "a test's template");
+        format.with_turn_ends_of(source, &byte_tokenizer_with(edit)).stops().tokens.clone()
+    };
+    assert_eq!(stops("{{ '<|im_end|>' }}"), [[260]], "written by the template");
+    assert!(stops("{{ '<eos>' }}").is_empty(), "not written");
+    assert!(stops("{{ '<|eot_id|>' }}").is_empty(), "written, but no token");
+    assert!(stops("{{ '<|end|>' }}").is_empty(), "where replies end with <|return|>, <|end|> ends only a thought");
+}
+
+#[test]
+fn a_template_that_refuses_or_ignores_a_system_message_is_found_out() {
+    let format = |source: &str| {
+        ChatFormat::template(ChatTemplate::new(source, None, None).expect("a template"), "a test's template")
+    };
+    let refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('No system here') }}{% endif %}x";
+    let error = format(refuses).check_system("S").expect_err("refused").to_string();
+    assert!(error.contains("No system here") && error.contains("--template"), "in its own words: {error}");
+    let ignores = "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}";
+    let error = format(ignores).check_system("S").expect_err("ignored").to_string();
+    assert!(error.contains("leaves the message out"), "says so: {error}");
+    format(TEMPLATE).check_system(" S ").expect("this one takes it");
+    ChatFormat::plain().check_system("S").expect("so does plain text");
+}
+
+#[test]
 fn without_a_template_text_is_continued_as_it_is() {
     let (session, log) = scripted(" yes", 64);
-    let mut conversation = Chat::new(session, ChatFormat::Plain, Some("Rules."));
+    let mut conversation = Chat::new(session, ChatFormat::plain(), Some("Rules."));
     say(&mut conversation, "Is?", &greedy());
     say(&mut conversation, "Sure?", &greedy());
     assert_eq!(log.lock().expect("a lock").held, ids("Rules.\nIs? yes\nSure? yes"), "lines of text");

@@ -80,7 +80,10 @@ impl TokenizerConfig {
             },
         };
         let chat_templates = ChatTemplates::from_json(&json["chat_template"]).ok_or_else(|| {
-            malformed("chat_template as a text or a list of {name, template}", excerpt(&json["chat_template"]))
+            malformed(
+                "chat_template as a text, a list of {name, template} or {name: template}",
+                excerpt(&json["chat_template"]),
+            )
         })?;
         Ok(Self {
             bos_token: token("bos_token")?,
@@ -98,7 +101,8 @@ impl ChatTemplates {
         Self { templates: vec![(DEFAULT_TEMPLATE.to_owned(), source)] }
     }
 
-    /// The JSON forms: nothing, a text, or a list of `{name, template}`; `None` if it is something else.
+    /// The JSON forms: nothing, a text, a list of `{name, template}`, or an object of texts by name; `None` if it is
+    /// something else.
     pub fn from_json(json: &Value) -> Option<Self> {
         let named = |entry: &Value| {
             Some((entry.get("name")?.as_str()?.to_owned(), entry.get("template")?.as_str()?.to_owned()))
@@ -106,6 +110,10 @@ impl ChatTemplates {
         match json {
             Value::Null => Some(Self::default()),
             Value::String(source) => Some(Self::single(source.clone())),
+            Value::Object(named) => {
+                let source = |(name, source): (&String, &Value)| Some((name.clone(), source.as_str()?.to_owned()));
+                Some(Self { templates: named.iter().map(source).collect::<Option<_>>()? })
+            }
             Value::Array(list) => Some(Self { templates: list.iter().map(named).collect::<Option<_>>()? }),
             _ => None,
         }
@@ -215,6 +223,8 @@ mod tests {
         assert_eq!(templates.select(Some("rag")).expect("it is listed"), Some("B"), "by name");
         let message = templates.select(Some("tools")).expect_err("not listed").to_string();
         assert!(message.contains("\"tools\"") && message.contains("default, rag"), "{message}");
+        let by_name = parse(r#"{"chat_template": {"default": "A", "rag": "B"}}"#).expect("an object of templates");
+        assert_eq!(by_name.chat_templates, templates, "the other form");
         assert_eq!(ChatTemplates::default().select(None).expect("none asked for"), None, "none there");
     }
 

@@ -322,8 +322,10 @@ fn first_of<T>(keys: &[&str], look_up: impl Fn(&str) -> Found<Option<T>>) -> Fou
 fn collect_unread(section: &Map<String, Value>, path: &str, read: &BTreeSet<String>, unread: &mut Vec<String>) {
     for (key, value) in section {
         let name = format!("{path}{key}");
-        // Null is as good as absent, and what is not switched on changes nothing.
-        if value.is_null() || *value == Value::Bool(false) || read.contains(&format!("{name}.*")) {
+        // Null is as good as absent, and what is not switched on changes nothing; but of GGUF's own keys, which have
+        // dots, false may be the unusual value (`attention.causal`).
+        let off = *value == Value::Bool(false) && !key.contains('.');
+        if value.is_null() || off || read.contains(&format!("{name}.*")) {
             continue;
         }
         match value {

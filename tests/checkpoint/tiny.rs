@@ -46,7 +46,6 @@ fn every_tiny_checkpoint_opens() {
 }
 
 #[test]
-#[test]
 fn torch_files_and_safetensors_of_a_model_agree() {
     let open = |name: &str| Checkpoint::open(&checkpoints().join(name)).unwrap_or_else(|error| panic!("{error}"));
     let (safetensors, torch) = (open("tiny-gpt-neox-f16"), open("tiny-gpt-neox-torch"));

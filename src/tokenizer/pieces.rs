@@ -82,13 +82,17 @@ impl Pieces {
         Self::new(checked.vocabulary.tokens.iter().zip(&checked.types).map(piece).collect(), start)
     }
 
-    /// A token beside the vocabulary, or instead of one of its: its text is what it says.
+    /// A token beside the vocabulary, or instead of one of its: its text is what it says. One of the vocabulary's own
+    /// keeps what it decodes to (`▁▁` is two spaces).
     pub(super) fn add(&mut self, id: u32, text: &str, special: bool) {
         let index = id as usize;
         if self.pieces.len() <= index {
             self.pieces.resize(index + 1, None);
         }
-        self.pieces[index] = Some(Piece { text: text.into(), bytes: text.as_bytes().into(), special });
+        match &mut self.pieces[index] {
+            Some(piece) if *piece.text == *text => piece.special = special,
+            piece => *piece = Some(Piece { text: text.into(), bytes: text.as_bytes().into(), special }),
+        }
     }
 
     /// The token of that id, if there is one.

@@ -191,9 +191,11 @@ fn merges_must_be_of_tokens() {
 
 #[test]
 fn an_unknown_model_is_named() {
-    let vocabulary = Vocabulary { model: "rwkv".into(), tokens: vec!["a".into()], ..Vocabulary::default() };
-    let message = Tokenizer::from_vocabulary(vocabulary).expect_err("not supported").to_string();
-    assert!(message.contains("\"rwkv\"") && message.contains("tokenizer.json"), "{message}");
+    for model in ["rwkv", "t5", "bert", "plamo2"] {
+        let vocabulary = Vocabulary { model: model.into(), tokens: vec!["a".into()], ..Vocabulary::default() };
+        let message = Tokenizer::from_vocabulary(vocabulary).expect_err("not supported").to_string();
+        assert!(message.contains(&format!("{model:?}")) && message.contains("tokenizer.json"), "{message}");
+    }
 }
 
 #[test]

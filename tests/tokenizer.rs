@@ -120,6 +120,39 @@ fn smollm_vocabulary_gives_llama_cpps_ids() {
 }
 
 #[test]
+fn every_pre_tokenizer_cuts_as_llama_cpp_or_the_published_one_does() {
+    let golden = golden("pre_tokenizers.json");
+    let strings = |key: &str| list(&golden[key], |text| Some(text.as_str()?.to_owned()));
+    let (mut tokens, merges, texts) = (strings("tokens"), strings("merges"), strings("texts"));
+    // some kinds add BOS, and want to know which it is
+    tokens.push("<bos>".into());
+    let bos = u32::try_from(tokens.len() - 1).ok();
+    let mut names = 0;
+    for split in list(&golden["splits"], |split| Some(split.clone())) {
+        for name in list(&split["names"], |name| Some(name.as_str()?.to_owned())) {
+            let vocabulary = Vocabulary {
+                model: "gpt2".into(),
+                pre: Some(name.clone()),
+                tokens: tokens.clone(),
+                merges: merges.clone(),
+                bos,
+                ..Vocabulary::default()
+            };
+            let tokenizer = Tokenizer::from_vocabulary(vocabulary).unwrap_or_else(|error| panic!("{name}: {error}"));
+            for (index, (text, expected)) in texts.iter().zip(list(&split["ids"], |list| Some(ids(list)))).enumerate() {
+                let published = &split["published"][index.to_string()];
+                let expected = if published.is_null() { expected } else { ids(published) };
+                let found = tokenizer.encode(text, Special::None).expect("every byte has a token");
+                assert_eq!(found, expected, "{name}: {text:?}");
+                assert_eq!(&tokenizer.decode(&found, false), text, "{name}: {text:?} decoded");
+            }
+            names += 1;
+        }
+    }
+    assert!(names > 60, "every name that llama.cpp knows of causal models, found {names}");
+}
+
+#[test]
 fn sentencepiece_vocabulary_gives_the_ids_of_sentencepiece_and_llama_cpp() {
     let golden = golden("sentencepiece.json");
     let words = &golden["vocabulary"];
@@ -143,6 +176,47 @@ fn sentencepiece_vocabulary_gives_the_ids_of_sentencepiece_and_llama_cpp() {
             assert_eq!(tokenizer.decode(&case.ids, true), case.text, "{:?} decoded", case.ids);
         }
     }
+}
+
+/// A small GGUF vocabulary and its golden file.
+fn small_gguf(name: &str) -> (Language, Value) {
+    let file = repository("tests/golden/tokenizer").join(format!("gguf-{name}.gguf"));
+    let checkpoint = Checkpoint::open(&file).expect("the file opens");
+    (Language::of(&checkpoint).expect("it has a vocabulary"), golden(&format!("gguf-{name}.json")))
+}
+
+#[test]
+fn gguf_vocabularies_give_llama_cpps_ids() {
+    for name in ["gemma", "phi3", "gemma4", "eos"] {
+        let (Language { tokenizer, .. }, golden) = small_gguf(name);
+        for Case { text, ids, ids_with_special, .. } in cases(&golden) {
+            let encode = |special| tokenizer.encode(&text, special).expect("there are byte tokens");
+            assert_eq!(encode(Special::None), ids, "{name}: {text:?}");
+            // llama.cpp doubles the BOS or EOS of a text that brings its own; we do not.
+            let mut once = ids_with_special.as_slice();
+            if let (Some(bos), [first, second, ..]) = (tokenizer.bos(), once) {
+                let doubled = once.len() > ids.len() && [bos; 2] == [*first, *second];
+                once = if doubled { &once[1..] } else { once };
+            }
+            if let (Some(eos), [.., second, last]) = (tokenizer.eos(), once) {
+                let doubled = once.len() > ids.len() && [eos; 2] == [*second, *last];
+                once = if doubled { &once[..once.len() - 1] } else { once };
+            }
+            assert_eq!(encode(Special::Add), once, "{name}: {text:?} with special tokens");
+            // SentencePiece writes a literal "▁" as it writes a space, and Phi-3's tokens swallow spaces.
+            if !text.contains('\u{2581}') && (name != "phi3" || !text.contains('<')) && !text.contains("<s>") {
+                assert_eq!(tokenizer.decode(&ids, false), text, "{name}: {ids:?} decoded");
+                assert_eq!(stream(&tokenizer, &ids), text, "{name}: {ids:?} streamed");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_end_that_a_gguf_file_names_ends_a_text() {
+    let (Language { end_ids, tokenizer, .. }, _) = small_gguf("phi3");
+    let id = |text| tokenizer.id(text).unwrap_or_else(|| panic!("{text} is a token"));
+    assert_eq!(end_ids, [id("<|end|>"), id("<|endoftext|>"), id("<|tool|>")], "end of turn, EOS, end of message");
 }
 
 proptest! {

@@ -157,7 +157,13 @@ pub enum SessionError {
         /// Why.
         reason: String,
     },
-    /// A checkpoint with neither `tokenizer.json` nor a GGUF vocabulary.
-    #[error("the checkpoint has no tokenizer: expected tokenizer.json beside the weights, or a GGUF vocabulary")]
-    NoTokenizer,
+    /// A checkpoint without any of the files a tokenizer can be read from.
+    #[error(
+        "{}: the checkpoint has no tokenizer: looked for a GGUF vocabulary, and beside the weights for tokenizer.json, \
+             tokenizer.model, and vocab.json with merges.txt", checkpoint.display()
+    )]
+    NoTokenizer {
+        /// What was opened.
+        checkpoint: PathBuf,
+    },
 }

@@ -28,7 +28,8 @@ pub struct Language {
 }
 
 impl Language {
-    /// Reads a GGUF file's vocabulary, or the `tokenizer.json` beside the weights.
+    /// Reads the tokenizer: a GGUF file's vocabulary, or from beside the weights the first that is there of
+    /// `tokenizer.json`, `tokenizer.model` (SentencePiece), and `vocab.json` with `merges.txt`.
     ///
     /// # Errors
     /// No tokenizer, one that is malformed, or one of an unknown kind.
@@ -39,19 +40,17 @@ impl Language {
     }
 
     fn read(checkpoint: &Checkpoint) -> Result<Self, SessionError> {
-        let file = checkpoint.companion("tokenizer.json");
-        if let Some(metadata) = checkpoint.gguf_metadata() {
-            let unsupported = |error: &TokenizerError| {
-                matches!(error, TokenizerError::UnknownModel { .. } | TokenizerError::UnknownPreTokenizer { .. })
-            };
-            match (Self::of_gguf(metadata), file) {
-                // a kind we do not have may have come with the original
-                (Err(SessionError::Tokenizer(error)), Some(file)) if unsupported(&error) => Self::of_file(&file),
-                (Err(SessionError::NoTokenizer), Some(file)) => Self::of_file(&file),
-                (result, _) => result,
-            }
-        } else {
-            Self::of_file(&file.ok_or(SessionError::NoTokenizer)?)
+        let missing = || SessionError::NoTokenizer { checkpoint: checkpoint.path().to_owned() };
+        let in_gguf = match checkpoint.gguf_metadata().map(Self::of_gguf).transpose() {
+            // a kind we do not have may have come with the original
+            Err(SessionError::Tokenizer(
+                error @ (TokenizerError::UnknownModel { .. } | TokenizerError::UnknownPreTokenizer { .. }),
+            )) => return Self::of_companions(checkpoint)?.ok_or(SessionError::Tokenizer(error)),
+            result => result?.flatten(),
+        };
+        match in_gguf {
+            Some(language) => Ok(language),
+            None => Self::of_companions(checkpoint)?.ok_or_else(missing),
         }
     }
 
@@ -115,10 +114,28 @@ impl Language {
         Ok(ChatTemplate::new(source, self.bos_token.as_deref(), self.eos_token.as_deref())?)
     }
 
-    fn of_file(file: &Path) -> Result<Self, SessionError> {
-        let folder = file.parent().unwrap_or(Path::new(""));
-        let config = TokenizerConfig::in_directory(folder)?;
-        let tokenizer = Tokenizer::from_file(file, &config)?;
+    /// The tokenizer from files beside the weights; `None` if there are none.
+    fn of_companions(checkpoint: &Checkpoint) -> Result<Option<Self>, SessionError> {
+        let file = |name| checkpoint.companion(name);
+        let read = |file: &Path, read: &dyn Fn(&TokenizerConfig) -> Result<Tokenizer, TokenizerError>| {
+            let folder = file.parent().unwrap_or(Path::new(""));
+            let config = TokenizerConfig::in_directory(folder)?;
+            let tokenizer = read(&config)?;
+            Self::with_config(folder, tokenizer, config).map(Some)
+        };
+        if let Some(file) = file("tokenizer.json") {
+            return read(&file, &|config| Tokenizer::from_file(&file, config));
+        }
+        if let Some(file) = file("tokenizer.model") {
+            return read(&file, &|config| Tokenizer::from_sentencepiece(&file, config));
+        }
+        match (file("vocab.json"), file("merges.txt")) {
+            (Some(vocab), Some(merges)) => read(&vocab, &|config| Tokenizer::from_vocab_files(&vocab, &merges, config)),
+            _ => Ok(None),
+        }
+    }
+
+    fn with_config(folder: &Path, tokenizer: Tokenizer, config: TokenizerConfig) -> Result<Self, SessionError> {
         // transformers stops where generation_config.json says, and where it is silent, where config.json says
         let mut end_ids = end_ids_of_file(&folder.join("generation_config.json"))?;
         if end_ids.is_empty() {
@@ -129,14 +146,15 @@ impl Language {
         Ok(Self { tokenizer, end_ids, chat_templates, names, bos_token, eos_token })
     }
 
-    fn of_gguf(metadata: &GgufMetadata) -> Result<Self, SessionError> {
-        let vocabulary = vocabulary(metadata)?.ok_or(SessionError::NoTokenizer)?;
+    /// The vocabulary of a GGUF file; `None` if it has none.
+    fn of_gguf(metadata: &GgufMetadata) -> Result<Option<Self>, SessionError> {
+        let Some(vocabulary) = vocabulary(metadata)? else { return Ok(None) };
         let tokenizer = Tokenizer::from_vocabulary(vocabulary)?;
         let chat_templates = gguf_templates(metadata)?;
         let piece = |id: Option<u32>| id.and_then(|id| tokenizer.piece(id));
         let (bos_token, eos_token) = (piece(tokenizer.bos()), piece(tokenizer.eos()));
         let end_ids = with_tokenizer_s(Vec::new(), &tokenizer);
-        Ok(Self { tokenizer, end_ids, chat_templates, names: Vec::new(), bos_token, eos_token })
+        Ok(Some(Self { tokenizer, end_ids, chat_templates, names: Vec::new(), bos_token, eos_token }))
     }
 }
 
@@ -207,7 +225,9 @@ fn vocabulary(metadata: &GgufMetadata) -> Result<Option<Vocabulary>, SessionErro
         Ok(metadata.strings(key)?.map(|list| list.into_iter().map(str::to_owned).collect()))
     };
     let model = metadata.str("tokenizer.ggml.model")?;
-    let (Some(model), Some(tokens)) = (model, strings("tokenizer.ggml.tokens")?) else { return Ok(None) };
+    // a file may say in words that it has no vocabulary
+    let Some(model) = model.filter(|model| !["no_vocab", "none"].contains(model)) else { return Ok(None) };
+    let Some(tokens) = strings("tokenizer.ggml.tokens")? else { return Ok(None) };
     Ok(Some(Vocabulary {
         model: model.to_owned(),
         pre: pre_tokenizer(metadata)?,
@@ -224,7 +244,21 @@ fn vocabulary(metadata: &GgufMetadata) -> Result<Option<Vocabulary>, SessionErro
         add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?,
         add_eos: metadata.bool("tokenizer.ggml.add_eos_token")?,
         add_space_prefix: metadata.bool("tokenizer.ggml.add_space_prefix")?,
+        remove_extra_whitespaces: metadata.bool("tokenizer.ggml.remove_extra_whitespaces")?,
+        charsmap: bytes(metadata, "tokenizer.ggml.precompiled_charsmap")?,
+        strip_right: is_phi3(metadata)?,
     }))
+}
+
+/// An array of bytes, which some converters write as signed ones; nothing where it is absent.
+fn bytes(metadata: &GgufMetadata, key: &str) -> Result<Vec<u8>, CheckpointError> {
+    Ok(metadata.i32s(key)?.unwrap_or_default().into_iter().map(|byte| byte as u8).collect())
+}
+
+/// Whether this is Phi-3, whose special tokens take the spaces behind them; only the model's name says so.
+fn is_phi3(metadata: &GgufMetadata) -> Result<bool, CheckpointError> {
+    let name = metadata.str("general.name")?.unwrap_or_default().to_lowercase();
+    Ok(name.contains("phi-3") || name.contains("phi3"))
 }
 
 /// The pre-tokenizer's name. GPT-NeoX files from before the key existed mean GPT-2's, as their published tokenizers do.

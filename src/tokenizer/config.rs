@@ -1,6 +1,7 @@
-//! `tokenizer_config.json`: which tokens begin and end a text, whether they are added, and chat templates.
+//! `tokenizer_config.json` and what older checkpoints keep beside it (`special_tokens_map.json`, `added_tokens.json`):
+//! which tokens begin and end a text, whether they are added, tokens beside the vocabulary, and chat templates.
 //!
-//! Reads only what this room uses; the rest of the file is for Python. Does not decide anything: see
+//! Reads only what this room uses; the rest of the files is for Python. Does not decide anything: see
 //! [`super::Tokenizer::from_file`]. Invariant: a missing file or key is `None`, a malformed one is an error.
 
 use std::path::Path;
@@ -8,6 +9,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::TokenizerError;
+use super::added_token::{self, AddedToken};
 
 /// The name of the template that is used when none is asked for.
 const DEFAULT_TEMPLATE: &str = "default";
@@ -25,6 +27,14 @@ pub struct TokenizerConfig {
     pub add_eos_token: Option<bool>,
     /// `chat_template`, and the files beside `tokenizer_config.json` that hold templates.
     pub chat_templates: ChatTemplates,
+    /// `tokenizer_class`: the Python class, without the `Fast` some end in. Only needed without `tokenizer.json`.
+    pub tokenizer_class: Option<String>,
+    /// `legacy`: `false` puts a space only in front of the whole text, not behind special tokens.
+    pub legacy: Option<bool>,
+    /// `add_prefix_space`
+    pub add_prefix_space: Option<bool>,
+    /// `added_tokens_decoder` and `added_tokens.json`, and what any of the files calls special.
+    pub added_tokens: Vec<AddedToken>,
 }
 
 /// Chat templates by name; one alone is called `default`.
@@ -34,16 +44,25 @@ pub struct ChatTemplates {
 }
 
 impl TokenizerConfig {
-    /// Reads `tokenizer_config.json` in a directory, and the files in which checkpoints keep templates by
-    /// themselves; all may be missing. Newer files win: `chat_template.jinja` and
-    /// `additional_chat_templates/NAME.jinja` replace what `tokenizer_config.json` calls the same, and
-    /// `chat_template.json`, a processor's copy, counts only where that has no template.
+    /// Reads `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` in a directory, and the files in
+    /// which checkpoints keep templates by themselves; all may be missing. `tokenizer_config.json` wins over the older
+    /// files, the newer ones over it: `chat_template.jinja` and `additional_chat_templates/NAME.jinja` replace what it
+    /// calls the same, and `chat_template.json`, a processor's copy, counts only where it has no template.
     pub fn in_directory(directory: &Path) -> Result<Self, TokenizerError> {
         let path = directory.join("tokenizer_config.json");
         let mut config = match read_if_present(&path)? {
             Some(text) => Self::parse(&text, &path)?,
             None => Self::default(),
         };
+        let path = directory.join("added_tokens.json");
+        if let Some(text) = read_if_present(&path)? {
+            added_token::read_ids(&mut config.added_tokens, &parse_object(&text, &path)?)
+                .map_err(|found| malformed(&path, "{text: id}", found))?;
+        }
+        let path = directory.join("special_tokens_map.json");
+        if let Some(text) = read_if_present(&path)? {
+            config.add_special_tokens(&parse_object(&text, &path)?, &path)?;
+        }
         let templates = &mut config.chat_templates;
         let path = directory.join("chat_template.json");
         if let (true, Some(text)) = (templates.templates.is_empty(), read_if_present(&path)?) {
@@ -60,38 +79,54 @@ impl TokenizerConfig {
 
     /// Reads the text of a `tokenizer_config.json`; `path` is named in errors.
     pub fn parse(text: &str, path: &Path) -> Result<Self, TokenizerError> {
-        let malformed = |expected, found| TokenizerError::Malformed { path: path.to_owned(), expected, found };
-        let json: Value = serde_json::from_str(text).map_err(|error| malformed("JSON", error.to_string()))?;
-        if !json.is_object() {
-            return Err(malformed("an object", excerpt(&json)));
-        }
+        let json = parse_object(text, path)?;
         let flag = |key: &str| match &json[key] {
             Value::Null => Ok(None),
             Value::Bool(flag) => Ok(Some(*flag)),
-            other => Err(malformed("true or false for add_bos_token and add_eos_token", excerpt(other))),
-        };
-        let token = |key: &str| match &json[key] {
-            Value::Null => Ok(None),
-            Value::String(text) => Ok(Some(text.clone())),
-            // A token with its properties, as the Python side serialises it.
-            other => match other["content"].as_str() {
-                Some(text) => Ok(Some(text.to_owned())),
-                None => Err(malformed("a text or {\"content\": text} for bos_token and eos_token", excerpt(other))),
-            },
+            other => Err(malformed(path, "true or false for flags", format!("{key}: {}", excerpt(other)))),
         };
         let chat_templates = ChatTemplates::from_json(&json["chat_template"]).ok_or_else(|| {
             malformed(
+                path,
                 "chat_template as a text, a list of {name, template} or {name: template}",
                 excerpt(&json["chat_template"]),
             )
         })?;
-        Ok(Self {
-            bos_token: token("bos_token")?,
-            eos_token: token("eos_token")?,
+        let class = json["tokenizer_class"].as_str();
+        let mut config = Self {
             add_bos_token: flag("add_bos_token")?,
             add_eos_token: flag("add_eos_token")?,
             chat_templates,
-        })
+            tokenizer_class: class.map(|class| class.strip_suffix("Fast").unwrap_or(class).to_owned()),
+            legacy: flag("legacy")?,
+            add_prefix_space: flag("add_prefix_space")?,
+            ..Self::default()
+        };
+        added_token::read_decoder(&mut config.added_tokens, &json["added_tokens_decoder"])
+            .map_err(|found| malformed(path, "added_tokens_decoder as {id: {content, special}}", found))?;
+        config.add_special_tokens(&json, path)?;
+        Ok(config)
+    }
+
+    /// BOS and EOS where they are not known yet, and everything the file calls special.
+    fn add_special_tokens(&mut self, json: &Value, path: &Path) -> Result<(), TokenizerError> {
+        let token = |key: &str| match &json[key] {
+            Value::Null => Ok(None),
+            value => AddedToken::of_json(value).map(Some).ok_or_else(|| {
+                let expected = "a text or {\"content\": text} for bos_token and eos_token";
+                malformed(path, expected, format!("{key}: {}", excerpt(value)))
+            }),
+        };
+        let (bos, eos) = (token("bos_token")?, token("eos_token")?);
+        let content = |token: &Option<AddedToken>| token.as_ref().map(|token| token.content.clone());
+        self.bos_token = self.bos_token.take().or_else(|| content(&bos));
+        self.eos_token = self.eos_token.take().or_else(|| content(&eos));
+        let listed = json["additional_special_tokens"].as_array().into_iter().flatten();
+        let others = [&json["unk_token"], &json["pad_token"]].into_iter().chain(listed).filter_map(AddedToken::of_json);
+        for token in [bos, eos].into_iter().flatten().chain(others) {
+            added_token::merge_special(&mut self.added_tokens, token);
+        }
+        Ok(())
     }
 }
 
@@ -180,8 +215,17 @@ fn read_if_present(path: &Path) -> Result<Option<String>, TokenizerError> {
     }
 }
 
+fn malformed(path: &Path, expected: &'static str, found: String) -> TokenizerError {
+    TokenizerError::Malformed { path: path.to_owned(), expected, found }
+}
+
+fn parse_object(text: &str, path: &Path) -> Result<Value, TokenizerError> {
+    let json: Value = serde_json::from_str(text).map_err(|error| malformed(path, "JSON", error.to_string()))?;
+    if json.is_object() { Ok(json) } else { Err(malformed(path, "an object", excerpt(&json))) }
+}
+
 /// A value short enough for an error message.
-fn excerpt(value: &Value) -> String {
+pub(super) fn excerpt(value: &Value) -> String {
     value.to_string().chars().take(80).collect()
 }
 

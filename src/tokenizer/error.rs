@@ -3,7 +3,7 @@
 //! One enum for the room. Does not log and does not recover: a tokenizer that would differ from the original
 //! is refused, never approximated.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a tokenizer could not be built or used.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +27,27 @@ pub enum TokenizerError {
         /// What the parser said.
         found: String,
     },
+    /// Something is wrong with what a file says.
+    #[error("{}: {source}", path.display())]
+    In {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        source: Box<Self>,
+    },
+    /// `tokenizer_class` is a Python class this room does not have, and there is no `tokenizer.json` to go by.
+    #[error(
+        "{}: tokenizer_class is {class}, which is not known without a tokenizer.json; known are: {known}. Save the \
+             tokenizer as tokenizer.json (its `save_pretrained` does) and put that beside the weights", path.display()
+    )]
+    UnknownClass {
+        /// The file that was there.
+        path: PathBuf,
+        /// The class found, `not given` if there is none.
+        class: String,
+        /// Every class in the table.
+        known: String,
+    },
     /// `tokenizer.json` asks for a decoder whose text cannot be streamed exactly.
     #[error("{}: decoder {decoder} is not supported; known are ByteLevel, Metaspace, and \
              sequences of Replace, ByteFallback, Fuse and a leading Strip", path.display())]
@@ -38,8 +59,8 @@ pub enum TokenizerError {
     },
     /// `tokenizer.ggml.model` names an algorithm this room does not have.
     #[error(
-        "tokenizer.ggml.model is {model:?}; supported are \"gpt2\" (byte-level BPE) and \"llama\" (SentencePiece \
-             BPE). A tokenizer.json beside the weights works instead"
+        "tokenizer.ggml.model is {model:?}; supported are \"gpt2\" (byte-level BPE), \"llama\" (SentencePiece \
+             BPE) and \"gemma4\" (BPE over text). A tokenizer.json beside the weights works instead"
     )]
     UnknownModel {
         /// The name found.
@@ -58,7 +79,7 @@ pub enum TokenizerError {
         known: String,
     },
     /// Two lists of the vocabulary that must be as long as each other are not.
-    #[error("tokenizer.ggml.{key} has {found} entries, expected {expected}, one for each token")]
+    #[error("vocabulary: {key} has {found} entries, expected {expected}, one for each token")]
     Length {
         /// The list.
         key: &'static str,
@@ -68,10 +89,10 @@ pub enum TokenizerError {
         found: usize,
     },
     /// A vocabulary without tokens.
-    #[error("tokenizer.ggml.tokens is empty: the file holds no vocabulary")]
+    #[error("the vocabulary has no tokens")]
     Empty,
     /// One text for two ids.
-    #[error("tokenizer.ggml.tokens: {text:?} is both token {first} and token {second}")]
+    #[error("vocabulary: {text:?} is both token {first} and token {second}")]
     DuplicateToken {
         /// The text.
         text: String,
@@ -80,8 +101,11 @@ pub enum TokenizerError {
         /// Its second id.
         second: u32,
     },
+    /// Byte-level BPE that could only ever give single bytes.
+    #[error("there are no merges, but tokens of several characters: the vocabulary is not whole")]
+    NoMerges,
     /// A merge that is not two tokens, or whose parts or result are not tokens.
-    #[error("tokenizer.ggml.merges[{index}] is {merge:?}: {problem}")]
+    #[error("merges[{index}] is {merge:?}: {problem}")]
     Merge {
         /// Its rank.
         index: usize,
@@ -91,7 +115,7 @@ pub enum TokenizerError {
         problem: String,
     },
     /// A special token's id that is not in the vocabulary.
-    #[error("tokenizer.ggml.{key} is {id}, but the vocabulary has {vocab_size} tokens")]
+    #[error("{key} is {id}, but the vocabulary has {vocab_size} tokens")]
     IdOutOfRange {
         /// The metadata key.
         key: &'static str,
@@ -141,6 +165,13 @@ pub enum TokenizerError {
         /// The names there are.
         known: String,
     },
+}
+
+impl TokenizerError {
+    /// The same, with the file it is about.
+    pub(super) fn in_file(self, path: &Path) -> Self {
+        Self::In { path: path.to_owned(), source: Box::new(self) }
+    }
 }
 
 /// The tokenizers crate reports boxed errors; only their text is useful.

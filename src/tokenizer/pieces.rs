@@ -56,12 +56,14 @@ impl Pieces {
 
     /// Pieces of a GGUF vocabulary of byte-level BPE.
     pub(super) fn of_byte_level(checked: &Checked) -> Self {
-        Self::of_vocabulary(checked, Start::Plain, |text, _| byte_level::bytes(text))
+        Self::of_vocabulary(checked, Start::Plain, |text, kind| match kind {
+            TokenType::UserDefined => text.as_bytes().to_vec(),
+            _ => byte_level::bytes(text),
+        })
     }
 
-    /// Pieces of a GGUF vocabulary of SentencePiece BPE.
-    pub(super) fn of_score_merges(checked: &Checked, add_space_prefix: bool) -> Self {
-        let start = if add_space_prefix { Start::Strip { byte: b' ', count: 1 } } else { Start::Plain };
+    /// Pieces of a vocabulary with `▁` for spaces and tokens for bytes.
+    pub(super) fn of_sentencepiece(checked: &Checked, start: Start) -> Self {
         Self::of_vocabulary(checked, start, |text, kind| match byte_token(text) {
             Some(byte) if kind == TokenType::Byte => vec![byte],
             _ => text.replace(SPACE_MARKER, " ").into_bytes(),
@@ -72,12 +74,25 @@ impl Pieces {
         let piece = |(text, &kind): (&String, &TokenType)| {
             let bytes = match kind {
                 TokenType::Unused => Vec::new(),
-                TokenType::Unknown | TokenType::Control | TokenType::UserDefined => text.clone().into_bytes(),
-                TokenType::Normal | TokenType::Byte => bytes(text, kind),
+                TokenType::Unknown | TokenType::Control => text.clone().into_bytes(),
+                TokenType::Normal | TokenType::UserDefined | TokenType::Byte => bytes(text, kind),
             };
             Some(Piece { text: text.as_str().into(), bytes: bytes.into(), special: kind.is_special() })
         };
         Self::new(checked.vocabulary.tokens.iter().zip(&checked.types).map(piece).collect(), start)
+    }
+
+    /// A token beside the vocabulary, or instead of one of its: its text is what it says. One of the vocabulary's own
+    /// keeps what it decodes to (`▁▁` is two spaces).
+    pub(super) fn add(&mut self, id: u32, text: &str, special: bool) {
+        let index = id as usize;
+        if self.pieces.len() <= index {
+            self.pieces.resize(index + 1, None);
+        }
+        match &mut self.pieces[index] {
+            Some(piece) if *piece.text == *text => piece.special = special,
+            piece => *piece = Some(Piece { text: text.into(), bytes: text.as_bytes().into(), special }),
+        }
     }
 
     /// The token of that id, if there is one.

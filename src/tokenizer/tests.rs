@@ -164,7 +164,8 @@ fn llama3_takes_whole_words_before_merges_and_adds_bos() {
     let with_bos = |pre| Vocabulary { bos: Some(258), ..byte_level(&words, &["b c"], pre) };
     assert_eq!(pieces(&build(with_bos("llama-bpe")), "abc"), ["<s>", "abc"], "no merge leads to abc");
     assert_eq!(pieces(&build(with_bos("gpt-2")), "abc"), ["a", "bc"], "merges only, and no BOS");
-    let message = Tokenizer::from_vocabulary(byte_level(&words, &[], "llama-bpe")).expect_err("which BOS?").to_string();
+    let message =
+        Tokenizer::from_vocabulary(byte_level(&words, &["b c"], "llama-bpe")).expect_err("which BOS?").to_string();
     assert!(message.contains("no BOS token is given"), "{message}");
 }
 
@@ -190,7 +191,30 @@ fn merges_must_be_of_tokens() {
 
 #[test]
 fn an_unknown_model_is_named() {
-    let vocabulary = Vocabulary { model: "rwkv".into(), tokens: vec!["a".into()], ..Vocabulary::default() };
-    let message = Tokenizer::from_vocabulary(vocabulary).expect_err("not supported").to_string();
-    assert!(message.contains("\"rwkv\"") && message.contains("tokenizer.json"), "{message}");
+    for model in ["rwkv", "t5", "bert", "plamo2"] {
+        let vocabulary = Vocabulary { model: model.into(), tokens: vec!["a".into()], ..Vocabulary::default() };
+        let message = Tokenizer::from_vocabulary(vocabulary).expect_err("not supported").to_string();
+        assert!(message.contains(&format!("{model:?}")) && message.contains("tokenizer.json"), "{message}");
+    }
+}
+
+#[test]
+fn a_gguf_file_s_normalization_is_obeyed() {
+    let tokens = ["<unk>", "<s>", "</s>", "▁", "a", "b", "c"];
+    let vocabulary = |extra: Option<bool>, charsmap: Vec<u8>| Vocabulary {
+        model: "llama".into(),
+        tokens: tokens.iter().map(|&token| token.to_owned()).collect(),
+        token_types: vec![2, 3, 3, 1, 1, 1, 1],
+        scores: vec![0.0; tokens.len()],
+        remove_extra_whitespaces: extra,
+        charsmap,
+        ..Vocabulary::default()
+    };
+    let cut = |extra, charsmap| pieces(&build(vocabulary(extra, charsmap)), " b  b ").concat();
+    assert_eq!(cut(None, Vec::new()), "<s>▁▁b▁▁b▁", "every space is kept");
+    assert_eq!(cut(Some(true), Vec::new()), "<s>▁b▁b", "one between words");
+    let tokenizer = build(vocabulary(Some(false), charsmap::one_rule()));
+    assert_eq!(pieces(&tokenizer, "ab").concat(), "<s>▁bcb", "a becomes bc");
+    let broken = Tokenizer::from_vocabulary(vocabulary(None, vec![1])).expect_err("one byte is no map").to_string();
+    assert!(broken.contains("precompiled_charsmap"), "{broken}");
 }

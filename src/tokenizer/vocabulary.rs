@@ -11,7 +11,7 @@ use super::TokenizerError;
 /// Values of the GGUF keys `tokenizer.ggml.*`; a field's documentation is its key.
 #[derive(Debug, Clone, Default)]
 pub struct Vocabulary {
-    /// `model`: the algorithm, `gpt2` or `llama`.
+    /// `model`: the algorithm, `gpt2`, `llama` or `gemma4`.
     pub model: String,
     /// `pre`: the pre-tokenizer's name.
     pub pre: Option<String>,
@@ -19,7 +19,7 @@ pub struct Vocabulary {
     pub tokens: Vec<String>,
     /// `token_type`: a [`TokenType`] each; empty means all normal.
     pub token_types: Vec<i32>,
-    /// `merges`: pairs with a space between, best first (`gpt2`).
+    /// `merges`: pairs with a space between, best first (`gpt2`, `gemma4`).
     pub merges: Vec<String>,
     /// `scores`: one a token, highest is merged first (`llama`).
     pub scores: Vec<f32>,
@@ -29,7 +29,7 @@ pub struct Vocabulary {
     pub eos: Option<u32>,
     /// `eot_token_id`: ends a turn, where that is not EOS.
     pub eot: Option<u32>,
-    /// `eom_token_id`: ends a message, where that is neither.
+    /// `eom_token_id`: ends a message that a tool is to answer.
     pub eom: Option<u32>,
     /// `unknown_token_id`
     pub unk: Option<u32>,
@@ -41,6 +41,13 @@ pub struct Vocabulary {
     pub add_eos: Option<bool>,
     /// `add_space_prefix` (`llama`)
     pub add_space_prefix: Option<bool>,
+    /// `remove_extra_whitespaces` (`llama`)
+    pub remove_extra_whitespaces: Option<bool>,
+    /// `precompiled_charsmap`: what stands for some characters (`llama`).
+    pub charsmap: Vec<u8>,
+    /// Whether whole tokens take the spaces behind them, but for BOS, unknown and `<|endoftext|>`. GGUF has no key for
+    /// it; Phi-3's do (`llama`).
+    pub strip_right: bool,
 }
 
 /// What a token is, in GGUF's numbering.
@@ -140,7 +147,7 @@ impl Vocabulary {
         Ok(())
     }
 
-    /// Types of all tokens. What the file calls BOS, EOS, end of turn or of message is a control token whatever its type
+    /// Types of all tokens. What the file calls BOS, EOS or an end is a control token whatever its type
     /// says: some converters left those at `normal`, and a reply would show them.
     fn types(&self) -> Vec<TokenType> {
         let mut types: Vec<TokenType> = self.token_types.iter().map(|&number| TokenType::from_ggml(number)).collect();

@@ -49,6 +49,7 @@ pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for format in FORMATS {
         for (tokens, rows, cols, slice_rows) in [(1, 300, 64, 300), (7, 301, 96, 100)] {
+            let cols = super::matmul::whole_blocks(*format, cols);
             cases.push(Case {
                 label: format!("embed {} tokens {tokens} weight {rows}x{cols}/{slice_rows}", format.name()),
                 op: Box::new(Embed),

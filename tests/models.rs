@@ -4,7 +4,7 @@ mod common;
 
 use common::{all_adapters, committed_checkpoints, golden, max_difference, nmse};
 use wgpt::checkpoint::Checkpoint;
-use wgpt::exec::{Batch, ExecOptions, Executor, LogitRows, open};
+use wgpt::exec::{Batch, ExecOptions, Executor, LogitRows, lower_checkpoint, open};
 use wgpt::gpu::AdapterChoice;
 use wgpt::ops::KvFormat;
 
@@ -63,6 +63,19 @@ fn host_logits_equal_the_golden_ones() {
         let difference = max_difference(&golden.logits, &all_logits(&mut *executor, &golden.tokens));
         assert!(difference <= TOLERANCE, "{}: {difference}", folder.display());
     }
+}
+
+#[test]
+fn matrices_of_one_input_may_differ_in_format() {
+    let checkpoint = Checkpoint::open(&common::repository("checkpoints/tiny-llama-q4_k_m")).expect("it opens");
+    let (_, graph) = lower_checkpoint(&checkpoint, &ExecOptions::default()).expect("it lowers");
+    let weights = |layer: &str| {
+        let unit = graph.units.iter().find(|unit| unit.name == layer).expect("the layer is a unit");
+        unit.weights.iter().map(|id| graph.weights[id.0].format.name()).collect::<Vec<_>>()
+    };
+    let (q4, q6) = ("q4_k", "q6_k");
+    assert_eq!(weights("layer 0"), [q4, q4, q6, q4, q4, q6], "q, k, v, o, gate with up, down: v apart from q and k");
+    assert_eq!(weights("layer 1"), [q4; 4], "qkv, o, gate with up, down");
 }
 
 #[test]

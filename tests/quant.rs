@@ -62,6 +62,45 @@ fn quantized_bytes_are_ggml_s() {
     }
 }
 
+/// Byte offsets of the f16 numbers in a format's block.
+const F16_FIELDS: &[(&str, &[usize])] = &[
+    ("q8_0", &[0]),
+    ("q4_0", &[0]),
+    ("q4_1", &[0, 2]),
+    ("q5_0", &[0]),
+    ("q5_1", &[0, 2]),
+    ("q2_k", &[80, 82]),
+    ("q3_k", &[108]),
+    ("q4_k", &[0, 2]),
+    ("q5_k", &[0, 2]),
+    ("q6_k", &[208]),
+    ("iq4_nl", &[0]),
+    ("iq4_xs", &[0]),
+];
+
+#[test]
+fn blocks_whose_scales_are_no_numbers_are_found() {
+    let file = fs::read(GOLDEN).expect("the golden blocks are committed");
+    let golden = SafeTensors::deserialize(&file).expect("a safetensors file");
+    for format in golden_formats().filter(|format| format.block_len() > 1) {
+        for bytes in ["bytes", "crafted_bytes"] {
+            let what = format!("{}.{bytes}", format.name());
+            let stored = golden.tensor(&what).unwrap_or_else(|error| panic!("{what}: {error}")).data().to_vec();
+            assert_eq!(format.bad_block(&stored), None, "{what}: every scale is a number");
+            let fields = F16_FIELDS.iter().find(|(name, _)| *name == format.name()).map_or(&[][..], |(_, at)| *at);
+            assert_eq!(fields.is_empty(), format.name() == "mxfp4", "{what}: all but mxfp4 have f16 scales");
+            for at in fields {
+                for no_number in [0x7c00u16, 0xfc00, 0x7e00, 0xfe01] {
+                    let mut damaged = stored.clone();
+                    let block = 5 * format.block_bytes() + at;
+                    damaged[block..block + 2].copy_from_slice(&no_number.to_le_bytes());
+                    assert_eq!(format.bad_block(&damaged), Some(5), "{what}: {no_number:#x} at byte {at}");
+                }
+            }
+        }
+    }
+}
+
 /// Stored rows with every byte seeded: codes and scales no quantizer would write included.
 fn seeded_rows(format: &dyn BlockFormat, rows: usize, cols: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_u32 ^ format.ggml_type();

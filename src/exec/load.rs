@@ -108,11 +108,7 @@ impl<'c> WeightSource<'c> {
 }
 
 /// Where each region of a piece belongs in the slice that starts at row `first`: byte offset and source.
-pub(super) fn spread<'p>(
-    piece: &'p Piece,
-    first: usize,
-    slice: &PackedLayout,
-) -> Vec<(u64, &'p [u8])> {
+pub(super) fn spread<'p>(piece: &'p Piece, first: usize, slice: &PackedLayout) -> Vec<(u64, &'p [u8])> {
     let row = piece.rows.start - first;
     let regions = slice.row_bytes.iter().enumerate().map(|(region, row_bytes)| {
         let source = &piece.layout.region(&piece.bytes, region)[..piece.rows.len() * row_bytes];

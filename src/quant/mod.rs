@@ -172,9 +172,8 @@ impl PackedLayout {
 }
 
 /// Every format, for look-ups, tests and help texts.
-pub static FORMATS: &[&dyn BlockFormat] = &[
-    &F32, &F16, &BF16, &Q8_0, &Q4_0, &Q4_1, &Q5_0, &Q5_1, &Q2K, &Q3K, &Q4K, &Q5K, &Q6K, &Iq4Nl, &Iq4Xs, &Mxfp4,
-];
+pub static FORMATS: &[&dyn BlockFormat] =
+    &[&F32, &F16, &BF16, &Q8_0, &Q4_0, &Q4_1, &Q5_0, &Q5_1, &Q2K, &Q3K, &Q4K, &Q5K, &Q6K, &Iq4Nl, &Iq4Xs, &Mxfp4];
 
 /// The format of this name.
 pub fn format(name: &str) -> Option<&'static dyn BlockFormat> {

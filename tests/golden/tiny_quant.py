@@ -34,7 +34,7 @@ from safetensors.torch import load_file, save_file
 
 CONFIG = dict(hidden_size=256, intermediate_size=256, num_attention_heads=4, num_key_value_heads=1)
 
-# The format of a tensor is that of the first word that is part of its GGUF name.
+# The format of a tensor is that of the first word that its GGUF name starts with.
 VARIANTS = {
     "llama-q4_k_m": dict(
         config=tiny.llama(**CONFIG),
@@ -46,8 +46,9 @@ VARIANTS = {
         config=tiny.llama(num_hidden_layers=1, **CONFIG),
         file_type=gguf.LlamaFileType.MOSTLY_Q3_K_M,
         formats={
-            "token_embd": "q5_k", "attn_q": "q2_k", "attn_k": "q3_k", "attn_v": "q5_0", "attn_output": "q5_1",
-            "ffn_gate": "iq4_nl", "ffn_up": "iq4_xs", "ffn_down": "mxfp4", "": "q3_k",
+            "token_embd": "q5_k", "blk.0.attn_q": "q2_k", "blk.0.attn_k": "q3_k", "blk.0.attn_v": "q5_0",
+            "blk.0.attn_output": "q5_1", "blk.0.ffn_gate": "iq4_nl", "blk.0.ffn_up": "iq4_xs",
+            "blk.0.ffn_down": "mxfp4", "": "q3_k",
         },
         tokens=65,
     ),
@@ -73,7 +74,7 @@ def write_gguf(folder: Path, out: Path, name: str, variant: dict) -> None:
         if value.ndim == 1:
             writer.add_tensor(new_name, value)
             continue
-        kind = next(kind for part, kind in variant["formats"].items() if part in new_name)
+        kind = next(kind for part, kind in variant["formats"].items() if new_name.startswith(part))
         writer.add_tensor(new_name, c_quantize(kind, value), raw_dtype=qtype(kind))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -62,6 +62,24 @@ fn quantized_bytes_are_ggml_s() {
     }
 }
 
+#[test]
+fn any_floats_can_be_quantized() {
+    let strange = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, f32::MIN_POSITIVE, 1e-44, -0.0, 1.0];
+    for format in FORMATS {
+        for first in 0..strange.len() {
+            for second in 0..strange.len() {
+                let weights: Vec<f32> =
+                    (0..256).map(|i| if i % 3 == 0 { strange[first] } else { strange[second] }).collect();
+                let (mut stored, mut back) = (vec![0xaa; format.row_bytes(256)], vec![0.0; 256]);
+                format.quantize(&weights, &mut stored);
+                format.dequantize(&stored, &mut back);
+                let zeros = weights.iter().all(|weight| *weight == 0.0);
+                assert!(!zeros || back.iter().all(|weight| *weight == 0.0), "{}: zeros stay zeros", format.name());
+            }
+        }
+    }
+}
+
 /// Byte offsets of the f16 numbers in a format's block.
 const F16_FIELDS: &[(&str, &[usize])] = &[
     ("q8_0", &[0]),

@@ -12,42 +12,66 @@ pub(super) const GROUP: usize = 32;
 /// A group's codes in the order of its weights.
 pub(super) type Codes = [u8; GROUP];
 
-/// The weight whose code lies in this field of this byte.
-#[inline(always)]
-const fn weight(byte: usize, field: usize, bits: usize) -> usize {
-    if bits == 8 {
-        return byte;
-    }
-    let pairs = 4 / bits;
-    8 * (byte / 4 * pairs + field / 2) + 2 * (byte % 4) + field % 2
-}
+/// A byte in each of the eight of a word.
+const EVERY: u64 = 0x0101_0101_0101_0101;
 
 /// Writes bits `from..from + bits` of every code into `4 * bits` bytes.
 #[inline(always)]
 pub(super) fn pack(codes: &Codes, from: usize, bits: usize, packed: &mut [u8]) {
-    let mask = 0xff >> (8 - bits);
-    for (byte, packed) in packed[..4 * bits].iter_mut().enumerate() {
-        *packed = 0;
-        for field in 0..8 / bits {
-            *packed |= (codes[weight(byte, field, bits)] >> from & mask) << (bits * field);
-        }
+    if bits == 8 {
+        packed[..GROUP].copy_from_slice(codes);
+        return;
+    }
+    let mask = EVERY * (0xff >> (8 - bits));
+    // As many runs of eight weights share a word as pairs of codes fill a byte.
+    for (word, runs) in packed[..4 * bits].as_chunks_mut().0.iter_mut().zip(codes.chunks_exact(32 / bits)) {
+        let runs = runs.as_chunks().0.iter().map(|run| u64::from_le_bytes(*run) >> from & mask);
+        let joined = runs.enumerate().fold(0, |joined, (i, run)| joined | run << (2 * bits * i));
+        *word = even_bytes(joined | joined >> (8 - bits)).to_le_bytes();
     }
 }
 
 /// Reads what [`pack`] wrote, into bits `from..from + bits` of every code, which were zero.
 #[inline(always)]
 pub(super) fn unpack(packed: &[u8], from: usize, bits: usize, codes: &mut Codes) {
-    let mask = 0xff >> (8 - bits);
-    for (byte, packed) in packed[..4 * bits].iter().enumerate() {
-        for field in 0..8 / bits {
-            codes[weight(byte, field, bits)] |= (packed >> (bits * field) & mask) << from;
+    if bits == 8 {
+        codes.copy_from_slice(&packed[..GROUP]);
+        return;
+    }
+    let mask = EVERY * (0xff >> (8 - bits));
+    for (word, runs) in packed[..4 * bits].as_chunks().0.iter().zip(codes.chunks_exact_mut(32 / bits)) {
+        let spread = spread_bytes(u32::from_le_bytes(*word));
+        let joined = spread | spread << (8 - bits);
+        for (i, run) in runs.as_chunks_mut().0.iter_mut().enumerate() {
+            let code_bits = (joined >> (2 * bits * i) & mask) << from;
+            *run = (u64::from_le_bytes(*run) | code_bits).to_le_bytes();
         }
     }
 }
 
+/// Bytes 0, 2, 4 and 6.
+const fn even_bytes(word: u64) -> u32 {
+    let bytes = word & 0x00ff_00ff_00ff_00ff;
+    let pairs = (bytes | bytes >> 8) & 0x0000_ffff_0000_ffff;
+    (pairs | pairs >> 16) as u32
+}
+
+/// The inverse of [`even_bytes`], zeros between.
+const fn spread_bytes(word: u32) -> u64 {
+    let halves = (word as u64 | (word as u64) << 16) & 0x0000_ffff_0000_ffff;
+    (halves | halves << 8) & 0x00ff_00ff_00ff_00ff
+}
+
 /// Stored nibbles of 16 bytes: byte `i` holds weight `i` in its low and weight `i + 16` in its high nibble.
 pub(super) fn from_halves(stored: &[u8]) -> Codes {
-    std::array::from_fn(|weight| stored[weight % 16] >> (weight / 16 * 4) & 15)
+    // One check of the length here, so that the loop has none and becomes vector instructions; likewise below.
+    let stored = &stored[..GROUP / 2];
+    let mut codes = [0; GROUP];
+    let (low, high) = codes.split_at_mut(GROUP / 2);
+    for ((low, high), byte) in low.iter_mut().zip(high).zip(stored) {
+        (*low, *high) = (byte & 15, byte >> 4);
+    }
+    codes
 }
 
 /// The low nibbles of a group as [`from_halves`] reads them.
@@ -59,6 +83,7 @@ pub(super) fn to_halves(codes: &Codes, stored: &mut [u8]) {
 
 /// Bits `shift..` of 32 stored bytes, one weight a byte.
 pub(super) fn from_plane(stored: &[u8], shift: usize, mask: u8) -> Codes {
+    let stored = &stored[..GROUP];
     std::array::from_fn(|weight| stored[weight] >> shift & mask)
 }
 

@@ -81,7 +81,7 @@ fn dequantize<F: Grouped>(codes: &Codes, scales: Scales, weights: &mut [f32]) {
 
 /// The scales of one stored block's groups.
 fn stored_scales<F: Grouped>(block: &[u8]) -> impl Iterator<Item = Scales> {
-    // No format has more: eight groups' codes of at most 8 bits and some 20 bytes of scales.
+    // No format has more than 20 bytes of scales a block.
     let mut scales = [0; 32];
     F::pack_scales(block, 0, 1, &mut scales[..F::scale_bytes(1)]);
     (0..F::LEN / GROUP).map(move |group| F::scales(&scales[..F::scale_bytes(1)], 1, group))

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use common::repository;
 use wgpt::checkpoint::Checkpoint;
-use wgpt::exec::{ExecOptions, lower_checkpoint};
+use wgpt::exec::{ExecOptions, lower_checkpoint, open};
+use wgpt::gpu::AdapterChoice;
 
 /// A tiny checkpoint's copy with one text of its config replaced.
 fn edited(from: &str, to: &str) -> (tempfile::TempDir, String) {
@@ -61,6 +62,31 @@ fn too_few_layers_leave_tensors_over() {
 fn too_many_layers_miss_tensors() {
     let (_folder, message) = edited(&line("num_hidden_layers"), "\"num_hidden_layers\": 50");
     assert!(message.contains("model.layers.") && message.contains("q_proj.weight"), "{message}");
+}
+
+#[test]
+fn a_scale_that_is_no_number_is_refused_with_tensor_and_row() {
+    let source = repository("checkpoints/tiny-llama-q4_k_m/model.gguf");
+    let sound = Checkpoint::open(&source).expect("the file is sound");
+    let name = "model.layers.0.mlp.down_proj.weight";
+    let view = sound.tensor(name).expect("it is there");
+    assert_eq!(view.format.name(), "q6_k", "as in published Q4_K_M files");
+    let mut bytes = std::fs::read(&source).expect("the file can be read");
+    let tensor = bytes.windows(view.bytes.len()).position(|window| window == view.bytes).expect("its bytes are there");
+    // The last two bytes of row 9's block are its scale.
+    let scale = tensor + 10 * view.format.row_bytes(view.cols()) - 2;
+    bytes[scale..scale + 2].copy_from_slice(&[0x00, 0x7e]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("model.gguf");
+    std::fs::write(&path, bytes).expect("it writes");
+    let damaged = Checkpoint::open(&path).expect("scales are not looked at before they are loaded");
+    for adapter in [AdapterChoice::Host, AdapterChoice::Default] {
+        let options = ExecOptions { adapter, ..ExecOptions::default() };
+        let message = open(&damaged, &options, &mut |_| ()).err().expect("it is refused").to_string();
+        for part in ["model.gguf: ", name, "row 9, weights 0 to 255", "q6_k", "damaged"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use common::{Golden, all_adapters, committed_checkpoints, golden, max_difference, nmse};
 use wgpt::checkpoint::Checkpoint;
-use wgpt::exec::{Batch, ExecOptions, Executor, LogitRows, open};
+use wgpt::exec::{Batch, ExecOptions, Executor, LogitRows, lower_checkpoint, open};
 use wgpt::gpu::AdapterChoice;
 use wgpt::ops::KvFormat;
 
@@ -89,6 +89,19 @@ fn host_logits_equal_the_golden_ones() {
         failures.extend(golden_failure(&folder, &folder));
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn matrices_of_one_input_may_differ_in_format() {
+    let checkpoint = Checkpoint::open(&common::repository("checkpoints/tiny-llama-q4_k_m")).expect("it opens");
+    let (_, graph) = lower_checkpoint(&checkpoint, &ExecOptions::default()).expect("it lowers");
+    let weights = |layer: &str| {
+        let unit = graph.units.iter().find(|unit| unit.name == layer).expect("the layer is a unit");
+        unit.weights.iter().map(|id| graph.weights[id.0].format.name()).collect::<Vec<_>>()
+    };
+    let (q4, q6) = ("q4_k", "q6_k");
+    assert_eq!(weights("layer 0"), [q4, q4, q6, q4, q4, q6], "q, k, v, o, gate with up, down: v apart from q and k");
+    assert_eq!(weights("layer 1"), [q4; 4], "qkv, o, gate with up, down");
 }
 
 #[test]

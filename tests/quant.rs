@@ -62,6 +62,63 @@ fn quantized_bytes_are_ggml_s() {
     }
 }
 
+#[test]
+fn any_floats_can_be_quantized() {
+    let strange = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, f32::MIN_POSITIVE, 1e-44, -0.0, 1.0];
+    for format in FORMATS {
+        for first in 0..strange.len() {
+            for second in 0..strange.len() {
+                let weights: Vec<f32> =
+                    (0..256).map(|i| if i % 3 == 0 { strange[first] } else { strange[second] }).collect();
+                let (mut stored, mut back) = (vec![0xaa; format.row_bytes(256)], vec![0.0; 256]);
+                format.quantize(&weights, &mut stored);
+                format.dequantize(&stored, &mut back);
+                let zeros = weights.iter().all(|weight| *weight == 0.0);
+                assert!(!zeros || back.iter().all(|weight| *weight == 0.0), "{}: zeros stay zeros", format.name());
+            }
+        }
+    }
+}
+
+/// Byte offsets of the f16 numbers in a format's block.
+const F16_FIELDS: &[(&str, &[usize])] = &[
+    ("q8_0", &[0]),
+    ("q4_0", &[0]),
+    ("q4_1", &[0, 2]),
+    ("q5_0", &[0]),
+    ("q5_1", &[0, 2]),
+    ("q2_k", &[80, 82]),
+    ("q3_k", &[108]),
+    ("q4_k", &[0, 2]),
+    ("q5_k", &[0, 2]),
+    ("q6_k", &[208]),
+    ("iq4_nl", &[0]),
+    ("iq4_xs", &[0]),
+];
+
+#[test]
+fn blocks_whose_scales_are_no_numbers_are_found() {
+    let file = fs::read(GOLDEN).expect("the golden blocks are committed");
+    let golden = SafeTensors::deserialize(&file).expect("a safetensors file");
+    for format in golden_formats().filter(|format| format.block_len() > 1) {
+        for bytes in ["bytes", "crafted_bytes"] {
+            let what = format!("{}.{bytes}", format.name());
+            let stored = golden.tensor(&what).unwrap_or_else(|error| panic!("{what}: {error}")).data().to_vec();
+            assert_eq!(format.bad_block(&stored), None, "{what}: every scale is a number");
+            let fields = F16_FIELDS.iter().find(|(name, _)| *name == format.name()).map_or(&[][..], |(_, at)| *at);
+            assert_eq!(fields.is_empty(), format.name() == "mxfp4", "{what}: all but mxfp4 have f16 scales");
+            for at in fields {
+                for no_number in [0x7c00u16, 0xfc00, 0x7e00, 0xfe01] {
+                    let mut damaged = stored.clone();
+                    let block = 5 * format.block_bytes() + at;
+                    damaged[block..block + 2].copy_from_slice(&no_number.to_le_bytes());
+                    assert_eq!(format.bad_block(&damaged), Some(5), "{what}: {no_number:#x} at byte {at}");
+                }
+            }
+        }
+    }
+}
+
 /// Stored rows with every byte seeded: codes and scales no quantizer would write included.
 fn seeded_rows(format: &dyn BlockFormat, rows: usize, cols: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_u32 ^ format.ggml_type();
@@ -97,7 +154,7 @@ fn packed_rows_unpack_to_the_stored_values() {
 #[test]
 fn regions_are_aligned_apart_and_whole_words() {
     for format in FORMATS {
-        let layout = format.layout(5, 7 * 32);
+        let layout = format.layout(5, 7 * 256);
         let mut end = 0;
         for (region, row_bytes) in layout.regions.iter().zip(&layout.row_bytes) {
             assert!(region.start >= end && region.start.is_multiple_of(REGION_ALIGN), "{}: {layout:?}", format.name());
@@ -116,12 +173,17 @@ fn formats_are_found_by_name_and_by_ggml_type() {
         let by_type = quant::from_ggml_type(format.ggml_type()).map(BlockFormat::name);
         assert_eq!((by_name, by_type), (Some(format.name()), Some(format.name())), "each look-up finds it");
     }
-    assert!(quant::format("q4_k").is_none(), "not there yet");
+    assert!(quant::format("q9_k").is_none() && quant::from_ggml_type(16).is_none(), "others are not found");
 }
 
-/// A kernel that unpacks one chunk, with the snippet's bindings numbered as the composer would.
+/// A kernel that unpacks one chunk, with the snippet's imports and its bindings numbered as the composer would.
 fn unpack_kernel(snippet: &str) -> String {
     let mut wgsl = String::from("override COLS: u32;\n");
+    let imported = snippet.lines().map(|line| match line.strip_prefix("#import ") {
+        Some(name) => wgpt::shader::text(&format!("lib/{name}")).unwrap_or_else(|| panic!("{name} is in the library")),
+        None => line,
+    });
+    let snippet = imported.collect::<Vec<_>>().join("\n");
     let mut parts = snippet.split("@bind");
     wgsl.push_str(parts.next().unwrap_or_default());
     for (binding, part) in parts.enumerate() {

@@ -1,5 +1,5 @@
-// q4_1 weights, one block of 32 a chunk, eight weights a word from its low nibble up. Interface:
-// shaders/quant/README.md; twin: src/quant/q4_1.rs.
+// q4_1 weights, one block of 32 a chunk. Interface: shaders/quant/README.md; twin: src/quant/q4_1.rs.
+#import codes
 
 @bind var<storage, read> quants: array<vec4<u32>>;  // (rows, blocks of a row): 32 nibbles
 @bind var<storage, read> scales: array<u32>;        // (rows, blocks of a row): f16 scale, f16 min
@@ -19,6 +19,5 @@ fn load_chunk(row: u32, chunk: u32) -> Chunk {
 }
 
 fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
-    let nibbles = c.quants[i / 2u] >> (i % 2u * 16u);
-    return vec4<f32>((vec4<u32>(nibbles) >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u)) * c.scale + c.min;
+    return vec4<f32>(nibbles4(c.quants, i)) * c.scale + c.min;
 }

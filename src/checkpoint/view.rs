@@ -48,7 +48,7 @@ impl<'m> TensorView<'m> {
 #[derive(Debug, Clone)]
 pub(super) enum Encoding {
     Known(&'static dyn BlockFormat),
-    /// As the file calls it: `q4_k (ggml type 12)`, `I64`.
+    /// As the file calls it: `iq2_xs (ggml type 17)`, `I64`.
     Unknown(String),
 }
 

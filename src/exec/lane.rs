@@ -172,7 +172,7 @@ impl Lane {
             let buffer = self.device.buffer(&weight.spec.label(), layout.bytes, Usage::Weights)?;
             self.weight_bytes += buffer.bytes();
             source.pieces(weight, *first..first + layout.rows, |piece| {
-                for (offset, bytes) in spread(weight, piece, *first, layout) {
+                for (offset, bytes) in spread(piece, *first, layout) {
                     self.device.write(&buffer, offset, bytes);
                     *pending += bytes.len() as u64;
                 }

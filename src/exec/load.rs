@@ -51,7 +51,8 @@ impl<'c> WeightSource<'c> {
             rows.clone().step_by(step).map(|start| start..(start + step).min(rows.end)).collect();
         let parts = self.parts(weight)?;
         for batch in ranges.chunks(rayon::current_num_threads()) {
-            let pieces: Vec<Piece> = batch.par_iter().map(|rows| pack(weight, &parts, rows.clone())).collect();
+            let pieces = batch.par_iter().map(|rows| pack(weight, &parts, rows.clone()));
+            let pieces: Vec<Piece> = pieces.collect::<Result<_, _>>()?;
             pieces.iter().try_for_each(&mut take)?;
         }
         Ok(())
@@ -63,7 +64,7 @@ impl<'c> WeightSource<'c> {
         for (first, layout) in slices {
             let mut bytes = vec![0u8; layout.bytes as usize];
             self.pieces(weight, *first..first + layout.rows, |piece| {
-                for (offset, source) in spread(weight, piece, *first, layout) {
+                for (offset, source) in spread(piece, *first, layout) {
                     bytes[offset as usize..][..source.len()].copy_from_slice(source);
                 }
                 Ok(())
@@ -106,23 +107,16 @@ impl<'c> WeightSource<'c> {
 }
 
 /// Where each region of a piece belongs in the slice that starts at row `first`: byte offset and source.
-pub(super) fn spread<'p>(
-    weight: &Weight,
-    piece: &'p Piece,
-    first: usize,
-    slice: &PackedLayout,
-) -> Vec<(u64, &'p [u8])> {
-    let chunk_bytes = slice.chunks_per_row * crate::quant::CHUNK_BYTES;
-    let row_bytes = std::iter::once(chunk_bytes).chain(weight.format.side_bytes_per_row(weight.spec.cols));
+pub(super) fn spread<'p>(piece: &'p Piece, first: usize, slice: &PackedLayout) -> Vec<(u64, &'p [u8])> {
     let row = piece.rows.start - first;
-    let regions = row_bytes.enumerate().map(|(region, row_bytes)| {
+    let regions = slice.row_bytes.iter().enumerate().map(|(region, row_bytes)| {
         let source = &piece.layout.region(&piece.bytes, region)[..piece.rows.len() * row_bytes];
         (slice.regions[region].start + (row * row_bytes) as u64, source)
     });
     regions.collect()
 }
 
-fn pack(weight: &Weight, parts: &[(Part, TensorView<'_>)], rows: Range<usize>) -> Piece {
+fn pack(weight: &Weight, parts: &[(Part, TensorView<'_>)], rows: Range<usize>) -> Result<Piece, ExecError> {
     let layout = weight.format.layout(rows.len(), weight.spec.cols);
     let mut bytes = vec![0u8; layout.bytes as usize];
     // The parts' rows are numbered one after the other; walk those inside the range.
@@ -134,11 +128,25 @@ fn pack(weight: &Weight, parts: &[(Part, TensorView<'_>)], rows: Range<usize>) -
         for row in from..to {
             let wanted = part.rows.start + row - part_rows.start;
             let stored = if part.transposed { column(view, wanted).into() } else { Cow::Borrowed(view.row(wanted)) };
+            check_scales(view, wanted, &stored)?;
             weight.format.repack_row(&stored, &layout, row - rows.start, &mut bytes);
         }
         part_start = part_rows.end;
     }
-    Piece { rows, layout, bytes }
+    Ok(Piece { rows, layout, bytes })
+}
+
+/// A scale that is no number would make every logit NaN: the row it is in says more.
+fn check_scales(view: &TensorView<'_>, row: usize, stored: &[u8]) -> Result<(), ExecError> {
+    let Some(block) = view.format.bad_block(stored) else { return Ok(()) };
+    let first = block * view.format.block_len();
+    Err(ExecError::Scale {
+        file: view.file.display().to_string(),
+        tensor: view.name.into(),
+        row,
+        weights: first..first + view.format.block_len(),
+        format: view.format.name(),
+    })
 }
 
 /// A row of a tensor that is stored transposed: one column, gathered. Only formats without blocks come so, which

@@ -186,6 +186,24 @@ pub enum ExecError {
         /// What is there.
         found: String,
     },
+    /// A block whose scales are not numbers.
+    #[error(
+        "{file}: tensor \"{tensor}\": row {row}, weights {} to {}: the scales of this {format} block are NaN or infinite; \
+         the file is damaged: fetch or convert it again",
+        .weights.start, .weights.end - 1
+    )]
+    Scale {
+        /// The file it is in.
+        file: String,
+        /// The tensor's name.
+        tensor: String,
+        /// Its row.
+        row: usize,
+        /// The block's weights in that row.
+        weights: std::ops::Range<usize>,
+        /// The format.
+        format: &'static str,
+    },
     /// Tensors the model has no use for: a sign that the checkpoint is not what its config says.
     #[error(
         "{file}: {count} tensors are not part of a {family} model of this config, the first is \"{tensor}\" {found}; \

@@ -130,11 +130,15 @@ impl CaseInput {
                 let starts = (0..*rows).step_by(*slice_rows);
                 let slices: Vec<_> =
                     starts.map(|first| (first, format.layout((*slice_rows).min(rows - first), *cols))).collect();
+                let pool = numbers.blocks(*format);
+                let pool: Vec<&[u8]> = pool.chunks_exact(format.block_bytes()).collect();
                 let packed = slices.iter().map(|(_, layout)| {
                     let mut bytes = vec![0; layout.bytes as usize];
                     let mut stored = vec![0; format.row_bytes(*cols)];
                     for row in 0..layout.rows {
-                        format.quantize(&numbers.values(*cols), &mut stored);
+                        for block in stored.chunks_exact_mut(format.block_bytes()) {
+                            block.copy_from_slice(pool[numbers.next() as usize % pool.len()]);
+                        }
                         format.repack_row(&stored, layout, row, &mut bytes);
                     }
                     bytes
@@ -161,6 +165,15 @@ impl Numbers {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 32) as u32
+    }
+
+    /// Stored blocks that weights are put together from: quantizing each weight would take minutes, since formats
+    /// search for their scales.
+    fn blocks(&mut self, format: &dyn BlockFormat) -> Vec<u8> {
+        const WEIGHTS: usize = 1 << 14;
+        let mut stored = vec![0; WEIGHTS / format.block_len() * format.block_bytes()];
+        format.quantize(&self.values(WEIGHTS), &mut stored);
+        stored
     }
 
     /// Values within ±1, every 97th an outlier within ±16.

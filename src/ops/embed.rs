@@ -54,6 +54,7 @@ pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for format in FORMATS {
         for (tokens, rows, cols, slice_rows, scale) in [(1, 300, 64, 300, 1.0), (7, 301, 96, 100, 8.25)] {
+            let cols = super::matmul::whole_blocks(*format, cols);
             cases.push(Case {
                 label: format!("embed {} tokens {tokens} weight {rows}x{cols}/{slice_rows} by {scale}", format.name()),
                 op: Box::new(Embed { scale }),

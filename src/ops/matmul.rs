@@ -7,7 +7,7 @@ use super::{
     Activation, Bind, Call, Case, CaseInput, Extent, HostInput, HostWeight, Kernel, Op, Operand, Phase, Step,
     WeightType, fan_out, reduce_slot, weight_bindings, weight_slot,
 };
-use crate::quant::{FORMATS, PackedLayout};
+use crate::quant::{BlockFormat, FORMATS, PackedLayout};
 use crate::tensor::{Dim, TensorType};
 
 /// Where a matmul's outputs land in a wider tensor: columns `start..start + rows` of rows `of` wide.
@@ -233,15 +233,25 @@ fn gemm(weight: &WeightType, layout: &PackedLayout, call: &Call<'_>) -> Kernel {
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    // (tokens, rows, cols, rows of a slice): odd sizes, one row, several tiles, several slices.
-    let shapes = [(1, 67, 96, 67), (1, 130, 1024, 64), (5, 67, 96, 67), (70, 130, 160, 64), (129, 131, 64, 131)];
-    for format in FORMATS {
-        for (tokens, rows, cols, slice_rows) in shapes {
-            for (bias, residual, activation) in [
-                (false, false, Activation::Identity),
-                (true, false, Activation::GeluErf),
-                (true, true, Activation::Identity),
-            ] {
+    // (tokens, rows, cols, rows of a slice): odd sizes, one row, several tiles, several slices; rows that more lanes
+    // share than there are chunks, and fewer.
+    let shapes = [
+        (1, 67, 96, 67),
+        (1, 130, 1024, 64),
+        (1, 5, 4352, 3),
+        (5, 67, 96, 67),
+        (70, 130, 160, 64),
+        (129, 131, 64, 131),
+    ];
+    let epilogues =
+        [(false, false, Activation::Identity), (true, false, Activation::GeluErf), (true, true, Activation::Identity)];
+    for (index, format) in FORMATS.iter().enumerate() {
+        for (shape, (tokens, rows, cols, slice_rows)) in shapes.into_iter().enumerate() {
+            let cols = whole_blocks(*format, cols);
+            // The epilogue does not know the format: all of them for one, for the others in turn.
+            let first = (index + shape) % epilogues.len();
+            let epilogues = if format.name() == "f16" { &epilogues[..] } else { &epilogues[first..=first] };
+            for &(bias, residual, activation) in epilogues {
                 let op = Matmul { bias, residual, activation, columns: None };
                 let label = format!("{} {tokens}x{cols} by {rows}/{slice_rows} {op:?}", format.name());
                 let output = TensorType::f32([Dim::Tokens, Dim::Fixed(rows as u32)]);
@@ -266,6 +276,11 @@ pub(super) fn cases() -> Vec<Case> {
     cases.push(logit_case());
     cases.push(odd_columns_case());
     cases
+}
+
+/// So many weights, or as many blocks as they are groups of 32 where blocks are longer: odd numbers stay odd.
+pub(super) fn whole_blocks(format: &dyn BlockFormat, cols: usize) -> usize {
+    if cols.is_multiple_of(format.block_len()) { cols } else { cols.div_ceil(32) * format.block_len() }
 }
 
 /// A weight row that does not fill its last chunk.

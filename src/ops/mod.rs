@@ -322,7 +322,7 @@ pub trait Op: Debug + Send + Sync {
 
 /// The bindings of row slice `slice` of the weight at `input`: the names the format snippets declare.
 pub(crate) fn weight_bindings(input: usize, weight: &WeightType, slice: usize) -> Vec<(&'static str, Bind)> {
-    const REGIONS: [&str; 3] = ["quants", "scales", "super_scales"];
+    const REGIONS: [&str; 3] = ["quants", "scales", "high_bits"];
     (0..weight.slices[slice].1.regions.len())
         .map(|region| (REGIONS[region], Bind::Weight { input, slice, region }))
         .collect()

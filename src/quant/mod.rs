@@ -2,9 +2,9 @@
 //!
 //! A format has two byte forms of the same values:
 //! - **stored**: what the checkpoint file holds (ggml's blocks, or plain little-endian floats), row after row;
-//! - **packed**: the device layout that `shaders/quant/<name>.wgsl` reads: one or more *regions* (quants, then
-//!   scales), each a run of whole 16-byte chunks for all rows of a slice, so that neighbouring lanes read
-//!   neighbouring 16 bytes. The same packed bytes serve resident and streamed weights.
+//! - **packed**: the device layout that `shaders/quant/<name>.wgsl` reads: one or more *regions* (quants, scales,
+//!   further bits of the quants), each a run of whole 16-byte units for all rows of a slice, so that neighbouring
+//!   lanes read neighbouring chunks. The same packed bytes serve resident and streamed weights.
 //!
 //! This room does not know files, models or wgpu. Invariant: `unpack(repack(stored)) == dequantize(stored)`,
 //! bit for bit.
@@ -15,21 +15,44 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
+mod codes;
 mod dense;
+mod grouped;
+mod iq4_nl;
+mod iq4_xs;
+mod mxfp4;
+mod q2_k;
+mod q3_k;
 mod q4_0;
 mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
 mod q8_0;
+mod search;
 
 pub use dense::{BF16, Dense, F16, F32};
+pub use iq4_nl::Iq4Nl;
+pub use iq4_xs::Iq4Xs;
+pub use mxfp4::Mxfp4;
+pub use q2_k::Q2K;
+pub use q3_k::Q3K;
 pub use q4_0::Q4_0;
 pub use q4_1::Q4_1;
+pub use q4_k::Q4K;
+pub use q5_0::Q5_0;
+pub use q5_1::Q5_1;
+pub use q5_k::Q5K;
+pub use q6_k::Q6K;
 pub use q8_0::Q8_0;
 
 /// Every region of a packed slice starts at a multiple of this many bytes, the largest alignment that WebGPU
 /// asks of a storage binding's offset.
 pub const REGION_ALIGN: u64 = 256;
 
-/// Bytes that one lane of a kernel loads at once.
+/// Bytes that one lane of a kernel loads at once, at most.
 pub const CHUNK_BYTES: usize = 16;
 
 /// One weight format; its twin is the WGSL snippet `shaders/quant/<name>.wgsl`.
@@ -46,11 +69,17 @@ pub trait BlockFormat: Debug + Send + Sync {
     /// Bytes of one stored block.
     fn block_bytes(&self) -> usize;
 
-    /// Weights whose quants fill one 16-byte chunk of the packed layout (`CHUNK` in WGSL): 4 for f32, 8 for
-    /// f16, 16 for q8_0, 32 for q4_0.
+    /// Weights of one chunk, what a lane takes at once (`CHUNK` in WGSL): 4 for f32, 8 for f16, 16 for q8_0, 32 for
+    /// formats of fewer bits. It divides 32.
     fn chunk_len(&self) -> usize;
 
-    /// Bytes of side data (scales, mins) a row of `cols` weights needs in each region after the first.
+    /// Bytes of one chunk in region 0: 16, or 8 for codes of 2 bits there.
+    fn chunk_bytes(&self) -> usize {
+        CHUNK_BYTES
+    }
+
+    /// Bytes of side data (scales and mins; further bits) a row of `cols` weights needs in each region after the
+    /// first.
     fn side_bytes_per_row(&self, cols: usize) -> Vec<usize>;
 
     /// Stored bytes to values. `stored` is whole blocks, `weights` as long as they hold.
@@ -59,8 +88,14 @@ pub trait BlockFormat: Debug + Send + Sync {
     /// When the two lengths disagree; the same holds for the other three.
     fn dequantize(&self, stored: &[u8], weights: &mut [f32]);
 
-    /// Values to stored bytes, rounding as ggml's reference does.
+    /// Values to stored bytes, as ggml's reference does, byte for byte.
     fn quantize(&self, weights: &[f32], stored: &mut [u8]);
+
+    /// The first of some stored blocks whose scales are not numbers, or make weights that are none: a damaged file.
+    /// Plain floats are taken as they are.
+    fn bad_block(&self, _stored: &[u8]) -> Option<usize> {
+        None
+    }
 
     /// One stored row into row `row` (counted from the slice's first) of a packed slice, which was zeroed.
     fn repack_row(&self, stored: &[u8], layout: &PackedLayout, row: usize, packed: &mut [u8]);
@@ -81,7 +116,7 @@ pub trait BlockFormat: Debug + Send + Sync {
     /// Where each region of a slice of `rows` × `cols` weights lies.
     fn layout(&self, rows: usize, cols: usize) -> PackedLayout {
         let chunks_per_row = cols.div_ceil(self.chunk_len());
-        let mut row_bytes = vec![chunks_per_row * CHUNK_BYTES];
+        let mut row_bytes = vec![chunks_per_row * self.chunk_bytes()];
         row_bytes.extend(self.side_bytes_per_row(cols));
         let mut end = 0u64;
         let regions = row_bytes.iter().map(|bytes| {
@@ -102,7 +137,7 @@ pub struct PackedLayout {
     pub rows: usize,
     /// Weights of a row.
     pub cols: usize,
-    /// 16-byte chunks of a row in region 0; the last one is padded with zero quants.
+    /// Chunks of a row in region 0; the last one is padded with zero quants.
     pub chunks_per_row: usize,
     /// Bytes a row takes in each region, padding included.
     pub row_bytes: Vec<usize>,
@@ -137,7 +172,8 @@ impl PackedLayout {
 }
 
 /// Every format, for look-ups, tests and help texts.
-pub static FORMATS: &[&dyn BlockFormat] = &[&F32, &F16, &BF16, &Q8_0, &Q4_0, &Q4_1];
+pub static FORMATS: &[&dyn BlockFormat] =
+    &[&F32, &F16, &BF16, &Q8_0, &Q4_0, &Q4_1, &Q5_0, &Q5_1, &Q2K, &Q3K, &Q4K, &Q5K, &Q6K, &Iq4Nl, &Iq4Xs, &Mxfp4];
 
 /// The format of this name.
 pub fn format(name: &str) -> Option<&'static dyn BlockFormat> {

@@ -34,6 +34,9 @@ pub static KERNELS: &[(&str, &str)] = files![
 pub static SNIPPETS: &[(&str, &str)] = files![
     "lib/activation",
     "lib/alibi",
+    "lib/codes",
+    "lib/group_scales",
+    "lib/iq4_values",
     "lib/kv_f16",
     "lib/kv_f32",
     "lib/reduce_subgroup",
@@ -49,8 +52,18 @@ pub static SNIPPETS: &[(&str, &str)] = files![
     "quant/bf16",
     "quant/f16",
     "quant/f32",
+    "quant/iq4_nl",
+    "quant/iq4_xs",
+    "quant/mxfp4",
+    "quant/q2_k",
+    "quant/q3_k",
     "quant/q4_0",
     "quant/q4_1",
+    "quant/q4_k",
+    "quant/q5_0",
+    "quant/q5_1",
+    "quant/q5_k",
+    "quant/q6_k",
     "quant/q8_0",
 ];
 

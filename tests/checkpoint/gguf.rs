@@ -172,6 +172,7 @@ fn tensors_that_contradict_the_file_are_refused() {
     refuse(base().info("b", &[8], 0, 1 << 40), &["tensor \"b\": expected offset 32, right behind \"a\""]);
     refuse(Gguf::new().info("b", &[8], 0, 32), &["tensor \"b\": expected offset 0, right behind \"the header\""]);
     refuse(base().info("b", &[33, 2], 2, 32), &["tensor \"b\"", "rows of 33 weights are not whole blocks of 32"]);
+    refuse(base().info("b", &[128, 2], 12, 32), &["tensor \"b\"", "rows of 128 weights are not whole blocks of 256"]);
     refuse(base().info("b", &[8], 99, 32), &["tensor \"b\": ggml type 99 is unknown"]);
     refuse(base().info("b", &[], 0, 32), &["tensor \"b\": expected 1 to 4 dimensions, found 0"]);
     refuse(base().info("b", &[1; 5], 0, 32), &["tensor \"b\": expected 1 to 4 dimensions, found 5"]);
@@ -182,12 +183,12 @@ fn tensors_that_contradict_the_file_are_refused() {
 
 #[test]
 fn formats_that_cannot_be_read_are_named_when_asked_for() {
-    let (_directory, path) = Gguf::llama().tensor("output.weight", &[256, 1], 12, &[0; 144]).write();
+    let (_directory, path) = Gguf::llama().tensor("output.weight", &[256, 1], 17, &[0; 74]).write();
     let checkpoint = Checkpoint::open(&path).expect("other tensors can be read");
     let error = checkpoint.tensor("lm_head.weight").expect_err("not yet");
     assert_says(
         &error,
-        &["model.gguf: tensor \"lm_head.weight\": q4_k (ggml type 12) is not supported; supported: f32"],
+        &["model.gguf: tensor \"lm_head.weight\": iq2_xs (ggml type 17) is not supported; supported: f32"],
     );
 }
 

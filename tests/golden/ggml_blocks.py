@@ -13,8 +13,8 @@ For every format NAME (ggml's name, lower case):
 
 Values come from gguf-py and are checked, bit for bit, against the C code of ggml (`to_float`).
 Bytes come from gguf-py where it can quantize and are checked against `ggml_quantize_chunk`; for the
-k-quants and iq4 they come from `ggml_quantize_chunk` alone (those quantizers search, so bytes are
-one valid answer and only `values` is to be met exactly). `f16` and `bf16` are "blocks" of one value.
+k-quants and iq4 they come from `ggml_quantize_chunk` alone (those quantizers search: the bytes are met
+by the same sums in the same order, without fused multiply-adds). `f16` and `bf16` are "blocks" of one value.
 
 Rows of `input` (cols = 512): zeros; normal; normal with one outlier per block; a ramp that visits
 every code; very small (scales subnormal in f16, or rounded to zero); very large (scales near the

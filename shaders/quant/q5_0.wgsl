@@ -1,0 +1,25 @@
+// q5_0 weights, one block of 32 a chunk. Interface: shaders/quant/README.md; twin: src/quant/q5_0.rs.
+#import codes
+
+@bind var<storage, read> quants: array<vec4<u32>>;  // (rows, blocks of a row): 32 nibbles
+@bind var<storage, read> scales: array<u32>;        // (rows, words of a row): two f16 a word
+@bind var<storage, read> high_bits: array<u32>;     // (rows, blocks of a row): 32 fifth bits
+
+const CHUNK: u32 = 32u;
+
+struct Chunk {
+    quants: vec4<u32>,
+    high_bits: u32,
+    scale: f32,
+}
+
+fn load_chunk(row: u32, chunk: u32) -> Chunk {
+    let pair = unpack2x16float(scales[row * ((COLS / CHUNK + 1u) / 2u) + chunk / 2u]);
+    let at = row * (COLS / CHUNK) + chunk;
+    return Chunk(quants[at], high_bits[at], select(pair.x, pair.y, chunk % 2u == 1u));
+}
+
+fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
+    let codes = nibbles4(c.quants, i) | (bits4(c.high_bits, i) << vec4<u32>(4u));
+    return (vec4<f32>(codes) - 16.0) * c.scale;
+}

@@ -1,0 +1,26 @@
+// q5_1 weights, one block of 32 a chunk. Interface: shaders/quant/README.md; twin: src/quant/q5_1.rs.
+#import codes
+
+@bind var<storage, read> quants: array<vec4<u32>>;  // (rows, blocks of a row): 32 nibbles
+@bind var<storage, read> scales: array<u32>;        // (rows, blocks of a row): f16 scale, f16 min
+@bind var<storage, read> high_bits: array<u32>;     // (rows, blocks of a row): 32 fifth bits
+
+const CHUNK: u32 = 32u;
+
+struct Chunk {
+    quants: vec4<u32>,
+    high_bits: u32,
+    scale: f32,
+    min: f32,
+}
+
+fn load_chunk(row: u32, chunk: u32) -> Chunk {
+    let at = row * (COLS / CHUNK) + chunk;
+    let scale_min = unpack2x16float(scales[at]);
+    return Chunk(quants[at], high_bits[at], scale_min.x, scale_min.y);
+}
+
+fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
+    let codes = nibbles4(c.quants, i) | (bits4(c.high_bits, i) << vec4<u32>(4u));
+    return vec4<f32>(codes) * c.scale + c.min;
+}

@@ -1,0 +1,28 @@
+// q5_k weights, a group of 32 a chunk, eight chunks a block. Interface: shaders/quant/README.md; twin:
+// src/quant/q5_k.rs.
+#import codes
+#import group_scales
+
+@bind var<storage, read> quants: array<vec4<u32>>;  // (rows, groups of a row): 32 nibbles
+@bind var<storage, read> scales: array<vec4<u32>>;  // (rows, blocks of a row): see group_scales
+@bind var<storage, read> high_bits: array<u32>;     // (rows, groups of a row): 32 fifth bits
+
+const CHUNK: u32 = 32u;
+
+struct Chunk {
+    quants: vec4<u32>,
+    high_bits: u32,
+    scale: f32,
+    min: f32,
+}
+
+fn load_chunk(row: u32, chunk: u32) -> Chunk {
+    let scale_min = group_scales(scales[row * (COLS / 256u) + chunk / 8u], chunk % 8u);
+    let at = row * (COLS / CHUNK) + chunk;
+    return Chunk(quants[at], high_bits[at], scale_min.x, scale_min.y);
+}
+
+fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
+    let codes = nibbles4(c.quants, i) | (bits4(c.high_bits, i) << vec4<u32>(4u));
+    return vec4<f32>(codes) * c.scale - c.min;
+}

@@ -1,0 +1,186 @@
+//! Block formats: codes of a few bits, in groups of 32 weights, with scales.
+//!
+//! A format says what is its own ([`Grouped`]: where the codes of a group lie in a stored block, what a code is
+//! worth, how scales are packed, how a block is quantized); the rest of [`BlockFormat`] follows from it here. Every
+//! weight is `value(code) * scale - min`. The products of our formats are exact in f32, so that only the subtraction
+//! rounds, with a fused multiply-add on an adapter too.
+//!
+//! Packed regions: 0 the low bits of the codes (`quants`), 1 the scales of a row (`scales`, each format's own
+//! layout, whole words), 2 the further bits of codes of 3, 5 and 6 bits (`high_bits`).
+
+use std::fmt::Debug;
+
+use super::codes::{Codes, GROUP, pack, unpack};
+use super::{BlockFormat, CHUNK_BYTES, PackedLayout, assert_blocks};
+
+/// What the weights of a group are computed with: scale and min of its first and of its second 16 weights.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scales {
+    pub(super) scale: [f32; 2],
+    pub(super) min: [f32; 2],
+}
+
+impl Scales {
+    /// One scale for the group, no min: subtracting +0 changes nothing, not even the sign of a zero.
+    pub(super) const fn one(scale: f32) -> Self {
+        Self::with_min(scale, 0.0)
+    }
+
+    /// One scale and min for the group.
+    pub(super) const fn with_min(scale: f32, min: f32) -> Self {
+        Self { scale: [scale; 2], min: [min; 2] }
+    }
+}
+
+/// What a block format says of itself.
+pub(super) trait Grouped: Debug + Send + Sync {
+    const NAME: &'static str;
+    const GGML_TYPE: u32;
+    /// Weights of a stored block: whole groups.
+    const LEN: usize;
+    /// Bytes of a stored block.
+    const BYTES: usize;
+    /// Bits of a code in region 0: 8, 4 or 2.
+    const LOW_BITS: usize;
+    /// Bits of a code in region 2, above those.
+    const HIGH_BITS: usize = 0;
+
+    /// The codes of a block's group.
+    fn codes(block: &[u8], group: usize) -> Codes;
+
+    /// What a code is worth, in scales.
+    fn value(code: u8) -> f32;
+
+    /// Bytes of the packed scales of a row of `blocks`: whole words.
+    fn scale_bytes(blocks: usize) -> usize;
+
+    /// Puts the scales of a stored block into those of a row, as its block `index` of `blocks`.
+    fn pack_scales(block: &[u8], index: usize, blocks: usize, scales: &mut [u8]);
+
+    /// The scales of the row's group `group`.
+    fn scales(scales: &[u8], blocks: usize, group: usize) -> Scales;
+
+    /// Quantizes a block, as ggml's reference does.
+    fn quantize_block(weights: &[f32], block: &mut [u8]);
+
+    /// Whether every weight these scales can give is a number.
+    fn are_finite(scales: Scales) -> bool {
+        scales.scale.iter().chain(&scales.min).all(|number| number.is_finite())
+    }
+}
+
+/// The weights of a group.
+fn dequantize<F: Grouped>(codes: &Codes, scales: Scales, weights: &mut [f32]) {
+    for (half, (weights, codes)) in weights.chunks_exact_mut(GROUP / 2).zip(codes.chunks_exact(GROUP / 2)).enumerate() {
+        let (scale, min) = (scales.scale[half], scales.min[half]);
+        for (weight, code) in weights.iter_mut().zip(codes) {
+            *weight = F::value(*code) * scale - min;
+        }
+    }
+}
+
+/// The scales of one stored block's groups.
+fn stored_scales<F: Grouped>(block: &[u8]) -> impl Iterator<Item = Scales> {
+    // No format has more than 20 bytes of scales a block.
+    let mut scales = [0; 32];
+    F::pack_scales(block, 0, 1, &mut scales[..F::scale_bytes(1)]);
+    (0..F::LEN / GROUP).map(move |group| F::scales(&scales[..F::scale_bytes(1)], 1, group))
+}
+
+impl<F: Grouped> BlockFormat for F {
+    fn name(&self) -> &'static str {
+        F::NAME
+    }
+
+    fn ggml_type(&self) -> u32 {
+        F::GGML_TYPE
+    }
+
+    fn block_len(&self) -> usize {
+        F::LEN
+    }
+
+    fn block_bytes(&self) -> usize {
+        F::BYTES
+    }
+
+    fn chunk_len(&self) -> usize {
+        (CHUNK_BYTES * 8 / F::LOW_BITS).min(GROUP)
+    }
+
+    fn chunk_bytes(&self) -> usize {
+        self.chunk_len() * F::LOW_BITS / 8
+    }
+
+    fn side_bytes_per_row(&self, cols: usize) -> Vec<usize> {
+        let mut side = vec![F::scale_bytes(cols.div_ceil(F::LEN))];
+        if F::HIGH_BITS > 0 {
+            side.push(cols.div_ceil(GROUP) * GROUP * F::HIGH_BITS / 8);
+        }
+        side
+    }
+
+    fn dequantize(&self, stored: &[u8], weights: &mut [f32]) {
+        assert_blocks(self, stored, weights.len());
+        for (block, weights) in stored.chunks_exact(F::BYTES).zip(weights.chunks_exact_mut(F::LEN)) {
+            for ((group, scales), weights) in stored_scales::<F>(block).enumerate().zip(weights.chunks_exact_mut(GROUP))
+            {
+                dequantize::<F>(&F::codes(block, group), scales, weights);
+            }
+        }
+    }
+
+    fn quantize(&self, weights: &[f32], stored: &mut [u8]) {
+        assert_blocks(self, stored, weights.len());
+        for (block, weights) in stored.chunks_exact_mut(F::BYTES).zip(weights.chunks_exact(F::LEN)) {
+            block.fill(0);
+            F::quantize_block(weights, block);
+        }
+    }
+
+    fn bad_block(&self, stored: &[u8]) -> Option<usize> {
+        stored.chunks_exact(F::BYTES).position(|block| !stored_scales::<F>(block).all(F::are_finite))
+    }
+
+    fn repack_row(&self, stored: &[u8], layout: &PackedLayout, row: usize, packed: &mut [u8]) {
+        assert_blocks(self, stored, layout.cols);
+        let blocks = layout.cols / F::LEN;
+        for (index, block) in stored.chunks_exact(F::BYTES).enumerate() {
+            F::pack_scales(block, index, blocks, layout.row_mut(packed, 1, row));
+            for group in 0..F::LEN / GROUP {
+                let codes = F::codes(block, group);
+                let at = index * F::LEN / GROUP + group;
+                pack(&codes, 0, F::LOW_BITS, &mut layout.row_mut(packed, 0, row)[at * 4 * F::LOW_BITS..]);
+                if F::HIGH_BITS > 0 {
+                    let high = &mut layout.row_mut(packed, 2, row)[at * 4 * F::HIGH_BITS..];
+                    pack(&codes, F::LOW_BITS, F::HIGH_BITS, high);
+                }
+            }
+        }
+    }
+
+    fn unpack_row(&self, packed: &[u8], layout: &PackedLayout, row: usize, weights: &mut [f32]) {
+        assert!(weights.len() == layout.cols, "a row has {} weights, not {}", layout.cols, weights.len());
+        let blocks = layout.cols / F::LEN;
+        let (quants, scales) = (layout.row(packed, 0, row), layout.row(packed, 1, row));
+        for (group, weights) in weights.chunks_exact_mut(GROUP).enumerate() {
+            let mut codes = [0; GROUP];
+            unpack(&quants[group * 4 * F::LOW_BITS..], 0, F::LOW_BITS, &mut codes);
+            if F::HIGH_BITS > 0 {
+                let high = &layout.row(packed, 2, row)[group * 4 * F::HIGH_BITS..];
+                unpack(high, F::LOW_BITS, F::HIGH_BITS, &mut codes);
+            }
+            dequantize::<F>(&codes, F::scales(scales, blocks, group), weights);
+        }
+    }
+}
+
+/// Bytes of `count` f16 numbers, padded to whole words.
+pub(super) const fn f16_bytes(count: usize) -> usize {
+    (2 * count).next_multiple_of(4)
+}
+
+/// Copies the f16 number at byte `at` of a stored block to place `index` of packed ones.
+pub(super) fn copy_f16(block: &[u8], at: usize, packed: &mut [u8], index: usize) {
+    packed[2 * index..][..2].copy_from_slice(&block[at..at + 2]);
+}

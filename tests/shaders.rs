@@ -17,6 +17,7 @@ const SLOTS: &[(&str, Option<&str>, &str)] = &[
     ("TILE", Some("gemv"), "lib/rows_"),
     ("TILE", Some("gemm"), "lib/tile_"),
     ("TILE", Some("gemv_experts"), "lib/rows_"),
+    ("TILE", Some("gemv_staged"), "lib/rows_"),
     ("TILE", Some("gemm_experts"), "lib/tile_"),
 ];
 

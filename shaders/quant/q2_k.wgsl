@@ -24,5 +24,5 @@ fn load_chunk(row: u32, chunk: u32) -> Chunk {
 
 fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
     let scale = select(c.scales.x, c.scales.y, i >= 4u);
-    return vec4<f32>(pairs4(c.quants, i)) * scale - select(c.mins.x, c.mins.y, i >= 4u);
+    return numbers4(pairs4(c.quants, i), 0.0) * scale - select(c.mins.x, c.mins.y, i >= 4u);
 }

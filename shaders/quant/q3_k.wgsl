@@ -27,5 +27,5 @@ fn load_chunk(row: u32, chunk: u32) -> Chunk {
 
 fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
     let codes = pairs4(c.quants, i) | (bits4(c.high_bits, i) << vec4<u32>(2u));
-    return (vec4<f32>(codes) - 4.0) * select(c.scales.x, c.scales.y, i >= 4u);
+    return numbers4(codes, 4.0) * select(c.scales.x, c.scales.y, i >= 4u);
 }

@@ -19,5 +19,5 @@ fn load_chunk(row: u32, chunk: u32) -> Chunk {
 }
 
 fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
-    return vec4<f32>(nibbles4(c.quants, i)) * c.scale + c.min;
+    return numbers4(nibbles4(c.quants, i), 0.0) * c.scale + c.min;
 }

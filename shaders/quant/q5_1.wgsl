@@ -22,5 +22,5 @@ fn load_chunk(row: u32, chunk: u32) -> Chunk {
 
 fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
     let codes = nibbles4(c.quants, i) | (bits4(c.high_bits, i) << vec4<u32>(4u));
-    return vec4<f32>(codes) * c.scale + c.min;
+    return numbers4(codes, 0.0) * c.scale + c.min;
 }

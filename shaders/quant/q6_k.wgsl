@@ -27,5 +27,5 @@ fn load_chunk(row: u32, chunk: u32) -> Chunk {
 
 fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
     let codes = nibbles4(c.quants, i) | (pairs4(c.high_bits, i) << vec4<u32>(4u));
-    return (vec4<f32>(codes) - 32.0) * select(c.scales.x, c.scales.y, i >= 4u);
+    return numbers4(codes, 32.0) * select(c.scales.x, c.scales.y, i >= 4u);
 }

@@ -1,4 +1,5 @@
 // q8_0 weights, 16 a chunk, two chunks a block. Interface: shaders/quant/README.md; twin: src/quant/q8_0.rs.
+#import codes
 
 @bind var<storage, read> quants: array<vec4<u32>>;  // (rows, chunks of a row): 16 signed bytes
 @bind var<storage, read> scales: array<u32>;        // (rows, words of a row): two f16 a word
@@ -17,5 +18,7 @@ fn load_chunk(row: u32, chunk: u32) -> Chunk {
 }
 
 fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
-    return vec4<f32>(unpack4xI8(c.quants[i])) * c.scale;
+    // Signed bytes, 128 higher: without their sign they are codes like any other.
+    let bytes = vec4<u32>(c.quants[i] ^ 0x80808080u) >> vec4<u32>(0u, 8u, 16u, 24u);
+    return numbers4(bytes & vec4<u32>(255u), 128.0) * c.scale;
 }

@@ -118,6 +118,10 @@ pub struct Device {
     fault: Arc<Mutex<Option<String>>>,
 }
 
+/// Dispatches of the first submissions of a forward; the rest goes in one. A dispatch takes a large GPU several times
+/// as long as it takes the host to record, so few are enough to be ahead.
+const FIRST_SUBMISSIONS: [usize; 2] = [16, 64];
+
 /// Rounds down to what a binding may span.
 const BINDING_ALIGN: u64 = 256;
 
@@ -223,8 +227,9 @@ impl Device {
         self.wait()
     }
 
-    /// Runs dispatches in one compute pass, then copies `results` (buffer, offset, bytes) one after the other
-    /// to `readback`. Returns when all is submitted.
+    /// Runs dispatches in order, then copies `results` (buffer, offset, bytes) one after the other to `readback`.
+    /// Returns when all is submitted. The first dispatches go off by themselves: the device computes them while the
+    /// host still records the others.
     ///
     /// # Errors
     /// A lost device.
@@ -235,14 +240,22 @@ impl Device {
         results: &[(&Buffer, u64, u64)],
         readback: Option<&Readback>,
     ) -> Result<(), GpuError> {
-        let mut encoder = self.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") });
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for dispatch in dispatches {
-                let [x, y, z] = dispatch.workgroups.map(|extent| extent.count(step));
-                pass.set_pipeline(&dispatch.pipeline);
-                pass.set_bind_group(0, &dispatch.bind_group, &[]);
-                pass.dispatch_workgroups(x, y, z);
+        let mut dispatches = dispatches.peekable();
+        let mut sizes = FIRST_SUBMISSIONS.iter().copied();
+        let mut encoder = self.encoder();
+        while dispatches.peek().is_some() {
+            {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                for dispatch in dispatches.by_ref().take(sizes.next().unwrap_or(usize::MAX)) {
+                    let [x, y, z] = dispatch.workgroups.map(|extent| extent.count(step));
+                    pass.set_pipeline(&dispatch.pipeline);
+                    pass.set_bind_group(0, &dispatch.bind_group, &[]);
+                    pass.dispatch_workgroups(x, y, z);
+                }
+            }
+            if dispatches.peek().is_some() {
+                let recorded = std::mem::replace(&mut encoder, self.encoder());
+                self.queue.submit([recorded.finish()]);
             }
         }
         if let Some(readback) = readback {
@@ -254,6 +267,10 @@ impl Device {
         }
         self.queue.submit([encoder.finish()]);
         self.check()
+    }
+
+    fn encoder(&self) -> wgpu::CommandEncoder {
+        self.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") })
     }
 
     /// Waits for submitted work and hands the first `bytes` of `readback` to `read`.

@@ -58,6 +58,15 @@ fn empty(spec: &ModelSpec, options: &LowerOptions<'_>) -> Graph {
     }
 }
 
+/// An MLP before its last step.
+#[derive(Debug)]
+enum Inner {
+    /// What the last matrix reads.
+    Dense(TensorId),
+    /// The experts' outputs and the selection; the shared expert's output and its gate.
+    Experts(Vec<TensorId>, Vec<TensorId>),
+}
+
 struct Lowering<'a> {
     options: LowerOptions<'a>,
     hidden_size: usize,
@@ -123,22 +132,29 @@ impl Lowering<'_> {
     }
 
     fn layer(&mut self, index: usize, layer: &LayerSpec, x: TensorId) -> Result<TensorId, GraphError> {
+        let parallel = layer.residual == Residual::Parallel;
         // attention
         let normed = self.layer_norm(index, "attention norm", layer.attention_norm.as_ref(), x, x);
-        let attended = self.attention(index, &layer.attention, normed)?;
+        // An MLP that does not wait for attention is begun beside it: what is independent shares the adapter.
+        let mlp_input = parallel.then(|| self.layer_norm(index, "mlp norm", layer.mlp_norm.as_ref(), x, normed));
+        let qkv = self.qkv(index, &layer.attention, normed)?;
+        let begun = mlp_input.map(|x| self.mlp_inner(index, &layer.mlp, x)).transpose()?;
+        let attended = self.attention(index, &layer.attention, qkv)?;
         // residual
         let joined = self.joined(index, "o", layer.attention_post_norm.as_ref(), x, |l, name, residual| {
             l.linear(name, &layer.attention.o, attended, Dim::Tokens, Activation::Identity, residual)
         })?;
-        // MLP: of the layer's input, or of what attention made of it
-        let (mlp_input, without_norm) = match layer.residual {
-            Residual::Parallel => (x, normed),
-            Residual::Sequential => (joined, joined),
+        // MLP
+        let inner = match begun {
+            Some(inner) => inner,
+            None => {
+                let normed = self.layer_norm(index, "mlp norm", layer.mlp_norm.as_ref(), joined, joined);
+                self.mlp_inner(index, &layer.mlp, normed)?
+            }
         };
-        let normed = self.layer_norm(index, "mlp norm", layer.mlp_norm.as_ref(), mlp_input, without_norm);
         // residual
         self.joined(index, "output", layer.mlp_post_norm.as_ref(), joined, |l, name, residual| {
-            l.mlp(index, name, &layer.mlp, normed, residual)
+            l.mlp_outer(index, name, &layer.mlp, inner, residual)
         })
     }
 
@@ -170,15 +186,20 @@ impl Lowering<'_> {
         Ok(self.norm(name + " norm", post, output, self.hidden_size, Dim::Tokens, Some(residual)))
     }
 
-    fn attention(&mut self, index: usize, spec: &AttentionSpec, x: TensorId) -> Result<TensorId, GraphError> {
+    /// Fused rows `[q | k | v]`.
+    fn qkv(&mut self, index: usize, spec: &AttentionSpec, x: TensorId) -> Result<TensorId, GraphError> {
         self.multiple_of_four("head_dim", spec.head_dim as usize)?;
         if spec.head_dim > Attention::MAX_HEAD_DIM {
             return Err(GraphError::HeadTooLarge { head_dim: spec.head_dim, limit: Attention::MAX_HEAD_DIM });
         }
-        let mut qkv = self.concatenated(format!("layer {index} qkv"), &[&spec.q, &spec.k, &spec.v], x)?;
-        if let Some(norm) = &spec.qk_norm {
-            qkv = self.qk_norm(index, spec, norm, qkv);
-        }
+        self.concatenated(format!("layer {index} qkv"), &[&spec.q, &spec.k, &spec.v], x)
+    }
+
+    fn attention(&mut self, index: usize, spec: &AttentionSpec, qkv: TensorId) -> Result<TensorId, GraphError> {
+        let qkv = match &spec.qk_norm {
+            Some(norm) => self.qk_norm(index, spec, norm, qkv),
+            None => qkv,
+        };
         let state = StateType {
             kv_heads: spec.kv_heads,
             context_length: self.options.context_length,
@@ -246,49 +267,64 @@ impl Lowering<'_> {
         output
     }
 
-    fn mlp(
+    /// The MLP up to its last matrix.
+    fn mlp_inner(&mut self, index: usize, spec: &MlpSpec, x: TensorId) -> Result<Inner, GraphError> {
+        match spec {
+            MlpSpec::Plain { up, activation, .. } => {
+                let name = format!("layer {index} up");
+                Ok(Inner::Dense(self.linear(name, up, x, Dim::Tokens, *activation, None)?))
+            }
+            MlpSpec::Gated { gate, up, activation, .. } => {
+                Ok(Inner::Dense(self.gated(format!("layer {index}"), [gate, up], *activation, x)?))
+            }
+            MlpSpec::Experts(experts) => self.experts(index, experts, x),
+        }
+    }
+
+    /// The MLP's last matrix, or the sum over experts.
+    fn mlp_outer(
         &mut self,
         index: usize,
         name: String,
         spec: &MlpSpec,
-        x: TensorId,
+        inner: Inner,
         residual: Option<TensorId>,
     ) -> Result<TensorId, GraphError> {
-        match spec {
-            MlpSpec::Plain { up, down, activation } => {
-                let inner = self.linear(format!("layer {index} up"), up, x, Dim::Tokens, *activation, None)?;
+        match (spec, inner) {
+            (MlpSpec::Plain { down, .. } | MlpSpec::Gated { down, .. }, Inner::Dense(inner)) => {
                 self.linear(name, down, inner, Dim::Tokens, Activation::Identity, residual)
             }
-            MlpSpec::Gated { gate, up, down, activation } => {
-                self.gated(index, name, [gate, up, down], *activation, x, residual)
+            (MlpSpec::Experts(spec), Inner::Experts(mut inputs, shared)) => {
+                let Some(residual) = residual else {
+                    return Err(GraphError::Unsupported(format!("layer {index}: a norm behind a mixture of experts")));
+                };
+                inputs.push(residual);
+                inputs.extend(shared);
+                let output = self.hidden(name, Dim::Tokens, self.hidden_size);
+                let gated = spec.shared.as_ref().is_some_and(|shared| shared.scale.is_some());
+                let op = CombineExperts { top_k: spec.top_k, shared: spec.shared.is_some(), gated };
+                self.node(op, inputs, vec![output]);
+                Ok(output)
             }
-            MlpSpec::Experts(experts) => self.experts(index, name, experts, x, residual),
+            (spec, inner) => unreachable!("mlp_inner made {inner:?} of {spec:?}"),
         }
     }
 
+    /// act(gate x) · up x.
     fn gated(
         &mut self,
-        index: usize,
         name: String,
-        [gate, up, down]: [&LinearSpec; 3],
+        [gate, up]: [&LinearSpec; 2],
         activation: Activation,
         x: TensorId,
-        residual: Option<TensorId>,
     ) -> Result<TensorId, GraphError> {
-        let both = self.concatenated(format!("layer {index} gate, up"), &[gate, up], x)?;
-        let inner = self.hidden(format!("layer {index} gated"), Dim::Tokens, up.weight.rows());
+        let both = self.concatenated(format!("{name} gate, up"), &[gate, up], x)?;
+        let inner = self.hidden(format!("{name} gated"), Dim::Tokens, up.weight.rows());
         self.node(GatedActivation { activation, interleaved: false, groups: 1 }, vec![both], vec![inner]);
-        self.linear(name, down, inner, Dim::Tokens, Activation::Identity, residual)
+        Ok(inner)
     }
 
-    fn experts(
-        &mut self,
-        index: usize,
-        name: String,
-        spec: &ExpertsSpec,
-        x: TensorId,
-        residual: Option<TensorId>,
-    ) -> Result<TensorId, GraphError> {
+    fn experts(&mut self, index: usize, spec: &ExpertsSpec, x: TensorId) -> Result<Inner, GraphError> {
         let at = |what: &str| format!("layer {index} {what}");
         let &ExpertsSpec { experts, top_k, .. } = spec;
         let scores = self.linear(at("router"), &spec.router, x, Dim::Tokens, Activation::Identity, None)?;
@@ -300,23 +336,17 @@ impl Lowering<'_> {
         let gated = GatedActivation { activation: spec.activation, interleaved: false, groups: top_k };
         self.node(gated, vec![both], vec![inner]);
         let down = self.by_experts(at("experts' down"), spec, &spec.down, [inner, selection], false)?;
-        let residual = match residual {
-            Some(residual) => residual,
-            None => return Err(GraphError::Unsupported("a norm behind a mixture of experts".into())),
-        };
-        let mut inputs = vec![down, selection, residual];
-        if let Some(shared) = &spec.shared {
-            let linears = [&shared.gate, &shared.up, &shared.down];
-            inputs.push(self.gated(index, at("shared expert"), linears, spec.activation, x, None)?);
-            if let Some(scale) = &shared.scale {
+        let mut shared = Vec::new();
+        if let Some(spec_of) = &spec.shared {
+            let inner = self.gated(at("shared expert"), [&spec_of.gate, &spec_of.up], spec.activation, x)?;
+            let name = at("shared expert");
+            shared.push(self.linear(name, &spec_of.down, inner, Dim::Tokens, Activation::Identity, None)?);
+            if let Some(scale) = &spec_of.scale {
                 let name = at("shared expert's gate");
-                inputs.push(self.linear(name, scale, x, Dim::Tokens, Activation::Identity, None)?);
+                shared.push(self.linear(name, scale, x, Dim::Tokens, Activation::Identity, None)?);
             }
         }
-        let output = self.hidden(name, Dim::Tokens, self.hidden_size);
-        let gated = spec.shared.as_ref().is_some_and(|shared| shared.scale.is_some());
-        self.node(CombineExperts { top_k, shared: spec.shared.is_some(), gated }, inputs, vec![output]);
-        Ok(output)
+        Ok(Inner::Experts(vec![down, selection], shared))
     }
 
     fn by_experts(

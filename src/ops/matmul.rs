@@ -86,6 +86,7 @@ impl Op for Matmul {
         slices
             .map(|(slice, (first_row, layout))| {
                 let mut kernel = match call.phase {
+                    Phase::Decode if stages(weight, call) => gemv_staged(weight, layout, call),
                     Phase::Decode => gemv(weight, layout, call),
                     // A CPU gains nothing from tiles in workgroup memory and pays for their barriers.
                     Phase::Prefill if call.traits.software => gemv(weight, layout, call),
@@ -170,6 +171,31 @@ impl GemvShape {
         // Four subgroups of 32 on a row read fastest on large GPUs (see docs/speed.md); short rows want fewer.
         let lanes = if chunks >= 96 { 128 } else { 32 };
         Self { workgroup: 128, lanes, rows: 2, tokens: 1 }
+    }
+}
+
+/// Whether the activations of neighbouring chunks lie so far apart that they go through workgroup memory.
+fn stages(weight: &WeightType, call: &Call<'_>) -> bool {
+    weight.format.chunk_len() >= 16 && !call.traits.software
+}
+
+fn gemv_staged(weight: &WeightType, layout: &PackedLayout, call: &Call<'_>) -> Kernel {
+    const WORKGROUP: u32 = 128;
+    const ROWS: u32 = 2;
+    let chunks = (weight.cols / weight.format.chunk_len()) as u32;
+    // About five rounds a row: fewer leave lanes idle in the last one, more leave processors idle.
+    let lanes = (chunks / 5).max(1).next_power_of_two().clamp(16, 64);
+    let groups = (layout.rows as u32).div_ceil(ROWS * WORKGROUP / lanes);
+    let x = groups.min(32768);
+    let mut overrides = vec![("WORKGROUP", f64::from(WORKGROUP)), ("LANES", f64::from(lanes))];
+    let reduce = reduce_slot(call.traits, WORKGROUP, &mut overrides);
+    Kernel {
+        source: "gemv_staged",
+        slots: vec![reduce, ("TILE", format!("lib/rows_{ROWS}x1"))],
+        overrides,
+        bindings: vec![],
+        workgroups: [Extent::Fixed(x), Extent::Fixed(groups.div_ceil(x)), Extent::Fixed(1)],
+        scratch: vec![],
     }
 }
 

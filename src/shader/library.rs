@@ -22,6 +22,7 @@ pub static KERNELS: &[(&str, &str)] = files![
     "gemm_matrix",
     "gemv",
     "gemv_experts",
+    "gemv_staged",
     "layer_norm",
     "qk_norm",
     "rms_norm",

@@ -1,7 +1,8 @@
 // Activation rows × weightᵀ (prefill) on cooperative matrices: f16 products, f32 sums. A workgroup of eight subgroups
 // of 32 computes a tile of 128 tokens × 128 rows; each subgroup 64 × 32 of it, as 4 × 2 matrices of 16 × 16. Both
-// operands pass through workgroup memory in slabs of 32 columns, converted to f16 on the way; rows of a slab are
-// padded by 8 so that the loads of a matrix spread over the banks.
+// operands pass through workgroup memory in slabs of 32 columns, converted to f16 on the way and carried in registers
+// while the slab before is multiplied; rows of a slab are padded by 8 so that the loads of a matrix spread over the
+// banks. Workgroup memory is written, and matrices are loaded from it, by quads.
 enable f16;
 enable wgpu_cooperative_matrix;
 #import step
@@ -25,52 +26,56 @@ override CHUNKS: u32 = (COLS + CHUNK - 1u) / CHUNK;
 
 const TILE: u32 = 128u;
 const SLAB: u32 = 32u;
-const STRIDE: u32 = 40u;
+const QUADS: u32 = SLAB / 4u;                            // of a slab row
+const STRIDE: u32 = QUADS + 2u;
 const SLAB_CHUNKS: u32 = SLAB / CHUNK;
+const INPUTS: u32 = TILE * QUADS / 256u;                 // quads of the inputs' slab that an invocation carries
+const CHUNKS_CARRIED: u32 = (TILE * SLAB_CHUNKS + 255u) / 256u;
 
-var<workgroup> inputs: array<f16, TILE * STRIDE>;    // (tile tokens, slab)
-var<workgroup> weights: array<f16, TILE * STRIDE>;   // (tile rows, slab)
-var<workgroup> staged: array<f32, 8u * 256u>;        // (subgroups, 16, 16)
+var<workgroup> inputs: array<vec4<f16>, TILE * STRIDE>;   // (tile tokens, slab)
+var<workgroup> weights: array<vec4<f16>, TILE * STRIDE>;  // (tile rows, slab)
+var<workgroup> staged: array<f32, 8u * 256u>;             // (subgroups, 16, 16)
 
-fn store4(at: u32, value: vec4<f32>, to_weights: bool) {
-    let half = vec4<f16>(value);
-    if to_weights {
-        weights[at] = half.x;
-        weights[at + 1u] = half.y;
-        weights[at + 2u] = half.z;
-        weights[at + 3u] = half.w;
-    } else {
-        inputs[at] = half.x;
-        inputs[at + 1u] = half.y;
-        inputs[at + 2u] = half.z;
-        inputs[at + 3u] = half.w;
-    }
+// What an invocation carries of a slab from storage to workgroup memory.
+struct Carried {
+    inputs: array<vec4<f32>, INPUTS>,
+    chunks: array<Chunk, CHUNKS_CARRIED>,
 }
 
-fn load_slab(slab: u32, first_token: u32, tokens: u32, first_row: u32, lid: u32) {
-    for (var i = lid; i < TILE * SLAB / 4u; i += 256u) {
-        let row = i / (SLAB / 4u);
-        let part = i % (SLAB / 4u);
-        let at = slab * (SLAB / 4u) + part;
-        var value = vec4<f32>();
-        if first_token + row < tokens && at < COLS / 4u {
-            value = input[(first_token + row) * (COLS / 4u) + at];
+fn fetch(slab: u32, first_token: u32, tokens: u32, first_row: u32, lid: u32) -> Carried {
+    var carried: Carried;
+    for (var n = 0u; n < INPUTS; n++) {
+        let i = lid + n * 256u;
+        let token = first_token + i / QUADS;
+        let at = slab * QUADS + i % QUADS;
+        carried.inputs[n] = vec4<f32>();
+        if token < tokens && at < COLS / 4u {
+            carried.inputs[n] = input[token * (COLS / 4u) + at];
         }
-        store4(row * STRIDE + part * 4u, value, false);
     }
-    for (var i = lid; i < TILE * SLAB_CHUNKS; i += 256u) {
-        let row = i / SLAB_CHUNKS;
+    for (var n = 0u; n < CHUNKS_CARRIED; n++) {
+        let i = lid + n * 256u;
+        let row = min(first_row + i / SLAB_CHUNKS, ROWS - 1u);
+        carried.chunks[n] = load_chunk(row, min(slab * SLAB_CHUNKS + i % SLAB_CHUNKS, CHUNKS - 1u));
+    }
+    return carried;
+}
+
+fn store(carried: Carried, slab: u32, lid: u32) {
+    for (var n = 0u; n < INPUTS; n++) {
+        let i = lid + n * 256u;
+        inputs[i / QUADS * STRIDE + i % QUADS] = vec4<f16>(carried.inputs[n]);
+    }
+    for (var n = 0u; n < CHUNKS_CARRIED; n++) {
+        let i = lid + n * 256u;
+        if i >= TILE * SLAB_CHUNKS {
+            break;
+        }
         let part = i % SLAB_CHUNKS;
-        let at = slab * SLAB_CHUNKS + part;
-        if at < CHUNKS {
-            let chunk = load_chunk(min(first_row + row, ROWS - 1u), at);
-            for (var j = 0u; j < CHUNK / 4u; j++) {
-                store4(row * STRIDE + part * CHUNK + j * 4u, chunk4(chunk, j), true);
-            }
-        } else {
-            for (var j = 0u; j < CHUNK / 4u; j++) {
-                store4(row * STRIDE + part * CHUNK + j * 4u, vec4<f32>(), true);
-            }
+        let inside = slab * SLAB_CHUNKS + part < CHUNKS;
+        for (var j = 0u; j < CHUNK / 4u; j++) {
+            let quad = select(vec4<f32>(), chunk4(carried.chunks[n], j), inside);
+            weights[i / SLAB_CHUNKS * STRIDE + part * (CHUNK / 4u) + j] = vec4<f16>(quad);
         }
     }
 }
@@ -113,10 +118,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var c21 = coop_mat16x16<f32, C>();
     var c30 = coop_mat16x16<f32, C>();
     var c31 = coop_mat16x16<f32, C>();
-    for (var slab = 0u; slab < (COLS + SLAB - 1u) / SLAB; slab++) {
-        load_slab(slab, first_token, tokens, first_row, lid);
+    let slabs = (COLS + SLAB - 1u) / SLAB;
+    var carried = fetch(0u, first_token, tokens, first_row, lid);
+    for (var slab = 0u; slab < slabs; slab++) {
+        store(carried, slab, lid);
         workgroupBarrier();
-        for (var k = 0u; k < SLAB; k += 16u) {
+        // The next slab is on its way while this one is multiplied; behind the last the last is fetched again.
+        carried = fetch(min(slab + 1u, slabs - 1u), first_token, tokens, first_row, lid);
+        for (var k = 0u; k < QUADS; k += 4u) {
             let w0 = coopLoad<coop_mat16x16<f16, B>>(&weights[sub_row * STRIDE + k], STRIDE);
             let w1 = coopLoad<coop_mat16x16<f16, B>>(&weights[(sub_row + 16u) * STRIDE + k], STRIDE);
             let x0 = coopLoadT<coop_mat16x16<f16, A>>(&inputs[sub_token * STRIDE + k], STRIDE);

@@ -67,6 +67,9 @@ const TILE_HEADS: u32 = 4;
 const COLUMNS: u32 = 16;
 const ROWS: u32 = 4;
 
+/// Queries, and keys, of a tile of attention_matrix.wgsl.
+const MATRIX_TILE: u32 = 32;
+
 impl Attention {
     /// The largest head the prefill kernel has registers for.
     pub const MAX_HEAD_DIM: u32 = 256;
@@ -147,6 +150,27 @@ impl Attention {
             scratch,
         };
         vec![parts, combine]
+    }
+
+    /// Whether the cooperative matrix kernel takes these heads; f32 caches carry more than its f16 operands do.
+    fn fits_matrices(&self, state: StateType, traits: &Traits) -> bool {
+        let memory = MATRIX_TILE * (3 * (self.head_dim * 2 + 16) + 80 + (self.head_dim + 4) * 4);
+        traits.cooperative_matrix
+            && state.format == KvFormat::F16
+            && self.head_dim.is_multiple_of(16)
+            && (32..=128).contains(&self.head_dim)
+            && memory <= traits.workgroup_storage
+    }
+
+    fn prefill_matrix(&self, state: StateType) -> Kernel {
+        Kernel {
+            source: "attention_matrix",
+            slots: vec![("KV", state.format.snippet().into())],
+            overrides: self.score_overrides(state),
+            bindings: [self.score_bindings(), vec![("output", Bind::Output(0))]].concat(),
+            workgroups: [Extent::Tokens { per: MATRIX_TILE }, Extent::Fixed(self.heads), Extent::Fixed(1)],
+            scratch: vec![],
+        }
     }
 
     fn prefill(&self, state: StateType, traits: &Traits) -> Kernel {
@@ -234,6 +258,7 @@ impl Op for Attention {
         let state = Call::state(&call.inputs[1]);
         match call.phase {
             Phase::Decode => self.decode(state, call.traits),
+            Phase::Prefill if self.fits_matrices(state, call.traits) => vec![self.prefill_matrix(state)],
             Phase::Prefill => vec![self.prefill(state, call.traits)],
         }
     }

@@ -13,6 +13,7 @@ pub static KERNELS: &[(&str, &str)] = files![
     "add_positions",
     "attention_combine",
     "attention_decode",
+    "attention_matrix",
     "attention_prefill",
     "combine_experts",
     "embed",

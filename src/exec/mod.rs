@@ -5,11 +5,14 @@
 //! read command lines. Invariant: an executor's KV cache holds exactly the first `position` tokens it was given,
 //! and a forward that failed leaves the cache at the position it had before.
 
+mod build;
 mod gpu;
 mod host;
 mod lane;
 mod load;
 mod open;
+mod place;
+mod rates;
 mod single;
 
 use std::sync::Arc;
@@ -17,7 +20,8 @@ use std::sync::Arc;
 pub use gpu::{GpuExecutor, GpuOptions};
 pub use host::HostExecutor;
 pub use load::{WeightSource, check_tensors};
-pub use open::{ExecOptions, LoadReport, describe_checkpoint, lower_checkpoint, open};
+pub use open::{ExecOptions, LoadReport, describe_checkpoint, lower_checkpoint, open, plan_checkpoint};
+pub use place::{MemoryLimit, Placed, PlacedAdapter};
 pub use single::{CaseResult, FilledCase, PreparedCase};
 
 /// Tokens of one forward.
@@ -229,6 +233,20 @@ pub enum ExecError {
         /// The model's own.
         limit: u32,
     },
+    /// A budget for an adapter that nobody asked for.
+    #[error("--memory names adapter {adapter} ({name}), which is not used; add it to --adapters")]
+    UnusedBudget {
+        /// Its index.
+        adapter: usize,
+        /// Its name.
+        name: String,
+    },
+    /// Budgets or streaming without an adapter.
+    #[error("--memory, --memory-fraction and --offload are about adapters; leave them out with --adapter host")]
+    HostNeedsNoMemory,
+    /// A plan for the host.
+    #[error("there is nothing to plan: without an adapter everything is computed in host memory")]
+    NothingToPlan,
     /// The device said no.
     #[error(transparent)]
     Gpu(#[from] crate::gpu::GpuError),

@@ -102,11 +102,7 @@ impl<'a> Allocated<'a> {
     }
 
     /// Loads the weights and makes the dispatches; `progress` is told of bytes loaded.
-    pub(super) fn load(
-        mut self,
-        source: WeightSource<'_>,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<Lane, ExecError> {
+    pub(super) fn load(mut self, source: WeightSource<'_>, progress: &mut dyn FnMut(u64)) -> Result<Lane, ExecError> {
         let graph = self.plan.graph;
         let vectors = self.lane.vectors.iter().collect::<BTreeMap<_, _>>();
         for (id, buffer) in vectors {

@@ -5,11 +5,11 @@
 
 use super::rates::assumed;
 use super::{ExecError, ExecOptions, GpuOptions};
-use crate::gpu::{AdapterChoice, AdapterInfo, DeviceProfile, choose, host_memory, profile};
+use crate::gpu::{AdapterChoice, AdapterInfo, DeviceProfile, choose, host_memory, profiles};
 use crate::graph::{Graph, assign_buffers};
 use crate::plan::{
-    AdapterBudget, AdapterBytes, AdapterLimits, Estimate, Offload, Plan, PlanRequest, Rates, UnitCost,
-    largest_forward, plan, unit_costs,
+    AdapterBudget, AdapterBytes, AdapterLimits, Estimate, Offload, Plan, PlanRequest, Rates, UnitCost, largest_forward,
+    plan, unit_costs,
 };
 use crate::tensor::Extents;
 
@@ -87,11 +87,16 @@ pub(super) struct Candidate {
 pub(super) fn candidates(options: &ExecOptions, present: &[AdapterInfo]) -> Result<Vec<Candidate>, ExecError> {
     let chosen = choose(&options.adapter, present)?;
     let budgets = budgets(&chosen, &options.memory, present)?;
-    let described = chosen.into_iter().zip(budgets).map(|(info, budget)| {
-        let profile = profile(info.index, options.device)?;
-        Ok(Candidate { info: info.clone(), profile, budget, rates: assumed(info) })
-    });
-    described.collect()
+    let indices: Vec<usize> = chosen.iter().map(|info| info.index).collect();
+    let profiles = profiles(&indices, options.device)?;
+    let described = chosen.into_iter().zip(profiles).zip(budgets);
+    let candidate = |((info, profile), budget): ((&AdapterInfo, DeviceProfile), Option<u64>)| Candidate {
+        info: info.clone(),
+        profile,
+        budget,
+        rates: assumed(info),
+    };
+    Ok(described.map(candidate).collect())
 }
 
 /// Plans a graph on candidates.
@@ -107,21 +112,29 @@ pub(super) fn place(graph: &Graph, candidates: &[Candidate], options: &ExecOptio
         unit_costs(graph, &buffers, extents, limits)
     };
     let mut costs: Vec<Vec<UnitCost>> = candidates.iter().map(cost).collect();
-    let budget = |one: &Candidate| AdapterBudget { bytes: one.budget.unwrap_or(u64::MAX), rates: one.rates };
+    let budget = |one: &Candidate| AdapterBudget {
+        number: one.info.index,
+        bytes: one.budget.unwrap_or(u64::MAX),
+        rates: one.rates,
+    };
     let budgets: Vec<AdapterBudget> = candidates.iter().map(budget).collect();
     let request = PlanRequest { offload: options.offload, ring_slots: RING_SLOTS };
     let mut plan = plan(&costs, &budgets, &request)?;
     let used = compact(&mut plan, candidates.len());
     let mut notices = left_out(candidates, &used);
     costs = used.iter().map(|adapter| costs[*adapter].clone()).collect();
-    let adapters: Vec<PlacedAdapter> = used.iter().enumerate().map(|(index, adapter)| PlacedAdapter {
-        info: candidates[*adapter].info.clone(),
-        budget: candidates[*adapter].budget,
-        rates: candidates[*adapter].rates,
-        bytes: plan.adapter_bytes(&costs[index], index),
-        host_bytes: plan.streamed_bytes(&costs[index], index),
-        candidate: *adapter,
-    }).collect();
+    let adapters: Vec<PlacedAdapter> = used
+        .iter()
+        .enumerate()
+        .map(|(index, adapter)| PlacedAdapter {
+            info: candidates[*adapter].info.clone(),
+            budget: candidates[*adapter].budget,
+            rates: candidates[*adapter].rates,
+            bytes: plan.adapter_bytes(&costs[index], index),
+            host_bytes: plan.streamed_bytes(&costs[index], index),
+            candidate: *adapter,
+        })
+        .collect();
     notices.extend(host_shortage(adapters.iter().map(|adapter| adapter.host_bytes).sum()));
     let rates: Vec<Rates> = adapters.iter().map(|adapter| adapter.rates).collect();
     let decode = plan.estimate(&costs, &rates, 1);

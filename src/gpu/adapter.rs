@@ -84,16 +84,20 @@ pub fn adapters() -> Vec<AdapterInfo> {
     infos
 }
 
-/// What the adapter at `index` of [`adapters`] will be when opened with these options.
+/// What the adapters at these places of [`adapters`] will be when opened with these options.
 ///
 /// # Errors
 /// No such adapter.
-pub fn profile(index: usize, options: DeviceOptions) -> Result<DeviceProfile, GpuError> {
+pub fn profiles(indices: &[usize], options: DeviceOptions) -> Result<Vec<DeviceProfile>, GpuError> {
     let found = enumerate();
     let infos: Vec<AdapterInfo> = found.iter().map(|(info, _)| info.clone()).collect();
-    let at = choose(&AdapterChoice::Index(index), &infos)?[0].index;
-    let (features, limits) = device::request(&found[at].1, options.tier);
-    Ok(device::profile(&found[at].1, features, &limits, options))
+    let chosen = choose(&AdapterChoice::List(indices.iter().copied().map(AdapterChoice::Index).collect()), &infos)?;
+    let profile = |info: &AdapterInfo| {
+        let adapter = &found[info.index].1;
+        let (features, limits) = device::request(adapter, options.tier);
+        device::profile(adapter, features, &limits, options)
+    };
+    Ok(chosen.into_iter().map(profile).collect())
 }
 
 /// The adapters of this choice among `present`, at least one.

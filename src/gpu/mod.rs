@@ -10,7 +10,7 @@ mod error;
 mod memory;
 mod pipeline;
 
-pub use adapter::{AdapterChoice, AdapterInfo, AdapterLimits, DeviceProfile, adapters, choose, profile};
+pub use adapter::{AdapterChoice, AdapterInfo, AdapterLimits, DeviceProfile, adapters, choose, profiles};
 pub use device::{Buffer, BufferPart, Device, DeviceOptions, Readback, Tier, Usage};
 pub use error::GpuError;
 pub use memory::{AdapterMemory, host_memory};

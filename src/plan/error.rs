@@ -78,12 +78,15 @@ impl Search<'_> {
             let middle = f64::midpoint(too_little, enough);
             if fits(middle) { enough = middle } else { too_little = middle }
         }
-        let budgets: Vec<String> =
-            self.budgets.iter().map(|budget| Bytes(grown(budget.bytes, enough)).as_flag()).collect();
-        format!(
-            "--memory {}{flag} would do, or a smaller --context-length, or a quantized checkpoint",
-            budgets.join(" and ")
-        )
+        let flags: Vec<String> = match self.budgets {
+            [budget] => vec![Bytes(grown(budget.bytes, enough)).as_flag()],
+            several => several
+                .iter()
+                .map(|budget| format!("{}={}", budget.number, Bytes(grown(budget.bytes, enough)).as_flag()))
+                .collect(),
+        };
+        let memory = flags.join(",");
+        format!("--memory {memory}{flag} would do, or a smaller --context-length, or a quantized checkpoint")
     }
 
     /// The same search with another request and budgets grown by a factor.

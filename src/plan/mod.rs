@@ -13,9 +13,7 @@ mod policy;
 mod steps;
 
 pub use bytes::Bytes;
-pub use cost::{
-    AdapterLimits, UnitCost, buffer_bytes, largest_forward, node_kernels, slices, unit_costs, weight_type,
-};
+pub use cost::{AdapterLimits, UnitCost, buffer_bytes, largest_forward, node_kernels, slices, unit_costs, weight_type};
 pub use error::PlanError;
 pub use estimate::{Bound, Estimate, Rates};
 pub use memory::AdapterBytes;

@@ -11,6 +11,8 @@ use super::{AdapterBytes, Placement, Plan, PlanError, Residency, UnitCost};
 /// What an adapter may be given, and what it can do.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdapterBudget {
+    /// What a user calls the adapter in `--memory`.
+    pub number: usize,
     /// Bytes it may hold in all.
     pub bytes: u64,
     /// What it does a second.

@@ -4,14 +4,13 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use assert_cmd::Command;
 use common::{committed_checkpoints, golden, repository};
 use serde_json::Value;
 use wgpt::checkpoint::Checkpoint;
-use wgpt::exec::{
-    Batch, ExecOptions, Executor, LoadReport, LogitRows, MemoryLimit, open, plan_checkpoint,
-};
+use wgpt::exec::{Batch, ExecOptions, Executor, LoadReport, LogitRows, MemoryLimit, open, plan_checkpoint};
 use wgpt::gpu::{AdapterChoice, DeviceOptions};
 use wgpt::plan::{Offload, Residency};
 use wgpt::sampler::SamplingParams;
@@ -300,6 +299,39 @@ fn a_cancelled_text_on_a_streamed_plan_goes_on_as_if_nothing_had_been() {
     let mut again = session.generate(&prompt, &params).expect("it starts");
     again.by_ref().for_each(|piece| drop(piece.expect("a piece")));
     assert_eq!(again.into_outcome().ids, expected, "the same ids as before");
+}
+
+#[test]
+fn a_forward_cancelled_in_its_middle_leaves_a_state_that_goes_on() {
+    let checkpoint = Checkpoint::open(&repository(STORIES)).expect("the checkpoint opens");
+    let (mut executor, _) = opened(&checkpoint, &options(2, Offload::All));
+    let tokens: Vec<u32> = (1..80).collect();
+    let start = Instant::now();
+    let batch = Batch { tokens: &tokens, position: 0, logits: LogitRows::Last };
+    let expected = executor.forward(&batch).expect("it runs").values;
+    let whole = start.elapsed();
+    let held = Batch { tokens: &tokens[..20], position: 0, logits: LogitRows::Last };
+    executor.forward(&held).expect("it runs");
+    let rest = Batch { tokens: &tokens[20..], position: 20, logits: LogitRows::Last };
+    // How far a forward comes in so much time is the machine's to say: sooner, until it is cut.
+    let cut = (1..12).any(|attempt| {
+        let cancel = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(whole / 2u32.pow(attempt));
+                cancel.store(true, Ordering::Relaxed);
+            });
+            executor.forward_unless(&rest, &cancel).expect("it runs or stops").is_none()
+        })
+    });
+    assert!(cut, "a forward was cancelled");
+    assert_eq!(executor.position(), 20, "what was held before is still held");
+    let found = executor.forward(&rest).expect("it runs").values;
+    let again = executor.forward(&batch).expect("it runs").values;
+    assert!(again == expected, "from the beginning");
+    let (mut fresh, _) = opened(&checkpoint, &options(2, Offload::All));
+    fresh.forward(&held).expect("it runs");
+    assert!(fresh.forward(&rest).expect("it runs").values == found, "as if nothing had been");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The executor on adapters: plays a plan's steps.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::build::{Allocated, LanePlan};
 use super::lane::Lane;
 use super::load::WeightSource;
@@ -93,12 +95,16 @@ impl GpuExecutor {
         Ok(Self { steps: plan.steps(), graph, buffers, lanes, extents, position: 0 })
     }
 
-    /// One chunk through every step; logits are fetched where the step wants rows of them.
-    fn play(&self, tokens: &[u32], step: Step, values: &mut Vec<f32>) -> Result<(), ExecError> {
+    /// One chunk through every step; logits are fetched where the step wants rows of them. `false` when cancelled
+    /// before the last one.
+    fn play(&self, tokens: &[u32], step: Step, cancel: &AtomicBool, values: &mut Vec<f32>) -> Result<bool, ExecError> {
         let wants_logits = step.logit_rows > 0;
         self.lanes.iter().for_each(|lane| lane.begin(step));
         self.lanes[self.first_lane()].write(&self.buffers, self.graph.tokens, bytemuck::cast_slice(tokens));
         for (index, plan_step) in self.steps.iter().enumerate() {
+            if cancel.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
             match plan_step {
                 PlanStep::Upload { unit, adapter, .. } => self.lanes[*adapter].upload(*unit)?,
                 PlanStep::Compute { adapter, units } => {
@@ -126,7 +132,7 @@ impl GpuExecutor {
                 PlanStep::Readback { .. } => {}
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// What the step after a compute wants of it.
@@ -154,6 +160,11 @@ impl GpuExecutor {
 
 impl Executor for GpuExecutor {
     fn forward(&mut self, batch: &Batch<'_>) -> Result<Logits, ExecError> {
+        let logits = self.forward_unless(batch, &AtomicBool::new(false))?;
+        Ok(logits.expect("nobody else can set the flag"))
+    }
+
+    fn forward_unless(&mut self, batch: &Batch<'_>, cancel: &AtomicBool) -> Result<Option<Logits>, ExecError> {
         check_batch(batch, self.position, self.context_length(), self.vocab_size_in())?;
         let chunk = match batch.logits {
             LogitRows::Last => self.extents.tokens,
@@ -170,11 +181,14 @@ impl Executor for GpuExecutor {
                 LogitRows::All => tokens.len() as u32,
                 LogitRows::Last => u32::from(index == last),
             };
-            self.play(tokens, Step::new(tokens.len() as u32, position, logit_rows), &mut values)?;
+            let step = Step::new(tokens.len() as u32, position, logit_rows);
+            if !self.play(tokens, step, cancel, &mut values)? {
+                return Ok(None);
+            }
             position += tokens.len() as u32;
         }
         self.position = position;
-        Ok(Logits { values, vocab_size: self.vocab_size() })
+        Ok(Some(Logits { values, vocab_size: self.vocab_size() }))
     }
 
     fn position(&self) -> u32 {

@@ -16,6 +16,7 @@ mod rates;
 mod single;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use gpu::{GpuExecutor, GpuOptions};
 pub use host::HostExecutor;
@@ -87,6 +88,15 @@ pub trait Executor: Send {
     /// A token id outside the vocabulary, a position beyond what the cache holds, more tokens than the context
     /// has room for, a lost device, or memory that ran out.
     fn forward(&mut self, batch: &Batch<'_>) -> Result<Logits, ExecError>;
+
+    /// As [`Self::forward`], unless `cancel` is set before the end: then nothing is returned and the cache is at the
+    /// batch's position. A streamed plan looks before each layer, where a token may take seconds.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    fn forward_unless(&mut self, batch: &Batch<'_>, cancel: &AtomicBool) -> Result<Option<Logits>, ExecError> {
+        if cancel.load(Ordering::Relaxed) { Ok(None) } else { self.forward(batch).map(Some) }
+    }
 
     /// Tokens the KV cache holds.
     fn position(&self) -> u32;

@@ -76,4 +76,14 @@ mod tests {
         let free = memory.free.expect("the system tells what is free");
         assert!(free > 0 && free <= memory.total, "{memory:?}");
     }
+
+    #[test]
+    #[cfg(any(target_os = "linux", target_os = "android", windows))]
+    fn vulkan_adapters_tell_what_they_have() {
+        for (info, adapter) in super::super::adapter::enumerate().iter().filter(|(info, _)| info.backend == "vulkan") {
+            let memory = vulkan(adapter).expect("every Vulkan adapter has a device-local heap");
+            assert!(memory.total > 0, "{info:?}: {memory:?}");
+            assert!(memory.free.is_none_or(|free| free <= memory.total), "{info:?}: {memory:?}");
+        }
+    }
 }

@@ -17,7 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("model", &["tensor", "checkpoint", "ops"]),
     ("graph", &["tensor", "quant", "model", "ops"]),
     // floor 3: where it is computed
-    ("plan", &["tensor", "quant", "graph"]),
+    ("plan", &["tensor", "quant", "ops", "graph"]),
     ("gpu", &["tensor", "shader", "ops"]),
     ("exec", &["tensor", "quant", "checkpoint", "model", "ops", "graph", "plan", "gpu"]),
     // floor 4: the product

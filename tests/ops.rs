@@ -35,20 +35,20 @@ fn check(options: DeviceOptions) {
 
 #[test]
 fn kernels_match_their_references_with_all_features() {
-    check(DeviceOptions { tier: Tier::Full, checks: true, max_binding: None });
+    check(DeviceOptions { tier: Tier::Full, checks: true, ..DeviceOptions::default() });
 }
 
 #[test]
 fn kernels_match_their_references_without_cooperative_matrices() {
-    check(DeviceOptions { tier: Tier::NoMatrix, checks: false, max_binding: None });
+    check(DeviceOptions { tier: Tier::NoMatrix, checks: false, ..DeviceOptions::default() });
 }
 
 #[test]
 fn kernels_match_their_references_without_features() {
-    check(DeviceOptions { tier: Tier::NoFeatures, checks: false, max_binding: None });
+    check(DeviceOptions { tier: Tier::NoFeatures, checks: false, ..DeviceOptions::default() });
 }
 
 #[test]
 fn kernels_match_their_references_on_plain_webgpu() {
-    check(DeviceOptions { tier: Tier::Plain, checks: true, max_binding: None });
+    check(DeviceOptions { tier: Tier::Plain, checks: true, ..DeviceOptions::default() });
 }

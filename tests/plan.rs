@@ -1,7 +1,10 @@
 //! Plans stay within budgets, and their steps read as the house's book says.
 
 use proptest::prelude::*;
-use wgpt::plan::{AdapterBudget, Offload, Placement, Plan, PlanRequest, Residency, UnitCost, plan};
+use wgpt::graph::WeightId;
+use wgpt::plan::{
+    AdapterBudget, Bound, Offload, Placement, Plan, PlanError, PlanRequest, Rates, Residency, UnitCost, plan,
+};
 
 fn steps(plan: &Plan) -> String {
     plan.steps().iter().map(|step| format!("{step}\n")).collect()
@@ -63,31 +66,140 @@ fn a_second_adapter_streams_while_the_first_computes() {
     ");
 }
 
-/// What an adapter of this plan holds.
-fn held(plan: &Plan, units: &[UnitCost], adapter: usize) -> u64 {
-    let on_it = || plan.placements.iter().zip(units).filter(move |(placement, _)| placement.adapter == adapter);
-    let resident = |placement: &Placement| placement.residency == Residency::Resident;
-    let weights: u64 = on_it().filter(|(p, _)| resident(p)).map(|(_, unit)| unit.weights).sum();
-    let kv: u64 = on_it().map(|(_, unit)| unit.kv_cache).sum();
-    let streams = on_it().any(|(p, _)| !resident(p));
-    let largest = on_it().filter(|(p, _)| !resident(p)).map(|(_, unit)| unit.weights).max().unwrap_or(0);
-    weights + kv + if streams { largest * plan.ring_slots as u64 } else { 0 }
+/// A unit of so many bytes of weights and KV cache, each weight its own.
+fn unit(index: usize, weights: u64, kv_cache: u64) -> UnitCost {
+    let weights = vec![(WeightId(index), vec![weights])];
+    let read = weights[0].1[0];
+    UnitCost { weights, kv_cache, read, activations: vec![(0, 64)], output: 64, ..UnitCost::default() }
+}
+
+fn units(sizes: &[(u64, u64)]) -> Vec<UnitCost> {
+    sizes.iter().enumerate().map(|(index, (weights, kv_cache))| unit(index, *weights, *kv_cache)).collect()
+}
+
+/// An adapter of so many bytes that reads so many bytes a second.
+fn budget(bytes: u64, memory: f64) -> AdapterBudget {
+    let rates = Rates { memory, bus: memory / 10.0, flops: 1e12, dispatch: 0.0, crossing: 0.0 };
+    AdapterBudget { number: 0, bytes, rates }
+}
+
+fn planned(units: &[UnitCost], budgets: &[AdapterBudget], offload: Offload) -> Result<Plan, PlanError> {
+    plan(&vec![units.to_vec(); budgets.len()], budgets, &PlanRequest { offload, ring_slots: 2 })
+}
+
+/// Capital where streamed, `a` on the first adapter, `b` on the second and so on.
+fn letters(plan: &Plan) -> String {
+    let letter = |placement: &Placement| {
+        let letter = char::from(b'a' + placement.adapter as u8);
+        if placement.residency == Residency::Streamed { letter.to_ascii_uppercase() } else { letter }
+    };
+    plan.placements.iter().map(letter).collect()
+}
+
+/// Bytes of everything resident on one adapter.
+fn whole(units: &[UnitCost]) -> u64 {
+    Plan::single(units.len()).adapter_bytes(units, 0).total()
+}
+
+#[test]
+fn layers_go_where_they_are_read_fastest() {
+    let units = units(&[(100, 0); 12]);
+    let place = |rates: &[f64]| {
+        let budgets: Vec<AdapterBudget> = rates.iter().map(|rate| budget(1 << 20, *rate)).collect();
+        letters(&planned(&units, &budgets, Offload::Never).expect("it fits"))
+    };
+    assert_eq!(place(&[1e9, 1e9]), "aaaaaabbbbbb", "equal adapters take equal parts");
+    assert_eq!(place(&[1e9, 2e9]), "aaaabbbbbbbb", "twice as fast, twice as many");
+    assert_eq!(place(&[1e9, 1e9, 1e9]), "aaaabbbbcccc", "three");
+    assert_eq!(place(&[1e6, 1e9]), "bbbbbbbbbbbb", "one that would only slow the other down gets none");
+}
+
+#[test]
+fn a_small_adapter_takes_what_it_holds() {
+    let units = units(&[(1000, 0); 10]);
+    let small = whole(&units[..3]);
+    let budgets = [budget(small, 1e9), budget(1 << 20, 1e9)];
+    assert_eq!(letters(&planned(&units, &budgets, Offload::Never).expect("it fits")), "aaabbbbbbb", "three units");
+}
+
+#[test]
+fn layers_are_streamed_as_many_as_were_asked_for_and_evenly_spread() {
+    let units = units(&[(100, 0); 10]);
+    let place = |offload| letters(&planned(&units, &[budget(1 << 20, 1e9)], offload).expect("it fits"));
+    assert_eq!(place(Offload::Layers(0)), "aaaaaaaaaa", "none");
+    assert_eq!(place(Offload::Layers(2)), "aaaaAaaaAa", "two of eight");
+    assert_eq!(place(Offload::Layers(8)), "aAAAAAAAAa", "all of them");
+    assert_eq!(place(Offload::All), "aAAAAAAAAa", "every layer, neither embedding nor head");
+    assert_eq!(place(Offload::AsNeeded), "aaaaaaaaaa", "as it fits, none");
+    let error = planned(&units, &[budget(1 << 20, 1e9)], Offload::Layers(9)).expect_err("there are eight");
+    assert_eq!(error, PlanError::TooManyLayers { wanted: 9, layers: 8 });
+}
+
+#[test]
+fn streaming_begins_with_layers_and_ends_with_the_embedding() {
+    let units = units(&[(1000, 10); 10]);
+    let streamed = |plan: &Plan| letters(plan).chars().filter(char::is_ascii_uppercase).count();
+    let place = |bytes| planned(&units, &[budget(bytes, 1e9)], Offload::AsNeeded);
+    let mut before = 0;
+    let mut bytes = whole(&units);
+    // Down to the least budget there is a plan for.
+    while let Ok(plan) = place(bytes) {
+        let letters = letters(&plan);
+        assert!(streamed(&plan) >= before, "less memory, more streaming: {letters}");
+        let layers = letters[1..9].chars().filter(char::is_ascii_uppercase).count();
+        assert!(layers == 8 || (letters.starts_with('a') && letters.ends_with('a')), "layers first: {letters}");
+        assert!(!letters.starts_with('A') || letters.ends_with('A'), "the head before the embedding: {letters}");
+        before = streamed(&plan);
+        bytes -= 50;
+    }
+    assert_eq!(before, 10, "at last everything is streamed");
+    let error = place(bytes).expect_err("too little").to_string();
+    let flag = error.split("--memory ").nth(1).and_then(|rest| rest.split(' ').next()).expect("it names a budget");
+    let kib: u64 = flag.strip_suffix("KiB").and_then(|number| number.parse().ok()).expect("in KiB");
+    assert!(place(kib << 10).is_ok(), "the budget it names would do: {error}");
+}
+
+#[test]
+fn an_error_names_the_least_streaming_that_would_do() {
+    let units = units(&[(1000, 0); 10]);
+    let budgets = [budget(whole(&units) - 500, 1e9)];
+    let never = planned(&units, &budgets, Offload::Never).expect_err("it does not fit").to_string();
+    assert!(never.contains("--offload would stream 4 of its 10 units"), "{never}");
+    let two = planned(&units, &budgets, Offload::Layers(2)).expect_err("ring and staging take as much").to_string();
+    assert!(two.contains("--offload 4 would do"), "{two}");
+    assert!(planned(&units, &budgets, Offload::Layers(4)).is_ok(), "and so it does");
+}
+
+#[test]
+fn an_estimate_names_what_binds() {
+    let units = units(&[(1_000_000, 0); 10]);
+    let bound = |plan: &Plan, rates| plan.estimate(&[units.clone()], &[rates], 1);
+    let rates = budget(1 << 30, 1e9).rates;
+    let resident = bound(&Plan::single(10), rates);
+    assert_eq!(resident.bound, Bound::Memory, "resident weights are read");
+    assert!((resident.tokens_per_second - 100.0).abs() < 1.0, "10 MB at 1 GB/s: {resident:?}");
+    let streamed = bound(&Plan { placements: placements("AAAAAAAAAA"), ring_slots: 2 }, rates);
+    assert_eq!(streamed.bound, Bound::Bus, "streamed ones are uploaded");
+    assert!((streamed.tokens_per_second - 10.0).abs() < 0.1, "10 MB at 100 MB/s: {streamed:?}");
+    let slow = Rates { dispatch: 1.0, crossing: 5.0, ..rates };
+    assert_eq!(bound(&Plan::single(10), slow).bound, Bound::Latency, "waiting for one another");
 }
 
 proptest! {
     #[test]
     fn a_plan_never_exceeds_a_budget(
         sizes in prop::collection::vec((1u64..100, 0u64..20), 1..20),
-        budgets in prop::collection::vec(0u64..600, 1..4),
-        offload in prop::sample::select(vec![Offload::Never, Offload::AsNeeded, Offload::All]),
+        budgets in prop::collection::vec(0u64..1200, 1..4),
+        offload in prop::sample::select(vec![Offload::Never, Offload::AsNeeded, Offload::All, Offload::Layers(1)]),
         ring_slots in 1usize..4,
     ) {
-        let units: Vec<UnitCost> = sizes.iter().map(|(weights, kv_cache)| UnitCost { weights: *weights, kv_cache: *kv_cache }).collect();
-        let budgets: Vec<AdapterBudget> = budgets.iter().map(|bytes| AdapterBudget { bytes: *bytes }).collect();
-        if let Ok(plan) = plan(&units, &budgets, &PlanRequest { offload, ring_slots }) {
+        let units = units(&sizes);
+        let budgets: Vec<AdapterBudget> = budgets.iter().map(|bytes| budget(*bytes, 1e9)).collect();
+        let costs = vec![units.clone(); budgets.len()];
+        if let Ok(plan) = plan(&costs, &budgets, &PlanRequest { offload, ring_slots }) {
             prop_assert_eq!(plan.placements.len(), units.len());
             for (adapter, budget) in budgets.iter().enumerate() {
-                prop_assert!(held(&plan, &units, adapter) <= budget.bytes);
+                prop_assert!(plan.adapter_bytes(&units, adapter).total() <= budget.bytes);
             }
             let order: Vec<usize> = plan.placements.iter().map(|placement| placement.adapter).collect();
             prop_assert!(order.is_sorted(), "units go through adapters in order");
@@ -96,12 +208,11 @@ proptest! {
 
     #[test]
     fn what_fits_one_adapter_is_planned_there(weights in prop::collection::vec(1u64..100, 1..20)) {
-        let units: Vec<UnitCost> = weights.iter().map(|weights| UnitCost { weights: *weights, kv_cache: 1 }).collect();
-        let whole = units.iter().map(|unit| unit.weights + unit.kv_cache).sum();
-        let request = PlanRequest { offload: Offload::Never, ring_slots: 2 };
-        let found = plan(&units, &[AdapterBudget { bytes: whole }], &request);
+        let sizes: Vec<(u64, u64)> = weights.iter().map(|weights| (*weights, 1)).collect();
+        let units = units(&sizes);
+        let found = planned(&units, &[budget(whole(&units), 1e9)], Offload::Never);
         prop_assert_eq!(found, Ok(Plan::single(units.len())));
-        let less = [AdapterBudget { bytes: whole - 1 }];
-        prop_assert!(plan(&units, &less, &request).is_err(), "one byte less is refused");
+        let less = planned(&units, &[budget(whole(&units) - 1, 1e9)], Offload::Never);
+        prop_assert!(less.is_err(), "one byte less is refused");
     }
 }

@@ -41,6 +41,20 @@ pub enum CheckpointError {
         /// Bytes there are.
         left: u64,
     },
+    /// The file was longer when it was opened.
+    #[error(
+        "{}: has been cut short while in use: it had {bytes} bytes when it was opened, now {found}; \
+         is it still being written? Start again when it is whole",
+        .path.display()
+    )]
+    Shortened {
+        /// The file.
+        path: PathBuf,
+        /// Its length when it was opened.
+        bytes: u64,
+        /// Its length now.
+        found: u64,
+    },
     /// The file's header or index contradicts the format.
     #[error("{}: {reason}", .file.display())]
     Malformed {

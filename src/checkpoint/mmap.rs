@@ -26,6 +26,8 @@ pub struct FileIdentity {
 #[derive(Debug)]
 pub(super) struct Mapping {
     map: Mmap,
+    /// Kept to be asked for its length again.
+    file: File,
     identity: FileIdentity,
 }
 
@@ -45,10 +47,22 @@ impl Mapping {
         // process writes to the file meanwhile: no system offers that for a mapping, and copying tens of gigabytes
         // instead is no option. The room therefore relies on nothing it read before: offsets and lengths were
         // copied out and checked when the file was opened, text is checked again whenever it is borrowed, and every
-        // byte pattern is a valid weight. A file cut short while it is mapped ends the process with SIGBUS.
+        // byte pattern is a valid weight. A file cut short while it is mapped ends the process with SIGBUS, so that
+        // whoever reads much of it asks `check_length` first.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         let identity = FileIdentity { path: path.into(), bytes: about.len(), modified: about.modified().ok() };
-        Ok(Self { map, identity })
+        Ok(Self { map, file, identity })
+    }
+
+    /// Whether the file is still as long as it was: reading beyond its end would kill the process.
+    pub(super) fn check_length(&self) -> Result<(), CheckpointError> {
+        let about = self.file.metadata();
+        let found = about.map_err(|source| CheckpointError::Io { path: self.identity.path.clone(), source })?.len();
+        if found >= self.identity.bytes {
+            return Ok(());
+        }
+        let (path, bytes) = (self.identity.path.clone(), self.identity.bytes);
+        Err(CheckpointError::Shortened { path, bytes, found })
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -79,13 +79,14 @@ impl Checkpoint {
     /// One tensor, by its Hugging Face name.
     ///
     /// # Errors
-    /// No such tensor, or one in a format wgpt can't read.
+    /// No such tensor, one in a format wgpt can't read, or a file that has been cut short since it was opened.
     pub fn tensor(&self, name: &str) -> Result<TensorView<'_>, CheckpointError> {
         let entry = self.tensors.get(name).ok_or_else(|| CheckpointError::NoTensor {
             path: self.path.clone(),
             tensor: name.into(),
             hint: self.hint(name),
         })?;
+        self.mappings[entry.file].check_length()?;
         self.view(entry).map_err(|format| CheckpointError::UnsupportedFormat {
             file: self.files[entry.file].clone(),
             tensor: name.into(),

@@ -27,7 +27,19 @@ pub(super) fn run(args: &AdaptersArgs) -> Result<()> {
 fn table(adapters: &[AdapterInfo]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
-    table.set_header(["#", "adapter", "type", "backend", "driver", "binding", "buffer", "workgroup", "features"]);
+    table.set_header([
+        "#",
+        "adapter",
+        "type",
+        "backend",
+        "driver",
+        "memory",
+        "free",
+        "binding",
+        "buffer",
+        "workgroup",
+        "features",
+    ]);
     for info in adapters {
         let limits = &info.limits;
         let mut features = info.features.join(" ");
@@ -42,6 +54,8 @@ fn table(adapters: &[AdapterInfo]) -> Table {
             info.kind.clone(),
             info.backend.clone(),
             info.driver.clone(),
+            known(info.memory.map(|memory| memory.total)),
+            known(info.memory.and_then(|memory| memory.free)),
             bytes(limits.max_binding),
             bytes(limits.max_buffer),
             format!("{}, {}", limits.workgroup_invocations, bytes(limits.workgroup_storage.into())),
@@ -49,4 +63,8 @@ fn table(adapters: &[AdapterInfo]) -> Table {
         ]);
     }
     table
+}
+
+fn known(count: Option<u64>) -> String {
+    count.map_or_else(|| "?".to_owned(), bytes)
 }

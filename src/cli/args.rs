@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use super::placement::PlacementArgs;
+
 /// LLM inference on any GPU through wgpu.
 #[derive(Debug, Parser)]
 #[command(
@@ -51,6 +53,10 @@ pub(super) enum Command {
     Adapters(AdaptersArgs),
     /// Show what a checkpoint holds, without loading its weights.
     Inspect(InspectArgs),
+    /// Show which layers would go where and how fast they would be, without loading anything.
+    ///
+    /// Takes the flags of the commands that compute. Speeds are estimates for the beginning of a context.
+    Plan(PlanArgs),
     /// Measure prompt and generation throughput on random token ids.
     Bench(BenchArgs),
 }
@@ -70,10 +76,8 @@ pub(super) struct ModelArgs {
     #[command(flatten)]
     pub(super) checkpoint: CheckpointArgs,
 
-    /// Adapter: its index in `wgpt adapters`, a part of its name, or `host` for the CPU without any GPU driver
-    /// [default: the best one]
-    #[arg(long, value_name = "INDEX|NAME|host", env = "WGPT_ADAPTER")]
-    pub(super) adapter: Option<String>,
+    #[command(flatten)]
+    pub(super) placement: PlacementArgs,
 
     /// No timings, memory figures or progress on stderr; errors still are
     #[arg(long, short, env = "WGPT_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
@@ -273,6 +277,19 @@ pub(super) struct AdaptersArgs {
 pub(super) struct InspectArgs {
     #[command(flatten)]
     pub(super) checkpoint: CheckpointArgs,
+
+    /// Print a JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
+
+    #[command(flatten)]
+    pub(super) context: ContextArgs,
 
     /// Print a JSON object
     #[arg(long)]

@@ -14,6 +14,8 @@ mod inspect;
 mod logits;
 mod output;
 mod perplexity;
+mod placement;
+mod plan;
 mod resolve;
 mod tokenize;
 
@@ -34,6 +36,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Adapters(args) => adapters::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(&args),
     }
 }

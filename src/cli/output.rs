@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use indicatif::ProgressBar;
 use wgpt::exec::MemoryUse;
+use wgpt::plan::Bytes;
 use wgpt::session::Stats;
 
 /// stdout as a stream of text.
@@ -99,12 +100,7 @@ pub(super) fn seconds(time: Duration) -> String {
 
 /// Bytes in decimal units, as adapters and disks are sold.
 pub(super) fn bytes(count: u64) -> String {
-    let count = count as f64;
-    match count {
-        _ if count >= 1e9 => format!("{:.2} GB", count / 1e9),
-        _ if count >= 1e6 => format!("{:.1} MB", count / 1e6),
-        _ => format!("{:.1} kB", count / 1e3),
-    }
+    Bytes(count).to_string()
 }
 
 /// The most memory the process has held, where the system tells without unsafe calls.
@@ -129,13 +125,6 @@ pub(super) fn write_file(path: &Path, contents: &[u8]) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn byte_counts_have_three_digits_or_so() {
-        assert_eq!(bytes(1_234_567_890), "1.23 GB", "gigabytes");
-        assert_eq!(bytes(98_000_000), "98.0 MB", "megabytes");
-        assert_eq!(bytes(512), "0.5 kB", "less");
-    }
 
     #[test]
     fn a_file_is_replaced_whole() {

@@ -9,14 +9,16 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use wgpt::checkpoint::Checkpoint;
-use wgpt::exec::{self, ExecOptions, Executor};
-use wgpt::gpu::{self, AdapterChoice, AdapterInfo};
+use wgpt::exec::{self, ExecOptions, Executor, Placed};
+use wgpt::gpu::{self, AdapterInfo};
+use wgpt::graph::Graph;
 use wgpt::sampler::SamplingParams;
 use wgpt::session::{Chat, Language, SamplingDefaults, Session};
 
 use super::args::{ChatArgs, ChatSamplingArgs, CheckpointArgs, ContextArgs, ModelArgs, SamplingArgs};
 use super::embedded;
 use super::output::{Notes, seconds};
+use super::plan;
 
 /// Where checkpoints are looked for.
 const FOLDER: &str = "checkpoints";
@@ -85,6 +87,14 @@ pub(super) fn chat(args: &ChatArgs, notes: Notes) -> Result<(Chat, SamplingDefau
     Ok((Chat::new(session, format, args.system.as_deref()), defaults))
 }
 
+/// Where the checkpoint of the flags would go; nothing is loaded.
+pub(super) fn plan(model: &ModelArgs, context: &ContextArgs) -> Result<(Opened, Graph, Placed)> {
+    let opened = checkpoint(&model.checkpoint)?;
+    let (graph, placed) = exec::plan_checkpoint(&opened.checkpoint, &options(model, context))
+        .with_context(|| format!("{}: no plan", opened.path.display()))?;
+    Ok((opened, graph, placed))
+}
+
 /// Every adapter, best first.
 pub(super) fn adapters() -> Vec<AdapterInfo> {
     gpu::adapters()
@@ -130,11 +140,7 @@ fn seed(given: Option<u64>, temperature: f32, notes: Notes) -> u64 {
 
 fn load(opened: &Opened, model: &ModelArgs, context: &ContextArgs, notes: Notes) -> Result<Box<dyn Executor>> {
     let start = Instant::now();
-    let options = ExecOptions {
-        adapter: model.adapter.as_deref().map_or(AdapterChoice::Default, adapter_choice),
-        context_length: context.context_length,
-        ..ExecOptions::default()
-    };
+    let options = options(model, context);
     let path = opened.path.display();
     let bar = notes.progress(opened.checkpoint.tensors().map(|view| view.bytes.len() as u64).sum());
     let (executor, report) = exec::open(&opened.checkpoint, &options, &mut |loaded| bar.inc(loaded))
@@ -145,14 +151,20 @@ fn load(opened: &Opened, model: &ModelArgs, context: &ContextArgs, notes: Notes)
         eprintln!("{notice}");
     }
     notes.line(format_args!("loaded {path} on {} in {}", report.place, seconds(start.elapsed())));
+    if let Some(placed) = report.placed.filter(plan::is_worth_telling) {
+        plan::runs(&placed).iter().for_each(|run| notes.line(run));
+    }
     Ok(executor)
 }
 
-fn adapter_choice(text: &str) -> AdapterChoice {
-    match text.parse() {
-        Ok(index) => AdapterChoice::Index(index),
-        Err(_) if text.eq_ignore_ascii_case("host") => AdapterChoice::Host,
-        Err(_) => AdapterChoice::Name(text.to_owned()),
+/// What the flags say of where and how to compute.
+fn options(model: &ModelArgs, context: &ContextArgs) -> ExecOptions {
+    ExecOptions {
+        adapter: model.placement.choice(),
+        memory: model.placement.memory(),
+        offload: model.placement.offload(),
+        context_length: context.context_length,
+        ..ExecOptions::default()
     }
 }
 
@@ -206,13 +218,6 @@ fn children(folder: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn adapters_are_chosen_by_index_name_or_host() {
-        assert_eq!(adapter_choice("1"), AdapterChoice::Index(1), "digits");
-        assert_eq!(adapter_choice("HOST"), AdapterChoice::Host, "any case");
-        assert_eq!(adapter_choice("llvmpipe"), AdapterChoice::Name("llvmpipe".into()), "anything else");
-    }
 
     #[test]
     fn what_is_typed_goes_before_the_checkpoint_and_that_before_our_own() {

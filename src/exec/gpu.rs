@@ -1,16 +1,16 @@
 //! The executor on adapters: plays a plan's steps.
 
-use super::lane::{Lane, LanePlan};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::build::{Allocated, LanePlan};
+use super::lane::Lane;
 use super::load::WeightSource;
 use super::{Batch, ExecError, Executor, LogitRows, Logits, MemoryUse, check_batch};
 use crate::gpu::Device;
 use crate::graph::{Buffers, Graph, assign_buffers};
 use crate::ops::Step;
-use crate::plan::{Plan, PlanStep};
+use crate::plan::{AdapterId, AdapterLimits, Plan, PlanStep, largest_forward, unit_costs};
 use crate::tensor::Extents;
-
-/// Bytes of logits computed at once when all are wanted; a prefill chunk is cut where its logits would be more.
-const LOGITS_BYTES: u64 = 32 << 20;
 
 /// How to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,15 @@ impl Default for GpuOptions {
     fn default() -> Self {
         Self { prefill_chunk: 512 }
     }
+}
+
+/// An adapter that did not take its part of a plan.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) adapter: AdapterId,
+    /// Bytes it had taken before.
+    pub(super) held: u64,
+    pub(super) error: ExecError,
 }
 
 /// Computes on one or several adapters.
@@ -54,28 +63,50 @@ impl GpuExecutor {
         options: GpuOptions,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, ExecError> {
+        let bindings = devices.iter().map(|device| device.max_binding);
+        let extents = largest_forward(&graph, options.prefill_chunk, bindings);
+        Self::build(graph, plan, devices, source, extents, progress).map_err(|refusal| refusal.error)
+    }
+
+    /// As [`Self::new`] for a known largest forward; an error says on which adapter, and what that one did hold.
+    pub(super) fn build(
+        graph: Graph,
+        plan: &Plan,
+        devices: Vec<Device>,
+        source: WeightSource<'_>,
+        extents: Extents,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self, Refusal> {
         assert!(devices.len() >= plan.adapters(), "a plan for {} adapters needs as many devices", plan.adapters());
         let buffers = assign_buffers(&graph);
-        let bindable = devices.iter().map(|device| device.max_binding).min().unwrap_or(LOGITS_BYTES);
-        let rows = (LOGITS_BYTES.min(bindable) / (graph.logits_width() as u64 * 4)).max(1);
-        let tokens = options.prefill_chunk.clamp(1, graph.context_length);
-        let extents = Extents { tokens, logit_rows: tokens.min(rows as u32) };
-        let mut lanes = Vec::with_capacity(devices.len());
+        let mut allocated = Vec::with_capacity(devices.len());
         for (adapter, device) in devices.into_iter().enumerate() {
-            let plan = LanePlan { graph: &graph, buffers: &buffers, plan, adapter, extents };
-            lanes.push(Lane::new(device, &plan, source, progress)?);
+            let limits = AdapterLimits { max_binding: device.max_binding, traits: &device.traits };
+            let bytes = plan.adapter_bytes(&unit_costs(&graph, &buffers, extents, limits), adapter);
+            let plan = LanePlan { graph: &graph, buffers: &buffers, plan, adapter, extents, bytes };
+            let lane = Allocated::new(device, plan);
+            allocated.push(lane.map_err(|(held, error)| Refusal { adapter, held, error })?);
+        }
+        let mut lanes = Vec::with_capacity(allocated.len());
+        for (adapter, lane) in allocated.into_iter().enumerate() {
+            let lane = lane.load(source, progress);
+            lanes.push(lane.map_err(|error| Refusal { adapter, held: 0, error })?);
         }
         Ok(Self { steps: plan.steps(), graph, buffers, lanes, extents, position: 0 })
     }
 
-    /// One chunk through every step; logits are fetched where the step wants rows of them.
-    fn play(&self, tokens: &[u32], step: Step, values: &mut Vec<f32>) -> Result<(), ExecError> {
+    /// One chunk through every step; logits are fetched where the step wants rows of them. `false` when cancelled
+    /// before the last one.
+    fn play(&self, tokens: &[u32], step: Step, cancel: &AtomicBool, values: &mut Vec<f32>) -> Result<bool, ExecError> {
         let wants_logits = step.logit_rows > 0;
         self.lanes.iter().for_each(|lane| lane.begin(step));
         self.lanes[self.first_lane()].write(&self.buffers, self.graph.tokens, bytemuck::cast_slice(tokens));
         for (index, plan_step) in self.steps.iter().enumerate() {
+            if cancel.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
             match plan_step {
-                PlanStep::Upload { unit, adapter, .. } => self.lanes[*adapter].upload(*unit),
+                PlanStep::Upload { unit, adapter, .. } => self.lanes[*adapter].upload(*unit)?,
                 PlanStep::Compute { adapter, units } => {
                     // A chunk whose logits nobody wants skips the head, which is the last unit.
                     let end = if wants_logits { units.end } else { units.end.min(self.graph.units.len() - 1) };
@@ -101,7 +132,7 @@ impl GpuExecutor {
                 PlanStep::Readback { .. } => {}
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// What the step after a compute wants of it.
@@ -129,6 +160,11 @@ impl GpuExecutor {
 
 impl Executor for GpuExecutor {
     fn forward(&mut self, batch: &Batch<'_>) -> Result<Logits, ExecError> {
+        let logits = self.forward_unless(batch, &AtomicBool::new(false))?;
+        Ok(logits.expect("nobody else can set the flag"))
+    }
+
+    fn forward_unless(&mut self, batch: &Batch<'_>, cancel: &AtomicBool) -> Result<Option<Logits>, ExecError> {
         check_batch(batch, self.position, self.context_length(), self.vocab_size_in())?;
         let chunk = match batch.logits {
             LogitRows::Last => self.extents.tokens,
@@ -145,11 +181,14 @@ impl Executor for GpuExecutor {
                 LogitRows::All => tokens.len() as u32,
                 LogitRows::Last => u32::from(index == last),
             };
-            self.play(tokens, Step::new(tokens.len() as u32, position, logit_rows), &mut values)?;
+            let step = Step::new(tokens.len() as u32, position, logit_rows);
+            if !self.play(tokens, step, cancel, &mut values)? {
+                return Ok(None);
+            }
             position += tokens.len() as u32;
         }
         self.position = position;
-        Ok(Logits { values, vocab_size: self.vocab_size() })
+        Ok(Some(Logits { values, vocab_size: self.vocab_size() }))
     }
 
     fn position(&self) -> u32 {

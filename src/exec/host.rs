@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::load::{WeightSource, slices};
+use super::load::WeightSource;
 use super::{Batch, ExecError, Executor, LogitRows, Logits, MemoryUse, check_batch};
 use crate::graph::{Graph, TensorId, TensorKind, VectorId, WeightId};
 use crate::ops::{HostInput, HostSlice, HostWeight, Step};
+use crate::plan::slices;
 use crate::quant::PackedLayout;
 
 /// Tokens of one prefill forward: enough to unpack each weight row rarely.

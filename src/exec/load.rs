@@ -157,21 +157,6 @@ fn column(view: &TensorView<'_>, column: usize) -> Vec<u8> {
     (0..view.rows()).flat_map(|row| &view.row(row)[at.clone()]).copied().collect()
 }
 
-/// The row slices of a weight when one binding holds `max_binding` bytes: first row and layout of each.
-pub(super) fn slices(weight: &Weight, max_binding: u64) -> Vec<(usize, PackedLayout)> {
-    let (rows, cols) = (weight.spec.rows(), weight.spec.cols);
-    let layout = weight.format.layout(rows, cols);
-    if layout.bytes <= max_binding {
-        return vec![(0, layout)];
-    }
-    // Regions are aligned, so a slice takes a little more than its rows.
-    let slack = layout.regions.len() as u64 * 2 * crate::quant::REGION_ALIGN;
-    let row_bytes = layout.bytes.div_ceil(rows as u64).max(1);
-    let per_slice = ((max_binding.saturating_sub(slack)) / (row_bytes + 1)).max(1) as usize;
-    let starts = (0..rows).step_by(per_slice);
-    starts.map(|first| (first, weight.format.layout(per_slice.min(rows - first), cols))).collect()
-}
-
 /// Checks that every tensor the graph reads has the shape the model says, and that every tensor of the checkpoint is
 /// read or ignored on purpose.
 ///

@@ -5,19 +5,24 @@
 //! read command lines. Invariant: an executor's KV cache holds exactly the first `position` tokens it was given,
 //! and a forward that failed leaves the cache at the position it had before.
 
+mod build;
 mod gpu;
 mod host;
 mod lane;
 mod load;
 mod open;
+mod place;
+mod rates;
 mod single;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use gpu::{GpuExecutor, GpuOptions};
 pub use host::HostExecutor;
 pub use load::{WeightSource, check_tensors};
-pub use open::{ExecOptions, LoadReport, describe_checkpoint, lower_checkpoint, open};
+pub use open::{ExecOptions, LoadReport, describe_checkpoint, lower_checkpoint, open, plan_checkpoint};
+pub use place::{MemoryLimit, Placed, PlacedAdapter};
 pub use single::{CaseResult, FilledCase, PreparedCase};
 
 /// Tokens of one forward.
@@ -83,6 +88,15 @@ pub trait Executor: Send {
     /// A token id outside the vocabulary, a position beyond what the cache holds, more tokens than the context
     /// has room for, a lost device, or memory that ran out.
     fn forward(&mut self, batch: &Batch<'_>) -> Result<Logits, ExecError>;
+
+    /// As [`Self::forward`], unless `cancel` is set before the end: then nothing is returned and the cache is at the
+    /// batch's position. A streamed plan looks before each layer, where a token may take seconds.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    fn forward_unless(&mut self, batch: &Batch<'_>, cancel: &AtomicBool) -> Result<Option<Logits>, ExecError> {
+        if cancel.load(Ordering::Relaxed) { Ok(None) } else { self.forward(batch).map(Some) }
+    }
 
     /// Tokens the KV cache holds.
     fn position(&self) -> u32;
@@ -229,6 +243,20 @@ pub enum ExecError {
         /// The model's own.
         limit: u32,
     },
+    /// A budget for an adapter that nobody asked for.
+    #[error("--memory names adapter {adapter} ({name}), which is not used; add it to --adapters")]
+    UnusedBudget {
+        /// Its index.
+        adapter: usize,
+        /// Its name.
+        name: String,
+    },
+    /// Budgets or streaming without an adapter.
+    #[error("--memory, --memory-fraction and --offload are about adapters; leave them out with --adapter host")]
+    HostNeedsNoMemory,
+    /// A plan for the host.
+    #[error("there is nothing to plan: without an adapter everything is computed in host memory")]
+    NothingToPlan,
     /// The device said no.
     #[error(transparent)]
     Gpu(#[from] crate::gpu::GpuError),

@@ -2,23 +2,35 @@
 
 use std::cell::RefCell;
 
+use super::gpu::Refusal;
 use super::load::{WeightSource, check_tensors};
-use super::{ExecError, Executor, GpuExecutor, GpuOptions, HostExecutor};
+use super::place::{Candidate, MemoryLimit, Placed, candidates, place};
+use super::{ExecError, Executor, GpuExecutor, HostExecutor};
 use crate::checkpoint::Checkpoint;
-use crate::gpu::{AdapterChoice, Device, DeviceOptions, GpuError, adapters, choose};
+use crate::gpu::{AdapterChoice, Device, DeviceOptions, GpuError, adapters};
 use crate::graph::{Graph, GraphError, LowerOptions, lower};
 use crate::model::{ModelSpec, Source, describe};
 use crate::ops::KvFormat;
-use crate::plan::Plan;
+use crate::plan::{Bytes, Offload, PlanError};
 
 /// Positions of the KV cache where nobody says otherwise: what chats need, without the memory of the longest models.
 const DEFAULT_CONTEXT: u32 = 4096;
+
+/// Plans that are tried where an adapter does not hold what it was thought to.
+const ATTEMPTS: usize = 6;
+
+/// Steps in which a shorter context is sought for a model that does not fit.
+const CONTEXT_STEP: u32 = 64;
 
 /// A user's wishes.
 #[derive(Debug, Clone, Default)]
 pub struct ExecOptions {
     /// Where to run.
     pub adapter: AdapterChoice,
+    /// How much memory of each adapter to use.
+    pub memory: MemoryLimit,
+    /// How much to stream from the host.
+    pub offload: Offload,
     /// Positions of the KV cache; by default the model's own, at most 4096.
     pub context_length: Option<u32>,
     /// Tokens of one prefill forward.
@@ -32,8 +44,10 @@ pub struct ExecOptions {
 /// What was decided on the way.
 #[derive(Debug, Clone)]
 pub struct LoadReport {
-    /// The adapter's name, or `host`.
+    /// The adapters' names, or `host`.
     pub place: String,
+    /// Where every unit is; nothing on the host.
+    pub placed: Option<Placed>,
     /// Things a user should be told once.
     pub notices: Vec<String>,
 }
@@ -78,39 +92,115 @@ pub fn lower_checkpoint(checkpoint: &Checkpoint, options: &ExecOptions) -> Resul
     Ok((spec, graph))
 }
 
-/// Opens a checkpoint for computing: on the adapter asked for, or on the host where there is none. `progress` is told
-/// of bytes loaded.
+/// A checkpoint's graph and where it would go; opens no adapter and loads nothing.
 ///
 /// # Errors
-/// Whatever is wrong with the checkpoint, the adapter or their sizes.
+/// Whatever is wrong with the checkpoint, the adapters or their sizes.
+pub fn plan_checkpoint(checkpoint: &Checkpoint, options: &ExecOptions) -> Result<(Graph, Placed), ExecError> {
+    let (_, graph) = lower_checkpoint(checkpoint, options)?;
+    let found = find(options)?;
+    let candidates = found.ok_or(ExecError::NothingToPlan)?;
+    let placed = place_or_advise(checkpoint, &graph, &candidates, options)?;
+    Ok((graph, placed))
+}
+
+/// Opens a checkpoint for computing: on the adapters asked for, or on the host where there is none. `progress` is
+/// told of bytes loaded.
+///
+/// # Errors
+/// Whatever is wrong with the checkpoint, the adapters or their sizes.
 pub fn open(
     checkpoint: &Checkpoint,
     options: &ExecOptions,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(Box<dyn Executor>, LoadReport), ExecError> {
     let (_, graph) = lower_checkpoint(checkpoint, options)?;
-    let source = WeightSource::new(checkpoint);
-    let mut notices = Vec::new();
-    let present = match options.adapter {
-        AdapterChoice::Host => Vec::new(),
-        _ => adapters(),
-    };
-    let chosen = match choose(&options.adapter, &present) {
-        Ok(info) => Some(info),
-        Err(GpuError::NoAdapter) if options.adapter == AdapterChoice::Default => {
-            notices.push("no GPU adapter found: computing on the host".to_owned());
-            None
+    match find(options)? {
+        Some(candidates) => open_placed(checkpoint, options, graph, candidates, progress),
+        None => {
+            let notice = "no GPU adapter found: computing on the host".to_owned();
+            let notices = if options.adapter == AdapterChoice::Host { vec![] } else { vec![notice] };
+            let executor = HostExecutor::new(graph, WeightSource::new(checkpoint), progress)?;
+            Ok((Box::new(executor), LoadReport { place: "host".into(), placed: None, notices }))
         }
-        Err(_) if options.adapter == AdapterChoice::Host => None,
-        Err(error) => return Err(error.into()),
+    }
+}
+
+/// The adapters that may be used; `None` for the host.
+fn find(options: &ExecOptions) -> Result<Option<Vec<Candidate>>, ExecError> {
+    if options.adapter == AdapterChoice::Host {
+        return if options.needs_adapter() { Err(ExecError::HostNeedsNoMemory) } else { Ok(None) };
+    }
+    match candidates(options, &adapters()) {
+        // Who asks for a budget or for streaming wants an adapter.
+        Err(ExecError::Gpu(GpuError::NoAdapter))
+            if options.adapter == AdapterChoice::Default && !options.needs_adapter() =>
+        {
+            Ok(None)
+        }
+        found => found.map(Some),
+    }
+}
+
+/// Opens the adapters of a plan. Where one of them does not hold its part after all, the next smaller plan is made.
+fn open_placed(
+    checkpoint: &Checkpoint,
+    options: &ExecOptions,
+    mut graph: Graph,
+    mut candidates: Vec<Candidate>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(Box<dyn Executor>, LoadReport), ExecError> {
+    let mut notices = Vec::new();
+    for attempt in 1.. {
+        let placed = place_or_advise(checkpoint, &graph, &candidates, options)?;
+        let devices = placed.adapters.iter().map(|adapter| Device::open(adapter.info.index, options.device));
+        let devices = devices.collect::<Result<Vec<_>, _>>()?;
+        let source = WeightSource::new(checkpoint);
+        match GpuExecutor::build(graph, &placed.plan, devices, source, placed.extents, progress) {
+            Ok(executor) => {
+                notices.extend(placed.notices.clone());
+                let names: Vec<&str> = placed.adapters.iter().map(|adapter| adapter.info.name.as_str()).collect();
+                let place = names.join(" + ");
+                return Ok((Box::new(executor), LoadReport { place, placed: Some(placed), notices }));
+            }
+            Err(Refusal { adapter, held, error: error @ ExecError::Gpu(GpuError::OutOfMemory { .. }) })
+                if attempt < ATTEMPTS && held > 0 =>
+            {
+                notices.push(format!("{error}; planning again with {} there", Bytes(held)));
+                candidates[placed.adapters[adapter].candidate].budget = Some(held);
+                graph = lower_checkpoint(checkpoint, options)?.1;
+            }
+            Err(refusal) => return Err(refusal.error),
+        }
+    }
+    unreachable!("the last attempt returns")
+}
+
+/// Plans; where the model does not fit, also looks for a shorter context that would.
+fn place_or_advise(
+    checkpoint: &Checkpoint,
+    graph: &Graph,
+    candidates: &[Candidate],
+    options: &ExecOptions,
+) -> Result<Placed, ExecError> {
+    let error = match place(graph, candidates, options) {
+        Err(ExecError::Plan(error)) => error,
+        placed => return placed,
     };
-    let Some(info) = chosen else {
-        let executor = HostExecutor::new(graph, source, progress)?;
-        return Ok((Box::new(executor), LoadReport { place: "host".into(), notices }));
+    let PlanError::DoesNotFit { needed, budgets, change } = error else { return Err(error.into()) };
+    let fits = |steps: u32| -> bool {
+        let options = ExecOptions { context_length: Some(steps * CONTEXT_STEP), ..options.clone() };
+        let shorter = lower_checkpoint(checkpoint, &options);
+        shorter.is_ok_and(|(_, graph)| place(&graph, candidates, &options).is_ok())
     };
-    let device = Device::open(info.index, options.device)?;
-    let plan = Plan::single(graph.units.len());
-    let gpu = GpuOptions { prefill_chunk: options.prefill_chunk.unwrap_or(GpuOptions::default().prefill_chunk) };
-    let executor = GpuExecutor::new(graph, &plan, vec![device], source, gpu, progress)?;
-    Ok((Box::new(executor), LoadReport { place: info.name.clone(), notices }))
+    let (mut enough, mut too_long) = (0, graph.context_length.div_ceil(CONTEXT_STEP));
+    while too_long - enough > 1 {
+        let middle = u32::midpoint(enough, too_long);
+        if fits(middle) { enough = middle } else { too_long = middle }
+    }
+    let change = match enough {
+        0 => change,
+        steps => format!("--context-length {} would do; or: {change}", steps * CONTEXT_STEP),
+    };
+    Err(PlanError::DoesNotFit { needed, budgets, change }.into())
 }

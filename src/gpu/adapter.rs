@@ -1,8 +1,9 @@
-//! Which adapters there are, and choosing one.
+//! Which adapters there are, and choosing among them.
 
 use std::sync::OnceLock;
 
-use super::GpuError;
+use super::memory::{self, AdapterMemory};
+use super::{DeviceOptions, GpuError, device};
 use crate::ops::Traits;
 
 /// One adapter as the driver describes it.
@@ -20,6 +21,8 @@ pub struct AdapterInfo {
     pub driver: String,
     /// Where it sits, where the backend tells: one GPU seen through two backends has one bus id.
     pub pci_bus_id: String,
+    /// What it has to hold buffers in, where that can be known.
+    pub memory: Option<AdapterMemory>,
     /// Limits that matter here.
     pub limits: AdapterLimits,
     /// Features that make it faster.
@@ -41,7 +44,7 @@ pub struct AdapterLimits {
     pub subgroup_sizes: (u32, u32),
 }
 
-/// Which adapter a user asked for.
+/// Which adapters a user asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum AdapterChoice {
     /// The best one; the host where there is none.
@@ -51,37 +54,95 @@ pub enum AdapterChoice {
     Index(usize),
     /// By a part of its name, any case.
     Name(String),
+    /// As many of the best, each a piece of hardware of its own.
+    Best(usize),
+    /// These, in this order; one that is named twice is opened twice.
+    List(Vec<AdapterChoice>),
     /// No adapter: the host executor.
     Host,
 }
 
-/// Every adapter, best first.
-pub fn adapters() -> Vec<AdapterInfo> {
-    enumerate().into_iter().map(|(info, _)| info).collect()
+/// What plans and kernels depend on, known without opening the adapter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceProfile {
+    /// What kernels are chosen by.
+    pub traits: Traits,
+    /// Largest storage binding, bytes; also kept under the largest buffer.
+    pub max_binding: u64,
 }
 
-/// The adapter of this choice among `present`.
+/// Every adapter, best first.
+pub fn adapters() -> Vec<AdapterInfo> {
+    let mut infos: Vec<AdapterInfo> = enumerate().into_iter().map(|(info, _)| info).collect();
+    // One GPU seen through two backends has one memory, though only one of them may tell.
+    for index in 0..infos.len() {
+        if infos[index].memory.is_none() && !infos[index].pci_bus_id.is_empty() {
+            let same = infos.iter().filter(|other| other.pci_bus_id == infos[index].pci_bus_id);
+            infos[index].memory = same.filter_map(|other| other.memory).next();
+        }
+    }
+    infos
+}
+
+/// What the adapters at these places of [`adapters`] will be when opened with these options.
 ///
 /// # Errors
-/// No adapter, or none by that index or name.
-pub fn choose<'a>(choice: &AdapterChoice, present: &'a [AdapterInfo]) -> Result<&'a AdapterInfo, GpuError> {
-    let unknown = |wanted: String| GpuError::UnknownAdapter {
-        wanted,
-        present: present.iter().map(|info| format!("{}: {}", info.index, info.name)).collect(),
+/// No such adapter.
+pub fn profiles(indices: &[usize], options: DeviceOptions) -> Result<Vec<DeviceProfile>, GpuError> {
+    let found = enumerate();
+    let infos: Vec<AdapterInfo> = found.iter().map(|(info, _)| info.clone()).collect();
+    let chosen = choose(&AdapterChoice::List(indices.iter().copied().map(AdapterChoice::Index).collect()), &infos)?;
+    let profile = |info: &AdapterInfo| {
+        let adapter = &found[info.index].1;
+        let (features, limits) = device::request(adapter, options.tier);
+        device::profile(adapter, features, &limits, options)
     };
+    Ok(chosen.into_iter().map(profile).collect())
+}
+
+/// The adapters of this choice among `present`, at least one.
+///
+/// # Errors
+/// No adapter, none by an index or name, or fewer than asked for.
+pub fn choose<'a>(choice: &AdapterChoice, present: &'a [AdapterInfo]) -> Result<Vec<&'a AdapterInfo>, GpuError> {
+    let list = || present.iter().map(|info| format!("{}: {}", info.index, info.name)).collect();
+    let unknown = |wanted: String| GpuError::UnknownAdapter { wanted, present: list() };
     if present.is_empty() {
         return Err(GpuError::NoAdapter);
     }
     match choice {
-        AdapterChoice::Default => Ok(&present[0]),
-        AdapterChoice::Index(index) => present.get(*index).ok_or_else(|| unknown(index.to_string())),
+        AdapterChoice::Default => Ok(vec![&present[0]]),
+        AdapterChoice::Index(index) => Ok(vec![present.get(*index).ok_or_else(|| unknown(index.to_string()))?]),
         AdapterChoice::Name(name) => {
             let wanted = name.to_lowercase();
             let found = present.iter().find(|info| info.name.to_lowercase().contains(&wanted));
-            found.ok_or_else(|| unknown(format!("named \"{name}\"")))
+            Ok(vec![found.ok_or_else(|| unknown(format!("named \"{name}\"")))?])
         }
-        AdapterChoice::Host => Err(unknown("host".into())),
+        AdapterChoice::Best(count) => {
+            let distinct = distinct(present);
+            if distinct.len() < *count || *count == 0 {
+                return Err(GpuError::TooFewAdapters { wanted: *count, distinct: distinct.len(), present: list() });
+            }
+            Ok(distinct[..*count].to_vec())
+        }
+        AdapterChoice::List(choices) => {
+            let found: Vec<_> = choices.iter().map(|choice| choose(choice, present)).collect::<Result<_, _>>()?;
+            Ok(found.concat())
+        }
+        AdapterChoice::Host => Err(GpuError::HostAmongAdapters),
     }
+}
+
+/// Pieces of hardware, each through its best backend.
+fn distinct(present: &[AdapterInfo]) -> Vec<&AdapterInfo> {
+    let mut distinct: Vec<&AdapterInfo> = Vec::new();
+    for info in present {
+        let same = |other: &&AdapterInfo| !info.pci_bus_id.is_empty() && other.pci_bus_id == info.pci_bus_id;
+        if !distinct.iter().any(same) {
+            distinct.push(info);
+        }
+    }
+    distinct
 }
 
 /// Adapters with their handles, best first. Enumerated afresh each time: wgpu opens a handle as a device only
@@ -138,6 +199,7 @@ fn describe(index: usize, adapter: &wgpu::Adapter) -> AdapterInfo {
     };
     AdapterInfo {
         index,
+        memory: memory::of(adapter, &info),
         name: info.name,
         backend: info.backend.to_string(),
         kind: kind.into(),
@@ -175,5 +237,47 @@ pub(super) fn traits(adapter: &wgpu::Adapter, features: wgpu::Features, limits: 
         // The kernel is written for subgroups of 32; other sizes take the plain tiles.
         cooperative_matrix: matrices && subgroup == Some(32),
         software: info.device_type == wgpu::DeviceType::Cpu,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(index: usize, name: &str, pci_bus_id: &str) -> AdapterInfo {
+        let (backend, kind, driver) = (String::new(), String::new(), String::new());
+        let limits = AdapterLimits {
+            max_binding: 0,
+            max_buffer: 0,
+            workgroup_storage: 0,
+            workgroup_invocations: 0,
+            subgroup_sizes: (0, 0),
+        };
+        let (name, pci_bus_id, features) = (name.into(), pci_bus_id.into(), Vec::new());
+        AdapterInfo { index, name, backend, kind, driver, pci_bus_id, memory: None, limits, features }
+    }
+
+    fn chosen(choice: &AdapterChoice, present: &[AdapterInfo]) -> Result<Vec<usize>, String> {
+        let indices = |found: Vec<&AdapterInfo>| found.iter().map(|info| info.index).collect();
+        choose(choice, present).map(indices).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_best_of_a_count_are_pieces_of_hardware() {
+        let present = [info(0, "Big", "01:00"), info(1, "Big", "01:00"), info(2, "Small", "02:00"), info(3, "CPU", "")];
+        assert_eq!(chosen(&AdapterChoice::Best(2), &present), Ok(vec![0, 2]), "one GPU through two backends is one");
+        let error = chosen(&AdapterChoice::Best(4), &present).expect_err("there are three");
+        assert!(error.contains("4 adapters") && error.contains("2: Small") && error.contains("0,0"), "{error}");
+    }
+
+    #[test]
+    fn a_list_keeps_its_order_and_its_repetitions() {
+        let present = [info(0, "Big", "01:00"), info(1, "Small", "02:00")];
+        let list = AdapterChoice::List(vec![AdapterChoice::Name("small".into()), AdapterChoice::Index(1)]);
+        assert_eq!(chosen(&list, &present), Ok(vec![1, 1]), "by name and by index");
+        let unknown = AdapterChoice::List(vec![AdapterChoice::Index(0), AdapterChoice::Index(7)]);
+        assert!(chosen(&unknown, &present).is_err_and(|error| error.contains("no adapter 7")), "one is not there");
+        let host = AdapterChoice::List(vec![AdapterChoice::Index(0), AdapterChoice::Host]);
+        assert!(chosen(&host, &present).is_err_and(|error| error.contains("host")), "the host is no adapter");
     }
 }

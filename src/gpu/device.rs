@@ -1,9 +1,10 @@
 //! An opened adapter: buffers, uploads, submissions, readbacks, and its errors as values.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::adapter::{AdapterInfo, enumerate, traits};
+use super::adapter::{AdapterInfo, DeviceProfile, enumerate, traits};
 use super::error::GpuError;
 use super::pipeline::{Dispatch, Pipeline, PipelineKey};
 use crate::ops::{Step, Traits};
@@ -32,6 +33,8 @@ pub struct DeviceOptions {
     pub checks: bool,
     /// Bind at most this many bytes, where the adapter could bind more: shows how weights are sliced.
     pub max_binding: Option<u64>,
+    /// Refuse to allocate more than this many bytes in all, as an adapter of so little memory would.
+    pub max_memory: Option<u64>,
 }
 
 /// What a buffer is for.
@@ -114,6 +117,9 @@ pub struct Device {
     pub(super) checks: bool,
     pub(super) pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     queue: wgpu::Queue,
+    max_memory: u64,
+    /// Bytes of all buffers made so far.
+    allocated: AtomicU64,
     /// The first error no scope caught, or the reason the device was lost.
     fault: Arc<Mutex<Option<String>>>,
 }
@@ -156,13 +162,12 @@ impl Device {
             opened.map_err(|error| GpuError::Open { adapter: info.name.clone(), reason: error.to_string() })?;
         let fault = Arc::new(Mutex::new(None));
         watch(&raw, &fault);
-        let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
-        let max_binding = max_binding.min(options.max_binding.unwrap_or(u64::MAX));
-        let mut traits = traits(&adapter, features, &limits);
-        traits.software &= matches!(options.tier, Tier::Full | Tier::NoMatrix);
+        let DeviceProfile { traits, max_binding } = profile(&adapter, features, &limits, options);
         Ok(Self {
             traits,
-            max_binding: max_binding / BINDING_ALIGN * BINDING_ALIGN,
+            max_binding,
+            max_memory: options.max_memory.unwrap_or(u64::MAX),
+            allocated: AtomicU64::new(0),
             checks: options.checks,
             pipelines: Mutex::default(),
             info,
@@ -203,14 +208,25 @@ impl Device {
 
     fn allocate(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, GpuError> {
         self.check()?;
+        let refused = |reason| {
+            let adapter = self.info.name.clone();
+            GpuError::OutOfMemory { adapter, label: label.into(), bytes, reason }
+        };
+        if self.allocated() + bytes > self.max_memory {
+            return Err(refused(format!("{} bytes is the limit it was opened with", self.max_memory)));
+        }
         let descriptor = wgpu::BufferDescriptor { label: Some(label), size: bytes, usage, mapped_at_creation: false };
         let create = || self.raw.create_buffer(&descriptor);
         let scopes = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation];
         let made = self.scoped(scopes[0], || self.scoped(scopes[1], create)).and_then(|inner| inner);
-        made.map_err(|reason| {
-            let adapter = self.info.name.clone();
-            GpuError::OutOfMemory { adapter, label: label.into(), bytes, reason }
-        })
+        let made = made.map_err(refused)?;
+        self.allocated.fetch_add(bytes, Ordering::Relaxed);
+        Ok(made)
+    }
+
+    /// Bytes of all buffers it has made.
+    pub fn allocated(&self) -> u64 {
+        self.allocated.load(Ordering::Relaxed)
     }
 
     /// Writes to a buffer, ordered before the next submission. `bytes` is a multiple of four.
@@ -312,7 +328,22 @@ impl Device {
     }
 }
 
-fn request(adapter: &wgpu::Adapter, tier: Tier) -> (wgpu::Features, wgpu::Limits) {
+/// What an adapter is when opened with these features, limits and options.
+pub(super) fn profile(
+    adapter: &wgpu::Adapter,
+    features: wgpu::Features,
+    limits: &wgpu::Limits,
+    options: DeviceOptions,
+) -> DeviceProfile {
+    let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+    let max_binding = max_binding.min(options.max_binding.unwrap_or(u64::MAX));
+    let mut traits = traits(adapter, features, limits);
+    traits.software &= matches!(options.tier, Tier::Full | Tier::NoMatrix);
+    DeviceProfile { traits, max_binding: max_binding / BINDING_ALIGN * BINDING_ALIGN }
+}
+
+/// The features and limits to open an adapter with.
+pub(super) fn request(adapter: &wgpu::Adapter, tier: Tier) -> (wgpu::Features, wgpu::Limits) {
     let wanted = wgpu::Features::SUBGROUP
         | wgpu::Features::SHADER_F16
         | wgpu::Features::TIMESTAMP_QUERY

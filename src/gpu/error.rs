@@ -17,6 +17,22 @@ pub enum GpuError {
         /// `index: name` of each adapter.
         present: Vec<String>,
     },
+    /// Fewer adapters than asked for.
+    #[error(
+        "there are not {wanted} adapters but {distinct}: {}; the same one may be opened twice, as --adapters 0,0",
+        .present.join(", ")
+    )]
+    TooFewAdapters {
+        /// How many were asked for.
+        wanted: usize,
+        /// How many there are, each piece of hardware once.
+        distinct: usize,
+        /// `index: name` of each adapter.
+        present: Vec<String>,
+    },
+    /// The host executor can't be one of several adapters.
+    #[error("the host computes alone: use --adapter host, or leave it out of --adapters")]
+    HostAmongAdapters,
     /// The driver refused to open a device.
     #[error("adapter \"{adapter}\" could not be opened: {reason}")]
     Open {

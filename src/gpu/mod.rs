@@ -7,9 +7,11 @@
 mod adapter;
 mod device;
 mod error;
+mod memory;
 mod pipeline;
 
-pub use adapter::{AdapterChoice, AdapterInfo, AdapterLimits, adapters, choose};
+pub use adapter::{AdapterChoice, AdapterInfo, AdapterLimits, DeviceProfile, adapters, choose, profiles};
 pub use device::{Buffer, BufferPart, Device, DeviceOptions, Readback, Tier, Usage};
 pub use error::GpuError;
+pub use memory::{AdapterMemory, host_memory};
 pub use pipeline::Dispatch;

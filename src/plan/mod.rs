@@ -4,17 +4,28 @@
 //! several, streaming and mixtures are the same steps in different order. Nothing here touches a device. Invariant:
 //! a plan never gives an adapter more bytes than its budget.
 
+mod bytes;
+mod cost;
+mod error;
+mod estimate;
+mod memory;
 mod policy;
 mod steps;
 
-pub use policy::{AdapterBudget, Offload, PlanError, PlanRequest, UnitCost, plan};
+pub use bytes::Bytes;
+pub use cost::{AdapterLimits, UnitCost, buffer_bytes, largest_forward, node_kernels, slices, unit_costs, weight_type};
+pub use error::PlanError;
+pub use estimate::{Bound, Estimate, Rates};
+pub use memory::AdapterBytes;
+pub use policy::{AdapterBudget, Offload, PlanRequest, plan};
 pub use steps::PlanStep;
 
 /// Which of the plan's adapters; an index into the executor's devices.
 pub type AdapterId = usize;
 
 /// Where a unit's weights are between forwards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Residency {
     /// On the adapter, for good.
     Resident,

@@ -1,21 +1,22 @@
-//! From budgets and a request to a plan.
+//! From costs, budgets and a request to a plan.
+//!
+//! Adapters take runs of neighbouring units in the order they are given in. Of all ways to cut the line of units, the
+//! one whose slowest adapter is fastest is taken: then a chunk of a prompt can follow the one before it without
+//! waiting, and layers lie where they are read soonest. An adapter that would only slow the others down gets none.
 
-use super::{Placement, Plan, Residency};
+use super::estimate::{Rates, Seconds};
+use super::memory::Tally;
+use super::{AdapterBytes, Placement, Plan, PlanError, Residency, UnitCost};
 
-/// What a unit costs where it is placed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnitCost {
-    /// Bytes of weights.
-    pub weights: u64,
-    /// Bytes of KV cache; they stay on the adapter even when the weights are streamed.
-    pub kv_cache: u64,
-}
-
-/// What an adapter may be given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What an adapter may be given, and what it can do.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdapterBudget {
-    /// Bytes for weights, KV cache and ring.
+    /// What a user calls the adapter in `--memory`.
+    pub number: usize,
+    /// Bytes it may hold in all.
     pub bytes: u64,
+    /// What it does a second.
+    pub rates: Rates,
 }
 
 /// How much to stream.
@@ -24,9 +25,11 @@ pub enum Offload {
     /// Nothing: what does not fit is an error.
     #[default]
     Never,
-    /// As many layers as must be.
+    /// As many layers as must be, head and embedding last.
     AsNeeded,
-    /// Every unit.
+    /// So many layers, spread evenly.
+    Layers(usize),
+    /// Every layer; head and embedding only where they must be.
     All,
 }
 
@@ -39,79 +42,178 @@ pub struct PlanRequest {
     pub ring_slots: usize,
 }
 
-/// Why there is no plan.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
-    /// No adapter to plan for.
-    #[error("a plan needs at least one adapter")]
-    NoAdapter,
-    /// The budgets don't hold the model.
-    #[error(
-        "the model needs {needed} bytes of adapter memory, the budgets hold {available}; \
-         use a smaller --context-length, another adapter or a quantized checkpoint"
-    )]
-    DoesNotFit {
-        /// Bytes the request comes to.
-        needed: u64,
-        /// Bytes of all budgets.
-        available: u64,
-    },
+/// Units and budgets that a plan is sought for.
+pub(super) struct Search<'a> {
+    /// By adapter, by unit.
+    pub(super) costs: &'a [Vec<UnitCost>],
+    pub(super) budgets: &'a [AdapterBudget],
+    pub(super) request: PlanRequest,
 }
 
-/// Places every unit in order: each adapter takes what its budget holds, then the next one.
+/// The best way found to place the first units on the first adapters.
+#[derive(Clone, Copy)]
+struct Best {
+    /// Seconds of the slowest adapter, then of all together.
+    time: (f64, f64),
+    /// First unit of the last adapter.
+    start: usize,
+    /// How far down [`Search::streamed`] it streams.
+    level: usize,
+}
+
+/// Places every unit. `costs` are by adapter, by unit; the first unit is the embedding, the last the head.
 ///
 /// # Errors
-/// No adapter, or budgets that don't hold what must be on an adapter.
-pub fn plan(units: &[UnitCost], budgets: &[AdapterBudget], request: &PlanRequest) -> Result<Plan, PlanError> {
+/// No adapter, more layers to stream than there are, or budgets that don't hold what must be on an adapter.
+pub fn plan(costs: &[Vec<UnitCost>], budgets: &[AdapterBudget], request: &PlanRequest) -> Result<Plan, PlanError> {
     if budgets.is_empty() {
         return Err(PlanError::NoAdapter);
     }
-    let largest = units.iter().map(|unit| unit.weights).max().unwrap_or(0);
-    let ring = largest * request.ring_slots as u64;
-    let mut left: Vec<u64> = budgets.iter().map(|budget| budget.bytes).collect();
-    let does_not_fit = || PlanError::DoesNotFit {
-        needed: units.iter().map(|unit| unit.weights + unit.kv_cache).sum(),
-        available: budgets.iter().map(|budget| budget.bytes).sum(),
-    };
-    let mut ringed = vec![false; budgets.len()];
-    if request.offload == Offload::Never {
-        return fill(units, left).ok_or_else(does_not_fit);
-    }
-    if request.offload == Offload::AsNeeded
-        && let Some(plan) = fill(units, left.clone())
+    let search = Search { costs, budgets, request: *request };
+    if let Offload::Layers(wanted) = request.offload
+        && wanted > search.layers()
     {
-        return Ok(plan);
+        return Err(PlanError::TooManyLayers { wanted, layers: search.layers() });
     }
-    let mut placements = Vec::with_capacity(units.len());
-    let share = units.len().div_ceil(budgets.len());
-    for (index, unit) in units.iter().enumerate() {
-        let adapter = (index / share).min(budgets.len() - 1);
-        if !std::mem::replace(&mut ringed[adapter], true) {
-            left[adapter] = left[adapter].checked_sub(ring).ok_or_else(does_not_fit)?;
-        }
-        // What is still to come on this adapter keeps its KV cache there.
-        let later = units[index + 1..((adapter + 1) * share).min(units.len()).max(index + 1)].iter();
-        let reserved: u64 = later.map(|unit| unit.kv_cache).sum();
-        let whole = unit.weights + unit.kv_cache;
-        let fits = left[adapter] >= whole + reserved && request.offload == Offload::AsNeeded;
-        let (cost, residency) = if fits { (whole, Residency::Resident) } else { (unit.kv_cache, Residency::Streamed) };
-        left[adapter] = left[adapter].checked_sub(cost).ok_or_else(does_not_fit)?;
-        placements.push(Placement { adapter, residency });
-    }
-    Ok(Plan { placements, ring_slots: request.ring_slots })
+    search.best().ok_or_else(|| search.does_not_fit())
 }
 
-/// Everything resident, adapter after adapter; `None` where it does not fit.
-fn fill(units: &[UnitCost], mut left: Vec<u64>) -> Option<Plan> {
-    let mut adapter = 0;
-    let mut placements = Vec::with_capacity(units.len());
-    for unit in units {
-        let cost = unit.weights + unit.kv_cache;
-        while *left.get(adapter)? < cost {
-            adapter += 1;
-        }
-        left[adapter] -= cost;
-        placements.push(Placement { adapter, residency: Residency::Resident });
+impl Search<'_> {
+    fn units(&self) -> usize {
+        self.costs[0].len()
     }
-    Some(Plan { placements, ring_slots: 2 })
+
+    /// Units between the embedding and the head.
+    pub(super) fn layers(&self) -> usize {
+        self.units().saturating_sub(2)
+    }
+
+    pub(super) fn best(&self) -> Option<Plan> {
+        let units = self.units();
+        let mut table: Vec<Vec<Option<Best>>> = Vec::with_capacity(self.budgets.len());
+        for adapter in 0..self.budgets.len() {
+            let reached = |start: usize| match adapter {
+                0 => (start == 0).then_some((0.0, 0.0)),
+                _ => table[adapter - 1][start].map(|best| best.time),
+            };
+            let mut row: Vec<Option<Best>> = vec![None; units + 1];
+            for start in 0..=units {
+                let Some(before) = reached(start) else { continue };
+                for (end, level, seconds) in self.runs(adapter, start) {
+                    let time = (seconds.max(before.0), before.1 + seconds);
+                    if row[end].is_none_or(|best| time < best.time) {
+                        row[end] = Some(Best { time, start, level });
+                    }
+                }
+            }
+            table.push(row);
+        }
+        self.read_back(&table)
+    }
+
+    fn read_back(&self, table: &[Vec<Option<Best>>]) -> Option<Plan> {
+        let mut placements = Vec::with_capacity(self.units());
+        let mut end = self.units();
+        for adapter in (0..table.len()).rev() {
+            let best = table[adapter][end]?;
+            let streamed = self.streamed(best.start, end, best.level);
+            let place = |unit: usize| {
+                let residency = if streamed.contains(&unit) { Residency::Streamed } else { Residency::Resident };
+                Placement { adapter, residency }
+            };
+            placements.extend((best.start..end).rev().map(place));
+            end = best.start;
+        }
+        placements.reverse();
+        Some(Plan { placements, ring_slots: self.request.ring_slots })
+    }
+
+    /// The runs of units from `start` that this adapter can hold: where each ends, how much of it is streamed, and
+    /// the seconds it takes a token. The empty run is one of them.
+    fn runs(&self, adapter: usize, start: usize) -> Vec<(usize, usize, f64)> {
+        let mut runs = vec![(start, 0, 0.0)];
+        for end in start + 1..=self.units() {
+            match self.level(adapter, start, end) {
+                Some(level) => runs.push((end, level, self.seconds(adapter, start, end, level))),
+                None => break,
+            }
+        }
+        runs
+    }
+
+    /// The least streaming that fits the run on the adapter, of what the request allows.
+    fn level(&self, adapter: usize, start: usize, end: usize) -> Option<usize> {
+        let budget = self.budgets[adapter].bytes;
+        let fits = |level: usize| self.bytes(adapter, start, end, level).total() <= budget;
+        let most = end - start;
+        match self.request.offload {
+            Offload::Never | Offload::Layers(_) => fits(0).then_some(0),
+            Offload::All => (most - self.ends(start, end).len()..=most).find(|level| fits(*level)),
+            Offload::AsNeeded if fits(0) => Some(0),
+            Offload::AsNeeded if !fits(most) => None,
+            Offload::AsNeeded => {
+                // The ring costs as much as the first streamed units save; from there on each one saves its own.
+                let (mut too_few, mut enough) = (0, most);
+                while enough - too_few > 1 {
+                    let middle = usize::midpoint(too_few, enough);
+                    if fits(middle) { enough = middle } else { too_few = middle }
+                }
+                Some(enough)
+            }
+        }
+    }
+
+    /// Head and embedding, if the run has them, in the order they are given up in.
+    fn ends(&self, start: usize, end: usize) -> Vec<usize> {
+        let last = self.units() - 1;
+        let mut ends: Vec<usize> = [last, 0].into_iter().filter(|unit| (start..end).contains(unit)).collect();
+        ends.dedup();
+        ends
+    }
+
+    /// The units of a run that are streamed at this level: as many layers, evenly spread, so that each upload has
+    /// resident layers to hide behind; beyond that the head, then the embedding.
+    fn streamed(&self, start: usize, end: usize, level: usize) -> Vec<usize> {
+        let (ends, last) = (self.ends(start, end), self.units() - 1);
+        let spread = |from: usize, layers: usize, count: usize| {
+            let chosen = move |layer: &usize| (layer + 1) * count / layers > layer * count / layers;
+            (0..layers).filter(chosen).map(move |layer| from + layer)
+        };
+        if let Offload::Layers(count) = self.request.offload {
+            return spread(1, self.layers(), count).filter(|unit| (start..end).contains(unit)).collect();
+        }
+        let (from, to) = (start.max(1), end.min(last).max(start.max(1)));
+        let layers = to - from;
+        let given_up = ends.into_iter().take(level.saturating_sub(layers));
+        spread(from, layers, level.min(layers)).chain(given_up).collect()
+    }
+
+    /// Bytes of everything resident on the first adapter.
+    pub(super) fn whole(&self) -> u64 {
+        let mut tally = Tally::default();
+        let units = self.costs[0].iter();
+        units.for_each(|unit| tally.add(unit, Residency::Resident, self.request.ring_slots));
+        tally.bytes().total()
+    }
+
+    fn bytes(&self, adapter: usize, start: usize, end: usize, level: usize) -> AdapterBytes {
+        let streamed = self.streamed(start, end, level);
+        let mut tally = Tally::default();
+        for unit in start..end {
+            let residency = if streamed.contains(&unit) { Residency::Streamed } else { Residency::Resident };
+            tally.add(&self.costs[adapter][unit], residency, self.request.ring_slots);
+        }
+        tally.bytes()
+    }
+
+    fn seconds(&self, adapter: usize, start: usize, end: usize, level: usize) -> f64 {
+        let streamed = self.streamed(start, end, level);
+        let rates = &self.budgets[adapter].rates;
+        let mut seconds = Seconds::default();
+        for unit in start..end {
+            let residency = if streamed.contains(&unit) { Residency::Streamed } else { Residency::Resident };
+            seconds.add(&self.costs[adapter][unit], residency, rates, 1);
+        }
+        seconds.total(self.request.ring_slots > 1) + 2.0 * rates.crossing
+    }
 }

@@ -3,7 +3,7 @@
 //! Computes the logits after a context and knows how much of it need not be computed again; chooses nothing.
 //! Invariant: `ids` are the tokens behind the executor's `position`, also after a failed forward.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use crate::exec::{Batch, ExecError, Executor, LogitRows, Logits};
 
@@ -45,15 +45,13 @@ impl Cache {
         let mut logits = None;
         self.ids.truncate(self.reusable(context));
         for stretch in context[self.ids.len()..].chunks(CANCEL_STRIDE) {
-            if cancel.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
             let position = self.ids.len() as u32;
             let batch = Batch { tokens: stretch, position, logits: LogitRows::Last };
-            logits = Some(self.executor.forward(&batch).inspect_err(|_| {
-                // a failed forward may have forgotten what lies beyond its position, and added nothing
-                self.ids.truncate(self.executor.position() as usize);
-            })?);
+            let forward = self.executor.forward_unless(&batch, cancel);
+            // A forward that failed may have forgotten what lies beyond its position, and added nothing.
+            let keep = self.executor.position() as usize;
+            let Some(computed) = forward.inspect_err(|_| self.ids.truncate(keep))? else { return Ok(None) };
+            logits = Some(computed);
             self.ids.extend_from_slice(stretch);
         }
         Ok(logits)

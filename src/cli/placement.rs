@@ -1,0 +1,176 @@
+//! Where a model goes: flags for adapters, budgets and streaming, and what they mean.
+//!
+//! Shared by all commands that compute. Reads values only; which adapters there are is found out later. Invariant:
+//! flags that say two things about one adapter are refused, never ranked.
+
+use clap::Args;
+use wgpt::exec::MemoryLimit;
+use wgpt::gpu::AdapterChoice;
+use wgpt::plan::Offload;
+
+/// Which adapters compute, how much of their memory is used, and what is streamed to them.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct PlacementArgs {
+    /// Adapter: its index in `wgpt adapters`, a part of its name, or `host` for the CPU without any GPU driver
+    /// [default: the best one]
+    #[arg(long, value_name = "INDEX|NAME|host", env = "WGPT_ADAPTER")]
+    pub(super) adapter: Option<String>,
+
+    /// Several adapters: how many of the best, or a list of indices and names in the order that layers go through
+    /// them, as 0,1; one that is listed twice is opened twice
+    #[arg(long, value_name = "COUNT|LIST", env = "WGPT_ADAPTERS", conflicts_with = "adapter", value_parser = adapters)]
+    pub(super) adapters: Option<AdapterChoice>,
+
+    /// Memory to use, on each adapter (20GiB) or by adapter (0=20GiB,1=8GiB; an adapter that is used twice may be
+    /// named twice) [default: nine tenths of what is free, where the driver tells]
+    #[arg(long, value_name = "BYTES|LIST", env = "WGPT_MEMORY", value_parser = memory)]
+    pub(super) memory: Option<MemoryLimit>,
+
+    /// Share of each adapter's free memory to use
+    #[arg(long, value_name = "SHARE", env = "WGPT_MEMORY_FRACTION", conflicts_with = "memory", value_parser = fraction, allow_negative_numbers = true)]
+    pub(super) memory_fraction: Option<f64>,
+
+    /// Keep layers on the host and stream them to the adapters for each token: as many as do not fit, so many, or
+    /// all [default without the flag: none]
+    #[arg(long, value_name = "N|all", env = "WGPT_OFFLOAD", num_args = 0..=1, default_missing_value = "needed", value_parser = offload)]
+    pub(super) offload: Option<Offload>,
+}
+
+impl PlacementArgs {
+    /// The adapters asked for.
+    pub(super) fn choice(&self) -> AdapterChoice {
+        let single = self.adapter.as_deref().map(adapter);
+        self.adapters.clone().or(single).unwrap_or_default()
+    }
+
+    /// The memory to use.
+    pub(super) fn memory(&self) -> MemoryLimit {
+        let fraction = self.memory_fraction.map(MemoryLimit::Fraction);
+        self.memory.clone().or(fraction).unwrap_or_default()
+    }
+
+    /// How much to stream.
+    pub(super) fn offload(&self) -> Offload {
+        self.offload.unwrap_or_default()
+    }
+}
+
+fn adapter(text: &str) -> AdapterChoice {
+    match text.trim().parse() {
+        Ok(index) => AdapterChoice::Index(index),
+        Err(_) if text.trim().eq_ignore_ascii_case("host") => AdapterChoice::Host,
+        Err(_) => AdapterChoice::Name(text.trim().to_owned()),
+    }
+}
+
+fn adapters(text: &str) -> Result<AdapterChoice, String> {
+    if let Ok(count) = text.trim().parse::<usize>() {
+        return if count > 0 { Ok(AdapterChoice::Best(count)) } else { Err("0 adapters compute nothing".into()) };
+    }
+    let list: Vec<&str> = text.split(',').map(str::trim).collect();
+    if list.iter().any(|name| name.is_empty()) {
+        return Err("expected a count, or indices and names separated by commas".into());
+    }
+    Ok(AdapterChoice::List(list.into_iter().map(adapter).collect()))
+}
+
+fn memory(text: &str) -> Result<MemoryLimit, String> {
+    if !text.contains('=') {
+        return Ok(MemoryLimit::Each(size(text)?));
+    }
+    let entry = |entry: &str| {
+        let (name, bytes) =
+            entry.rsplit_once('=').ok_or_else(|| format!("{entry:?}: expected ADAPTER=BYTES, as 0=20GiB"))?;
+        if name.trim().is_empty() {
+            return Err(format!("{entry:?}: expected an adapter before the ="));
+        }
+        Ok((adapter(name), size(bytes)?))
+    };
+    Ok(MemoryLimit::By(text.split(',').map(entry).collect::<Result<_, String>>()?))
+}
+
+/// Units of memory: binary ones as drivers count, decimal ones as it is sold.
+const UNITS: [(&str, u64); 9] = [
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("KB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("K", 1 << 10),
+    ("M", 1 << 20),
+    ("G", 1 << 30),
+];
+
+fn size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let expected = || format!("{text:?}: expected bytes, as 20GiB, 500MB or 1000000");
+    let ends = |(unit, _): &&(&str, u64)| text.to_ascii_lowercase().ends_with(&unit.to_ascii_lowercase());
+    let (number, unit) = match UNITS.iter().find(ends) {
+        Some((unit, bytes)) => (&text[..text.len() - unit.len()], *bytes),
+        None => (text, 1),
+    };
+    let number: f64 = number.trim().parse().map_err(|_| expected())?;
+    let bytes = number * unit as f64;
+    if number.is_finite() && (1.0..1e18).contains(&bytes) { Ok(bytes as u64) } else { Err(expected()) }
+}
+
+fn fraction(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "expected a number above 0, at most 1")?;
+    if value > 0.0 && value <= 1.0 { Ok(value) } else { Err("expected a number above 0, at most 1".into()) }
+}
+
+fn offload(text: &str) -> Result<Offload, String> {
+    match text.trim() {
+        "needed" => Ok(Offload::AsNeeded),
+        "all" => Ok(Offload::All),
+        count => count
+            .parse()
+            .map(Offload::Layers)
+            .map_err(|_| "expected a number of layers, `all`, or nothing for as many as do not fit".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adapters_are_chosen_by_index_name_or_host() {
+        assert_eq!(adapter("1"), AdapterChoice::Index(1), "digits");
+        assert_eq!(adapter("HOST"), AdapterChoice::Host, "any case");
+        assert_eq!(adapter("llvmpipe"), AdapterChoice::Name("llvmpipe".into()), "anything else");
+    }
+
+    #[test]
+    fn a_bare_number_is_a_count_and_anything_else_a_list() {
+        assert_eq!(adapters("2"), Ok(AdapterChoice::Best(2)), "a count");
+        let list = AdapterChoice::List(vec![AdapterChoice::Index(0), AdapterChoice::Name("RTX 4090".into())]);
+        assert_eq!(adapters("0, RTX 4090"), Ok(list), "indices and names");
+        assert_eq!(adapters("llvm"), Ok(AdapterChoice::List(vec![AdapterChoice::Name("llvm".into())])), "one name");
+        for wrong in ["0", "0,", ",", ""] {
+            assert!(adapters(wrong).is_err(), "{wrong:?} is refused");
+        }
+    }
+
+    #[test]
+    fn memory_is_for_each_adapter_or_by_adapter() {
+        assert_eq!(memory("20GiB"), Ok(MemoryLimit::Each(20 << 30)), "each");
+        assert_eq!(memory("1.5g"), Ok(MemoryLimit::Each(3 << 29)), "short and small letters");
+        assert_eq!(memory("500MB"), Ok(MemoryLimit::Each(500_000_000)), "decimal");
+        assert_eq!(memory("4096"), Ok(MemoryLimit::Each(4096)), "bytes");
+        let by = vec![(AdapterChoice::Index(0), 20 << 30), (AdapterChoice::Name("arc".into()), 8 << 20)];
+        assert_eq!(memory("0=20GiB,arc=8MiB"), Ok(MemoryLimit::By(by)), "by adapter");
+        for wrong in ["", "GiB", "0=", "=1GiB", "0=1GiB,2GiB", "-1GiB", "0", "1e30", "nanGiB"] {
+            assert!(memory(wrong).is_err(), "{wrong:?} is refused");
+        }
+    }
+
+    #[test]
+    fn offload_is_a_count_or_all_or_what_is_needed() {
+        assert_eq!(offload("3"), Ok(Offload::Layers(3)), "a count");
+        assert_eq!(offload("all"), Ok(Offload::All), "all");
+        assert_eq!(offload("needed"), Ok(Offload::AsNeeded), "what the bare flag means");
+        assert!(offload("-1").is_err() && offload("some").is_err(), "anything else");
+    }
+}

@@ -1,0 +1,200 @@
+//! `wgpt plan`: where a model would go and how fast it would be.
+//!
+//! Reads headers and asks drivers what is free; loads nothing and computes nothing. Invariant: what is shown is what
+//! the commands that compute would allocate with the same flags.
+
+use anyhow::Result;
+use comfy_table::{Table, presets};
+use serde::Serialize;
+use wgpt::exec::{Placed, PlacedAdapter};
+use wgpt::graph::Graph;
+use wgpt::plan::{AdapterBytes, Estimate, Rates, Residency};
+
+use super::args::PlanArgs;
+use super::output::{Notes, Text, bytes};
+use super::resolve;
+
+/// Everything that is shown.
+#[derive(Debug, Serialize)]
+struct Report {
+    checkpoint: String,
+    context_length: u32,
+    /// Tokens of a prefill chunk.
+    prefill_chunk: u32,
+    units: Vec<UnitPlace>,
+    adapters: Vec<AdapterPart>,
+    /// Packed weights that the host keeps for streaming, bytes.
+    host_bytes: u64,
+    decode: Estimate,
+    prefill: Estimate,
+    notices: Vec<String>,
+}
+
+/// Where one unit goes.
+#[derive(Debug, Serialize)]
+struct UnitPlace {
+    name: String,
+    /// Its place in `adapters`.
+    adapter: usize,
+    residency: Residency,
+    /// Bytes of weights and vectors.
+    bytes: u64,
+    kv_bytes: u64,
+}
+
+/// What one adapter gets.
+#[derive(Debug, Serialize)]
+struct AdapterPart {
+    /// Its place in `wgpt adapters`.
+    index: usize,
+    name: String,
+    /// Bytes it may hold; `None` where no one knows a limit.
+    budget: Option<u64>,
+    bytes: AdapterBytes,
+    total: u64,
+    /// Bytes of its streamed weights, on the host.
+    streamed_bytes: u64,
+    /// What it is taken to do a second.
+    rates: Rates,
+}
+
+pub(super) fn run(args: &PlanArgs) -> Result<()> {
+    let (opened, graph, placed) = resolve::plan(&args.model, &args.context)?;
+    let report = report(opened.path.display().to_string(), &graph, &placed);
+    let mut stdout = Text::new();
+    if args.json {
+        stdout.show(&(serde_json::to_string_pretty(&report)? + "\n"))?;
+        return Ok(());
+    }
+    stdout.show(&describe(&report, &placed))?;
+    let notes = Notes::new(args.model.quiet);
+    report.notices.iter().for_each(|notice| notes.line(notice));
+    Ok(())
+}
+
+/// Whether there is more to say than the adapter's name.
+pub(super) fn is_worth_telling(placed: &Placed) -> bool {
+    placed.adapters.len() > 1 || placed.plan.placements.iter().any(|p| p.residency == Residency::Streamed)
+}
+
+/// One line for each run of neighbouring units on one adapter: `layers 0-11 on …, 4 of 12 streamed`.
+pub(super) fn runs(placed: &Placed) -> Vec<String> {
+    let placements = &placed.plan.placements;
+    let last = placements.len() - 1;
+    let one = |adapter: usize| {
+        let units: Vec<usize> = (0..=last).filter(|unit| placements[*unit].adapter == adapter).collect();
+        let layers: Vec<usize> = units.iter().filter(|unit| (1..last).contains(*unit)).map(|unit| unit - 1).collect();
+        let streamed = |unit: &&usize| placements[**unit].residency == Residency::Streamed;
+        let count = layers.iter().map(|layer| layer + 1).filter(|unit| streamed(&unit)).count();
+        let mut parts = Vec::new();
+        let end = |unit: usize, name: &str| {
+            let how = if streamed(&&unit) { " (streamed)" } else { "" };
+            units.contains(&unit).then(|| format!("{name}{how}"))
+        };
+        parts.extend(end(0, "embedding"));
+        if let (Some(first), Some(last)) = (layers.first(), layers.last()) {
+            let how = match count {
+                0 => String::new(),
+                all if all == layers.len() => " (streamed)".to_owned(),
+                some => format!(" ({some} of {} streamed)", layers.len()),
+            };
+            parts.push(match first == last {
+                true => format!("layer {first}{how}"),
+                false => format!("layers {first}-{last}{how}"),
+            });
+        }
+        parts.extend(end(last, "head"));
+        let PlacedAdapter { info, .. } = &placed.adapters[adapter];
+        format!("adapter {} ({}): {}", info.index, info.name, parts.join(", "))
+    };
+    (0..placed.adapters.len()).map(one).collect()
+}
+
+fn report(checkpoint: String, graph: &Graph, placed: &Placed) -> Report {
+    let place = graph.units.iter().zip(&placed.plan.placements);
+    let units = place.map(|(unit, placement)| UnitPlace {
+        name: unit.name.clone(),
+        adapter: placement.adapter,
+        residency: placement.residency,
+        bytes: unit.bytes,
+        kv_bytes: unit.kv_bytes,
+    });
+    let adapters = placed.adapters.iter().map(|adapter| AdapterPart {
+        index: adapter.info.index,
+        name: adapter.info.name.clone(),
+        budget: adapter.budget,
+        bytes: adapter.bytes,
+        total: adapter.bytes.total(),
+        streamed_bytes: adapter.host_bytes,
+        rates: adapter.rates,
+    });
+    Report {
+        checkpoint,
+        context_length: graph.context_length,
+        prefill_chunk: placed.extents.tokens,
+        units: units.collect(),
+        adapters: adapters.collect(),
+        host_bytes: placed.adapters.iter().map(|adapter| adapter.host_bytes).sum(),
+        decode: placed.decode,
+        prefill: placed.prefill,
+        notices: placed.notices.clone(),
+    }
+}
+
+fn describe(report: &Report, placed: &Placed) -> String {
+    let mut text = runs(placed).join("\n") + "\n\n";
+    text += &format!("{}\n\n", memory(report));
+    let speed = |what: &str, estimate: &Estimate| {
+        let (rate, bound) = (estimate.tokens_per_second, estimate.bound);
+        format!("{what:<8} about {rate:.digits$} tokens/s, {bound} binds\n", digits = if rate < 10.0 { 2 } else { 0 })
+    };
+    text += &speed("decode", &report.decode);
+    text += &speed("prefill", &report.prefill);
+    text += &format!("context  {} tokens, prompts in chunks of {}\n", report.context_length, report.prefill_chunk);
+    for AdapterPart { index, rates, .. } in &report.adapters {
+        let (memory, bus, compute) = (rates.memory / 1e9, rates.bus / 1e9, rates.flops / 1e12);
+        text += &format!(
+            "assumed  adapter {index} reads {memory:.0} GB/s, receives {bus:.0} GB/s and computes {compute} TFLOP/s\n"
+        );
+    }
+    text
+}
+
+fn memory(report: &Report) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN);
+    table.set_header([
+        "place",
+        "weights",
+        "vectors",
+        "KV cache",
+        "activations",
+        "scratch",
+        "ring",
+        "staging",
+        "readback",
+        "total",
+        "budget",
+    ]);
+    for AdapterPart { index, name, budget, bytes: held, total, .. } in &report.adapters {
+        let kinds = [
+            held.weights,
+            held.vectors,
+            held.kv_cache,
+            held.activations,
+            held.scratch,
+            held.ring,
+            held.staging,
+            held.readback,
+            *total,
+        ];
+        let budget = budget.map_or_else(|| "unknown".to_owned(), bytes);
+        table.add_row([vec![format!("{index}: {name}")], kinds.map(bytes).to_vec(), vec![budget]].concat());
+    }
+    if report.host_bytes > 0 {
+        let mut row = vec![String::new(); 11];
+        (row[0], row[1], row[9]) = ("host".into(), bytes(report.host_bytes), bytes(report.host_bytes));
+        table.add_row(row);
+    }
+    table
+}

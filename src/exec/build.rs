@@ -1,0 +1,295 @@
+//! Making a lane: all buffers first, then the weights, then the dispatches.
+//!
+//! A plan that an adapter does not hold after all fails before anything is read from the checkpoint. Invariant: the
+//! buffers made are those the plan counts.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::ExecError;
+use super::lane::{Lane, Placed, Streamed};
+use super::load::{WeightSource, spread};
+use crate::gpu::{Buffer, BufferPart, Device, Usage};
+use crate::graph::{Buffers, Graph, Node, TensorId, TensorKind, WeightId};
+use crate::ops::{Bind, Kernel, Phase, Step};
+use crate::plan::{AdapterBytes, AdapterId, Plan, Residency, node_kernels, weight_type};
+use crate::tensor::Extents;
+
+/// What a lane is made from.
+#[derive(Clone, Copy)]
+pub(super) struct LanePlan<'a> {
+    pub(super) graph: &'a Graph,
+    pub(super) buffers: &'a Buffers,
+    pub(super) plan: &'a Plan,
+    pub(super) adapter: AdapterId,
+    /// The largest forward.
+    pub(super) extents: Extents,
+    pub(super) bytes: AdapterBytes,
+}
+
+impl LanePlan<'_> {
+    fn units(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.graph.units.len()).filter(|unit| self.plan.placements[*unit].adapter == self.adapter)
+    }
+
+    fn streams(&self, unit: usize) -> bool {
+        self.plan.placements[unit].residency == Residency::Streamed
+    }
+}
+
+/// Where weights are: resident ones once, streamed ones by the unit whose ring slot they come through.
+type Places = HashMap<(Option<usize>, WeightId), Placed>;
+
+/// The kernels of a node in a phase.
+struct Chosen {
+    unit: usize,
+    node: usize,
+    phase: Phase,
+    kernels: Vec<Kernel>,
+}
+
+/// A lane with its buffers, still empty.
+pub(super) struct Allocated<'a> {
+    lane: Lane,
+    plan: LanePlan<'a>,
+    places: Places,
+    chosen: Vec<Chosen>,
+}
+
+impl<'a> Allocated<'a> {
+    /// Makes every buffer that the plan counts. On failure also says how many bytes the device did hold.
+    pub(super) fn new(device: Device, plan: LanePlan<'a>) -> Result<Self, (u64, ExecError)> {
+        let lane = match empty_lane(&device, &plan) {
+            Ok((step, readback)) => Lane {
+                step,
+                readback,
+                activations: vec![None; plan.buffers.slots.len()],
+                vectors: HashMap::new(),
+                states: HashMap::new(),
+                scratch: Vec::new(),
+                streamed: HashMap::new(),
+                dispatches: (0..plan.graph.nodes.len()).map(|_| [Vec::new(), Vec::new()]).collect(),
+                planned: plan.bytes,
+                pending: std::sync::Mutex::new(0),
+                device,
+            },
+            Err(error) => return Err((device.allocated(), error)),
+        };
+        let mut allocated = Self { lane, plan, places: Places::new(), chosen: Vec::new() };
+        match allocated.allocate() {
+            Ok(()) => Ok(allocated),
+            Err(error) => Err((allocated.lane.device.allocated(), error)),
+        }
+    }
+
+    fn allocate(&mut self) -> Result<(), ExecError> {
+        let (lane, plan) = (&mut self.lane, self.plan);
+        let nodes = plan.units().flat_map(|unit| &plan.graph.nodes[plan.graph.units[unit].nodes.clone()]);
+        for id in nodes.flat_map(|node| node.inputs.iter().chain(&node.outputs)) {
+            lane.allocate_operand(&plan, *id)?;
+        }
+        for unit in plan.units().filter(|unit| !plan.streams(*unit)) {
+            for id in &plan.graph.units[unit].weights {
+                // A tied head finds the embedding already there.
+                if !self.places.contains_key(&(None, *id)) {
+                    self.places.insert((None, *id), lane.allocate_weight(&plan, *id)?);
+                }
+            }
+        }
+        lane.allocate_ring(&plan, &mut self.places)?;
+        self.chosen = choose(lane, &plan, &self.places);
+        lane.scratch = scratch(&lane.device, &self.chosen)?;
+        Ok(())
+    }
+
+    /// Loads the weights and makes the dispatches; `progress` is told of bytes loaded.
+    pub(super) fn load(mut self, source: WeightSource<'_>, progress: &mut dyn FnMut(u64)) -> Result<Lane, ExecError> {
+        let graph = self.plan.graph;
+        let vectors = self.lane.vectors.iter().collect::<BTreeMap<_, _>>();
+        for (id, buffer) in vectors {
+            let values = source.vector(&graph.vectors[id.0])?;
+            self.lane.stage(buffer, 0, bytemuck::cast_slice(&values))?;
+        }
+        // In the order of the graph, which is about that of the file.
+        let resident = self.places.iter().filter(|((unit, _), _)| unit.is_none());
+        for ((_, id), placed) in resident.collect::<BTreeMap<_, _>>() {
+            load_weight(&self.lane, graph, *id, placed, source, progress)?;
+        }
+        for unit in self.plan.units().filter(|unit| self.plan.streams(*unit)) {
+            let mut uploads = Vec::new();
+            for id in &graph.units[unit].weights {
+                let placed = &self.places[&(Some(unit), *id)];
+                let packed = source.packed(&graph.weights[id.0], &placed.ty.slices)?;
+                progress(packed.iter().map(|bytes| bytes.len() as u64).sum());
+                uploads.extend(placed.slices.iter().cloned().zip(packed));
+            }
+            self.lane.streamed.insert(unit, Streamed { uploads });
+        }
+        self.lane.device.flush()?;
+        *self.lane.pending.get_mut().expect("no thread panics while it stages") = 0;
+        self.record()?;
+        Ok(self.lane)
+    }
+
+    /// Compiles all kernels in parallel and makes every dispatch.
+    fn record(&mut self) -> Result<(), ExecError> {
+        let all: Vec<Kernel> = self.chosen.iter().flat_map(|chosen| chosen.kernels.clone()).collect();
+        self.lane.device.compile(&all)?;
+        for chosen in &self.chosen {
+            let key = self.plan.streams(chosen.unit).then_some(chosen.unit);
+            let op = &self.plan.graph.nodes[chosen.node];
+            let mut made = Vec::with_capacity(chosen.kernels.len());
+            for kernel in &chosen.kernels {
+                let bind = |bind| self.bind(op, key, bind);
+                made.push(self.lane.device.dispatch(kernel, &self.lane.step, bind)?);
+            }
+            self.lane.dispatches[chosen.node][chosen.phase as usize] = made;
+        }
+        Ok(())
+    }
+
+    fn bind(&self, op: &Node, key: Option<usize>, bind: Bind) -> BufferPart<'_> {
+        match bind {
+            Bind::Input(n) => self.tensor(op.inputs[n]).whole(),
+            Bind::Output(n) => self.tensor(op.outputs[n]).whole(),
+            Bind::Scratch(n) => self.lane.scratch[n].whole(),
+            Bind::Weight { input, slice, region } => {
+                let TensorKind::Weight(id) = self.plan.graph.tensors[op.inputs[input].0].kind else {
+                    panic!("input {input} of {op:?} is bound as a weight")
+                };
+                let placed = &self.places[&(key, id)];
+                let range = &placed.ty.slices[slice].1.regions[region];
+                placed.slices[slice].part(range.start, range.end - range.start)
+            }
+        }
+    }
+
+    /// The buffer of a tensor that is not a weight.
+    fn tensor(&self, id: TensorId) -> &Buffer {
+        match &self.plan.graph.tensors[id.0].kind {
+            TensorKind::Activation(_) => self.lane.activation(self.plan.buffers, id),
+            TensorKind::Vector(vector) => &self.lane.vectors[vector],
+            TensorKind::State(_) => &self.lane.states[&id],
+            TensorKind::Weight(_) => panic!("weights are bound by slice and region"),
+        }
+    }
+}
+
+fn empty_lane(device: &Device, plan: &LanePlan<'_>) -> Result<(Buffer, crate::gpu::Readback), ExecError> {
+    let step = device.buffer("step", size_of::<Step>() as u64, Usage::Uniform)?;
+    Ok((step, device.readback("readback", plan.bytes.readback)?))
+}
+
+impl Lane {
+    /// The buffer of an activation, a state or a vector, where it has none yet.
+    fn allocate_operand(&mut self, plan: &LanePlan<'_>, id: TensorId) -> Result<(), ExecError> {
+        let tensor = &plan.graph.tensors[id.0];
+        let new = |bytes, usage| self.device.buffer(&tensor.name, bytes, usage);
+        match &tensor.kind {
+            TensorKind::Activation(ty) => {
+                let slot = plan.buffers.slot_of[id.0].expect("every activation has a slot");
+                if self.activations[slot].is_none() {
+                    self.activations[slot] = Some(new(ty.bytes(plan.extents), Usage::Activations)?);
+                }
+            }
+            TensorKind::State(state) if !self.states.contains_key(&id) => {
+                let buffer = new(state.bytes(), Usage::Activations)?;
+                self.states.insert(id, buffer);
+            }
+            TensorKind::Vector(vector) if !self.vectors.contains_key(vector) => {
+                let buffer = new(plan.graph.vectors[vector.0].len() as u64 * 4, Usage::Weights)?;
+                self.vectors.insert(*vector, buffer);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A buffer for each slice of a resident weight.
+    fn allocate_weight(&self, plan: &LanePlan<'_>, id: WeightId) -> Result<Placed, ExecError> {
+        let weight = &plan.graph.weights[id.0];
+        let ty = weight_type(weight, self.device.max_binding);
+        let label = weight.spec.label();
+        let slices = ty.slices.iter().map(|(_, layout)| self.device.buffer(&label, layout.bytes, Usage::Weights));
+        Ok(Placed { slices: slices.collect::<Result<_, _>>()?, ty })
+    }
+
+    /// The ring: each slot's buffers are as large as the largest unit that passes through it.
+    fn allocate_ring(&self, plan: &LanePlan<'_>, places: &mut Places) -> Result<(), ExecError> {
+        let slot_of = |unit| plan.plan.slot_of(unit).expect("a streamed unit has a slot");
+        let types = |unit: usize| {
+            let weights = plan.graph.units[unit].weights.iter();
+            weights.map(|id| (*id, weight_type(&plan.graph.weights[id.0], self.device.max_binding)))
+        };
+        let mut sizes: Vec<Vec<u64>> = vec![Vec::new(); plan.plan.ring_slots];
+        for unit in plan.units().filter(|unit| plan.streams(*unit)) {
+            let sizes = &mut sizes[slot_of(unit)];
+            for (index, (_, layout)) in types(unit).flat_map(|(_, ty)| ty.slices).enumerate() {
+                match sizes.get_mut(index) {
+                    Some(size) => *size = layout.bytes.max(*size),
+                    None => sizes.push(layout.bytes),
+                }
+            }
+        }
+        let mut ring = Vec::with_capacity(sizes.len());
+        for sizes in &sizes {
+            let buffers = sizes.iter().map(|bytes| self.device.buffer("ring slot", *bytes, Usage::Weights));
+            ring.push(buffers.collect::<Result<Vec<Buffer>, _>>()?);
+        }
+        for unit in plan.units().filter(|unit| plan.streams(*unit)) {
+            let mut free = ring[slot_of(unit)].iter().cloned();
+            for (id, ty) in types(unit) {
+                let slices = free.by_ref().take(ty.slices.len()).collect();
+                places.insert((Some(unit), id), Placed { ty, slices });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The kernels of every node of the lane, for one row and for several.
+fn choose(lane: &Lane, plan: &LanePlan<'_>, places: &Places) -> Vec<Chosen> {
+    let mut chosen = Vec::new();
+    for unit in plan.units() {
+        let key = plan.streams(unit).then_some(unit);
+        for node in plan.graph.units[unit].nodes.clone() {
+            for phase in [Phase::Decode, Phase::Prefill] {
+                let op = &plan.graph.nodes[node];
+                let weight = |id| &places[&(key, id)].ty;
+                let kernels = node_kernels(plan.graph, op, phase, &lane.device.traits, weight);
+                chosen.push(Chosen { unit, node, phase, kernels });
+            }
+        }
+    }
+    chosen
+}
+
+/// Scratch buffers, each as large as the kernel that needs most of it.
+fn scratch(device: &Device, chosen: &[Chosen]) -> Result<Vec<Buffer>, ExecError> {
+    let kernels = || chosen.iter().flat_map(|chosen| &chosen.kernels);
+    let count = kernels().map(|kernel| kernel.scratch.len()).max().unwrap_or(0);
+    let largest = |index| kernels().filter_map(|kernel| kernel.scratch.get(index)).max().copied().unwrap_or(0);
+    let buffers = (0..count).map(|index| device.buffer("scratch", largest(index), Usage::Activations));
+    Ok(buffers.collect::<Result<_, _>>()?)
+}
+
+/// Loads a resident weight, slice by slice, piece by piece.
+fn load_weight(
+    lane: &Lane,
+    graph: &Graph,
+    id: WeightId,
+    placed: &Placed,
+    source: WeightSource<'_>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(), ExecError> {
+    let weight = &graph.weights[id.0];
+    for ((first, layout), buffer) in placed.ty.slices.iter().zip(&placed.slices) {
+        source.pieces(weight, *first..first + layout.rows, |piece| {
+            for (offset, bytes) in spread(piece, *first, layout) {
+                lane.stage(buffer, offset, bytes)?;
+            }
+            progress(piece.bytes.len() as u64);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}

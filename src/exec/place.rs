@@ -1,0 +1,223 @@
+//! From a graph and a user's wishes to a plan on adapters that are there: before anything is opened or loaded.
+//!
+//! Budgets come from flags or from what is free, rates from `rates`; `plan` does the placing. Invariant: adapters of
+//! a [`Placed`] are those its plan uses, in the plan's order.
+
+use super::rates::assumed;
+use super::{ExecError, ExecOptions, GpuOptions};
+use crate::gpu::{AdapterChoice, AdapterInfo, DeviceProfile, choose, host_memory, profiles};
+use crate::graph::{Graph, assign_buffers};
+use crate::plan::{
+    AdapterBudget, AdapterBytes, AdapterLimits, Estimate, Offload, Plan, PlanRequest, Rates, UnitCost, largest_forward,
+    plan, unit_costs,
+};
+use crate::tensor::Extents;
+
+/// What of the free memory a plan takes: the rest is for drivers, for other programs, and for gaps between buffers.
+const OF_FREE: f64 = 0.9;
+
+/// What of an adapter's memory a plan takes where no one knows how much is free.
+const OF_TOTAL: f64 = 0.75;
+
+/// Units a ring holds: one is filled while the other is read.
+const RING_SLOTS: usize = 2;
+
+/// How much memory a plan may take.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum MemoryLimit {
+    /// Nine tenths of what is free.
+    #[default]
+    Default,
+    /// This share of what is free, 0 to 1.
+    Fraction(f64),
+    /// So many bytes on each adapter.
+    Each(u64),
+    /// Bytes by adapter. Where one is used more than once, its first entry is for its first use and so on, and the
+    /// last one for all that follow; adapters not named keep the default.
+    By(Vec<(AdapterChoice, u64)>),
+}
+
+/// One adapter of a plan.
+#[derive(Debug, Clone)]
+pub struct PlacedAdapter {
+    /// Which.
+    pub info: AdapterInfo,
+    /// Bytes it may hold; `None` where no one knows a limit.
+    pub budget: Option<u64>,
+    /// What it is taken to do a second.
+    pub rates: Rates,
+    /// Bytes the plan puts on it.
+    pub bytes: AdapterBytes,
+    /// Bytes of its streamed weights, which the host keeps.
+    pub host_bytes: u64,
+    /// Which of the adapters asked for it is.
+    pub candidate: usize,
+}
+
+/// A plan for adapters that are there.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// Where every unit goes.
+    pub plan: Plan,
+    /// The adapters it uses, in its order.
+    pub adapters: Vec<PlacedAdapter>,
+    /// The largest forward.
+    pub extents: Extents,
+    /// What to expect of decode.
+    pub decode: Estimate,
+    /// What to expect of a whole prefill chunk.
+    pub prefill: Estimate,
+    /// Things a user should be told once.
+    pub notices: Vec<String>,
+}
+
+/// An adapter that may be used, with what is known of it.
+#[derive(Debug, Clone)]
+pub(super) struct Candidate {
+    pub(super) info: AdapterInfo,
+    pub(super) profile: DeviceProfile,
+    pub(super) budget: Option<u64>,
+    pub(super) rates: Rates,
+}
+
+/// The adapters of the options with their budgets, as the user named them.
+///
+/// # Errors
+/// No such adapter, or a budget for one that is not used.
+pub(super) fn candidates(options: &ExecOptions, present: &[AdapterInfo]) -> Result<Vec<Candidate>, ExecError> {
+    let chosen = choose(&options.adapter, present)?;
+    let budgets = budgets(&chosen, &options.memory, present)?;
+    let indices: Vec<usize> = chosen.iter().map(|info| info.index).collect();
+    let profiles = profiles(&indices, options.device)?;
+    let described = chosen.into_iter().zip(profiles).zip(budgets);
+    let candidate = |((info, profile), budget): ((&AdapterInfo, DeviceProfile), Option<u64>)| Candidate {
+        info: info.clone(),
+        profile,
+        budget,
+        rates: assumed(info),
+    };
+    Ok(described.map(candidate).collect())
+}
+
+/// Plans a graph on candidates.
+///
+/// # Errors
+/// Budgets that don't hold it.
+pub(super) fn place(graph: &Graph, candidates: &[Candidate], options: &ExecOptions) -> Result<Placed, ExecError> {
+    let buffers = assign_buffers(graph);
+    let chunk = options.prefill_chunk.unwrap_or(GpuOptions::default().prefill_chunk);
+    let extents = largest_forward(graph, chunk, candidates.iter().map(|one| one.profile.max_binding));
+    let cost = |one: &Candidate| {
+        let limits = AdapterLimits { max_binding: one.profile.max_binding, traits: &one.profile.traits };
+        unit_costs(graph, &buffers, extents, limits)
+    };
+    let mut costs: Vec<Vec<UnitCost>> = candidates.iter().map(cost).collect();
+    let budget = |one: &Candidate| AdapterBudget {
+        number: one.info.index,
+        bytes: one.budget.unwrap_or(u64::MAX),
+        rates: one.rates,
+    };
+    let budgets: Vec<AdapterBudget> = candidates.iter().map(budget).collect();
+    let request = PlanRequest { offload: options.offload, ring_slots: RING_SLOTS };
+    let mut plan = plan(&costs, &budgets, &request)?;
+    let used = compact(&mut plan, candidates.len());
+    let mut notices = left_out(candidates, &used);
+    costs = used.iter().map(|adapter| costs[*adapter].clone()).collect();
+    let adapters: Vec<PlacedAdapter> = used
+        .iter()
+        .enumerate()
+        .map(|(index, adapter)| PlacedAdapter {
+            info: candidates[*adapter].info.clone(),
+            budget: candidates[*adapter].budget,
+            rates: candidates[*adapter].rates,
+            bytes: plan.adapter_bytes(&costs[index], index),
+            host_bytes: plan.streamed_bytes(&costs[index], index),
+            candidate: *adapter,
+        })
+        .collect();
+    notices.extend(host_shortage(adapters.iter().map(|adapter| adapter.host_bytes).sum()));
+    let rates: Vec<Rates> = adapters.iter().map(|adapter| adapter.rates).collect();
+    let decode = plan.estimate(&costs, &rates, 1);
+    let prefill = plan.estimate(&costs, &rates, extents.tokens);
+    Ok(Placed { plan, adapters, extents, decode, prefill, notices })
+}
+
+/// Numbers the adapters of a plan without gaps; the result says which ones they are.
+fn compact(plan: &mut Plan, adapters: usize) -> Vec<usize> {
+    let uses = |adapter: &usize| plan.placements.iter().any(|placement| placement.adapter == *adapter);
+    let used: Vec<usize> = (0..adapters).filter(uses).collect();
+    for placement in &mut plan.placements {
+        placement.adapter = used.iter().position(|adapter| *adapter == placement.adapter).expect("it is in use");
+    }
+    used
+}
+
+fn left_out(candidates: &[Candidate], used: &[usize]) -> Vec<String> {
+    let unused = candidates.iter().enumerate().filter(|(index, _)| !used.contains(index));
+    let notice = |(_, one): (usize, &Candidate)| {
+        format!("adapter {} ({}) gets no layers: the others are faster without it", one.info.index, one.info.name)
+    };
+    unused.map(notice).collect()
+}
+
+/// A warning where the host does not hold what is to be streamed.
+fn host_shortage(streamed: u64) -> Option<String> {
+    let free = host_memory()?.free?;
+    (streamed > free).then(|| {
+        let (streamed, free) = (crate::plan::Bytes(streamed), crate::plan::Bytes(free));
+        format!("streaming keeps {streamed} in host memory, of which {free} are free: expect paging")
+    })
+}
+
+/// Bytes each chosen adapter may hold.
+fn budgets(
+    chosen: &[&AdapterInfo],
+    limit: &MemoryLimit,
+    present: &[AdapterInfo],
+) -> Result<Vec<Option<u64>>, ExecError> {
+    let fraction = if let MemoryLimit::Fraction(fraction) = limit { Some(*fraction) } else { None };
+    let own = |info: &AdapterInfo| share(info, chosen, fraction);
+    match limit {
+        MemoryLimit::Default | MemoryLimit::Fraction(_) => Ok(chosen.iter().map(|info| own(info)).collect()),
+        MemoryLimit::Each(bytes) => Ok(vec![Some(*bytes); chosen.len()]),
+        MemoryLimit::By(entries) => {
+            let mut given: Vec<(usize, u64)> = Vec::with_capacity(entries.len());
+            for (choice, bytes) in entries {
+                let index = choose(choice, present)?[0].index;
+                if !chosen.iter().any(|info| info.index == index) {
+                    return Err(ExecError::UnusedBudget { adapter: index, name: present[index].name.clone() });
+                }
+                given.push((index, *bytes));
+            }
+            let budget = |(position, info): (usize, &&AdapterInfo)| {
+                let uses_before = chosen[..position].iter().filter(|other| other.index == info.index).count();
+                let mine: Vec<u64> = given.iter().filter(|(index, _)| *index == info.index).map(|(_, b)| *b).collect();
+                mine.get(uses_before).or(mine.last()).copied().or_else(|| own(info))
+            };
+            Ok(chosen.iter().enumerate().map(budget).collect())
+        }
+    }
+}
+
+/// What an adapter may hold by itself: its part of the free memory, shared among all uses of the same memory.
+fn share(info: &AdapterInfo, chosen: &[&AdapterInfo], fraction: Option<f64>) -> Option<u64> {
+    let memory = info.memory?;
+    let same = |other: &&&AdapterInfo| {
+        let hardware = !info.pci_bus_id.is_empty() && other.pci_bus_id == info.pci_bus_id;
+        let host = info.kind == "software" && other.kind == "software";
+        other.index == info.index || hardware || host
+    };
+    let uses = chosen.iter().filter(same).count().max(1) as f64;
+    let bytes = match memory.free {
+        Some(free) => free as f64 * fraction.unwrap_or(OF_FREE),
+        None => memory.total as f64 * fraction.unwrap_or(OF_TOTAL),
+    };
+    Some((bytes / uses) as u64)
+}
+
+impl ExecOptions {
+    /// Whether they ask for anything that only adapters can do.
+    pub(super) fn needs_adapter(&self) -> bool {
+        self.offload != Offload::Never || self.memory != MemoryLimit::Default
+    }
+}

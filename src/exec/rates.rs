@@ -1,0 +1,28 @@
+//! What adapters do a second, where nobody has measured.
+//!
+//! One line a class of hardware, of its lesser members, so that a plan promises too little rather than too much.
+
+use crate::gpu::AdapterInfo;
+use crate::plan::Rates;
+
+/// By [`AdapterInfo::kind`]: memory and bus in GB/s, arithmetic in TFLOP/s, dispatch and crossing in µs.
+const ASSUMED: &[(&str, [f64; 5])] = &[
+    ("discrete", [300.0, 8.0, 10.0, 3.0, 150.0]),
+    ("integrated", [40.0, 8.0, 0.5, 10.0, 150.0]),
+    ("virtual", [100.0, 5.0, 2.0, 10.0, 300.0]),
+    // two cores under llvmpipe
+    ("software", [3.0, 3.0, 0.02, 60.0, 100.0]),
+];
+
+/// What an adapter of this class is taken to do.
+pub(super) fn assumed(info: &AdapterInfo) -> Rates {
+    let line = ASSUMED.iter().find(|(kind, _)| *kind == info.kind).unwrap_or(&ASSUMED[1]);
+    let [memory, bus, compute, dispatch, crossing] = line.1;
+    Rates {
+        memory: memory * 1e9,
+        bus: bus * 1e9,
+        flops: compute * 1e12,
+        dispatch: dispatch * 1e-6,
+        crossing: crossing * 1e-6,
+    }
+}

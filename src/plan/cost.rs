@@ -1,0 +1,189 @@
+//! What every unit of a graph needs of an adapter, kind by kind and to the byte.
+//!
+//! Counts; places nothing and allocates nothing. The executor makes its buffers from the same types, slices and
+//! kernels, so that what is counted here is what is allocated there. Invariant: what several units share carries a
+//! name, so that it is counted once on an adapter.
+
+use std::collections::HashMap;
+
+use crate::graph::{Buffers, Graph, Node, TensorId, TensorKind, VectorId, Weight, WeightId};
+use crate::ops::{Call, Kernel, Operand, Phase, Traits, WeightType};
+use crate::quant::{PackedLayout, REGION_ALIGN};
+use crate::tensor::{Extents, TensorType};
+
+/// Bytes of logits computed at once when all are wanted; a prefill chunk is cut where its logits would be more.
+const LOGITS_BYTES: u64 = 32 << 20;
+
+/// What the bytes on an adapter depend on.
+#[derive(Debug, Clone, Copy)]
+pub struct AdapterLimits<'a> {
+    /// Largest storage binding, bytes.
+    pub max_binding: u64,
+    /// What kernels are chosen by.
+    pub traits: &'a Traits,
+}
+
+/// What one unit needs of an adapter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnitCost {
+    /// Its weights: bytes of each row slice, packed.
+    pub weights: Vec<(WeightId, Vec<u64>)>,
+    /// Its vectors; they stay on the adapter even when the weights are streamed.
+    pub vectors: Vec<(VectorId, u64)>,
+    /// Bytes of KV cache; they stay too.
+    pub kv_cache: u64,
+    /// The activation buffers it uses, by slot of [`Buffers`].
+    pub activations: Vec<(usize, u64)>,
+    /// Bytes of each scratch buffer.
+    pub scratch: Vec<u64>,
+    /// Bytes of its output in the largest forward: what may be read back.
+    pub output: u64,
+    /// Bytes of weights that one decoded token reads: of an embedding one row, of experts those chosen.
+    pub read: u64,
+    /// Multiplications and additions of one token.
+    pub flops: u64,
+    /// Dispatches of one token.
+    pub dispatches: usize,
+}
+
+impl UnitCost {
+    /// Bytes of its weights.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weights.iter().flat_map(|(_, slices)| slices).sum()
+    }
+}
+
+/// The size of the buffer that holds so many bytes.
+pub fn buffer_bytes(bytes: u64) -> u64 {
+    bytes.next_multiple_of(4).max(16)
+}
+
+/// The largest forward: `prefill_chunk` tokens, and no more rows of logits than every adapter binds at once.
+pub fn largest_forward(graph: &Graph, prefill_chunk: u32, bindings: impl IntoIterator<Item = u64>) -> Extents {
+    let bindable = bindings.into_iter().fold(LOGITS_BYTES, u64::min);
+    let rows = (bindable / (graph.logits_width() as u64 * 4)).max(1);
+    let tokens = prefill_chunk.clamp(1, graph.context_length);
+    Extents { tokens, logit_rows: tokens.min(rows as u32) }
+}
+
+/// Every unit's cost on an adapter of these limits.
+pub fn unit_costs(graph: &Graph, buffers: &Buffers, extents: Extents, limits: AdapterLimits<'_>) -> Vec<UnitCost> {
+    let types: Vec<WeightType> = graph.weights.iter().map(|weight| weight_type(weight, limits.max_binding)).collect();
+    (0..graph.units.len()).map(|unit| unit_cost(graph, buffers, extents, limits.traits, &types, unit)).collect()
+}
+
+fn unit_cost(
+    graph: &Graph,
+    buffers: &Buffers,
+    extents: Extents,
+    traits: &Traits,
+    types: &[WeightType],
+    unit: usize,
+) -> UnitCost {
+    let unit = &graph.units[unit];
+    let slices = |id: &WeightId| types[id.0].slices.iter().map(|(_, layout)| buffer_bytes(layout.bytes)).collect();
+    let vector = |id: &VectorId| buffer_bytes(graph.vectors[id.0].len() as u64 * 4);
+    let mut cost = UnitCost {
+        weights: unit.weights.iter().map(|id| (*id, slices(id))).collect(),
+        vectors: unit.vectors.iter().map(|id| (*id, vector(id))).collect(),
+        output: graph.activation(unit.output).map_or(0, |ty| ty.bytes(extents)),
+        ..UnitCost::default()
+    };
+    let (mut slots, mut states) = (HashMap::new(), HashMap::new());
+    for node in &graph.nodes[unit.nodes.clone()] {
+        for id in node.inputs.iter().chain(&node.outputs) {
+            match &graph.tensors[id.0].kind {
+                TensorKind::Activation(ty) => {
+                    let slot = buffers.slot_of[id.0].expect("every activation has a slot");
+                    slots.insert(slot, buffer_bytes(ty.bytes(extents)));
+                }
+                TensorKind::State(state) => {
+                    states.insert(*id, buffer_bytes(state.bytes()));
+                }
+                TensorKind::Weight(id) => {
+                    let rows = rows_read(graph, node, &types[id.0]);
+                    let weight = &types[id.0];
+                    cost.read += (weight.format.row_bytes(weight.cols) * rows) as u64;
+                    cost.flops += 2 * (rows * weight.cols) as u64;
+                }
+                TensorKind::Vector(_) => {}
+            }
+        }
+        for phase in [Phase::Decode, Phase::Prefill] {
+            let kernels = node_kernels(graph, node, phase, traits, |id| &types[id.0]);
+            cost.dispatches += if phase == Phase::Decode { kernels.len() } else { 0 };
+            add_scratch(&mut cost.scratch, &kernels);
+        }
+    }
+    cost.kv_cache = states.values().sum();
+    cost.activations = slots.into_iter().collect();
+    cost.activations.sort_unstable();
+    cost
+}
+
+/// Rows of a weight that one token reads: an embedding's is one, of experts as many as its output is wide.
+fn rows_read(graph: &Graph, node: &Node, weight: &WeightType) -> usize {
+    let width = graph.activation(node.outputs[0]).and_then(TensorType::columns).map_or(0, |columns| columns as usize);
+    match node.op.name() {
+        "embed" | "add_positions" => 1,
+        _ => width.min(weight.rows),
+    }
+}
+
+/// Scratch buffers as large as the largest of each number.
+fn add_scratch(scratch: &mut Vec<u64>, kernels: &[Kernel]) {
+    let wanted = kernels.iter().flat_map(|kernel| kernel.scratch.iter().enumerate());
+    for (number, bytes) in wanted {
+        merge_largest(scratch, number, buffer_bytes(*bytes));
+    }
+}
+
+/// Raises the size at `index` to at least `bytes`.
+pub(super) fn merge_largest(sizes: &mut Vec<u64>, index: usize, bytes: u64) {
+    if sizes.len() <= index {
+        sizes.resize(index + 1, 0);
+    }
+    sizes[index] = sizes[index].max(bytes);
+}
+
+/// A weight as an operand where one binding holds `max_binding` bytes.
+pub fn weight_type(weight: &Weight, max_binding: u64) -> WeightType {
+    let (rows, cols) = (weight.spec.rows(), weight.spec.cols);
+    WeightType { format: weight.format, rows, cols, slices: slices(weight, max_binding) }
+}
+
+/// The row slices of a weight where one binding holds `max_binding` bytes: first row and layout of each.
+pub fn slices(weight: &Weight, max_binding: u64) -> Vec<(usize, PackedLayout)> {
+    let (rows, cols) = (weight.spec.rows(), weight.spec.cols);
+    let layout = weight.format.layout(rows, cols);
+    if layout.bytes <= max_binding {
+        return vec![(0, layout)];
+    }
+    // Regions are aligned, so a slice takes a little more than its rows.
+    let slack = layout.regions.len() as u64 * 2 * REGION_ALIGN;
+    let row_bytes = layout.bytes.div_ceil(rows as u64).max(1);
+    let per_slice = ((max_binding.saturating_sub(slack)) / (row_bytes + 1)).max(1) as usize;
+    let starts = (0..rows).step_by(per_slice);
+    starts.map(|first| (first, weight.format.layout(per_slice.min(rows - first), cols))).collect()
+}
+
+/// The kernels of a node in a phase; `weight` gives the types of weights.
+pub fn node_kernels<'w>(
+    graph: &Graph,
+    node: &Node,
+    phase: Phase,
+    traits: &Traits,
+    weight: impl Fn(WeightId) -> &'w WeightType,
+) -> Vec<Kernel> {
+    let operands = |ids: &[TensorId]| -> Vec<Operand> {
+        let operand = |id: &TensorId| match &graph.tensors[id.0].kind {
+            TensorKind::Activation(ty) => Operand::Activation(TensorType::clone(ty)),
+            TensorKind::Weight(id) => Operand::Weight(weight(*id).clone()),
+            TensorKind::Vector(id) => Operand::Vector(graph.vectors[id.0].len()),
+            TensorKind::State(state) => Operand::State(*state),
+        };
+        ids.iter().map(operand).collect()
+    };
+    let (inputs, outputs) = (operands(&node.inputs), operands(&node.outputs));
+    node.op.kernels(&Call { phase, inputs: &inputs, outputs: &outputs, traits })
+}

@@ -1,0 +1,354 @@
+//! Several adapters and too little memory, as a user asks for them: plans hold what they say, texts stay the same.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use assert_cmd::Command;
+use common::{committed_checkpoints, golden, repository};
+use serde_json::Value;
+use wgpt::checkpoint::Checkpoint;
+use wgpt::exec::{Batch, ExecOptions, Executor, LoadReport, LogitRows, MemoryLimit, open, plan_checkpoint};
+use wgpt::gpu::{AdapterChoice, DeviceOptions};
+use wgpt::plan::{Offload, Residency};
+use wgpt::sampler::SamplingParams;
+use wgpt::session::{FinishReason, GenerateParams, Language, Session};
+
+/// Eight layers: enough to split and to stream some of.
+const STORIES: &str = "checkpoints/wgpt-stories-4m";
+
+/// The program, in the repository, without the user's settings.
+fn wgpt(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wgpt"));
+    command.current_dir(repository("")).args(args);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WGPT_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Exit code, stdout and stderr of a run.
+fn run(args: &[&str]) -> (Option<i32>, String, String) {
+    let output = wgpt(args).output().expect("the program starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("whole UTF-8");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn generate(checkpoint: &str, more: &[&str]) -> (String, String) {
+    let fixed = ["generate", "--checkpoint", checkpoint, "--prompt", "Once upon a time", "--temperature", "0"];
+    let args = [&fixed[..], &["--max-new-tokens", "16", "--context-length", "64"], more].concat();
+    let (code, stdout, stderr) = run(&args);
+    assert_eq!(code, Some(0), "{args:?}: {stderr}");
+    (stdout, stderr)
+}
+
+fn plan(more: &[&str]) -> Value {
+    let fixed = ["plan", "--checkpoint", STORIES, "--context-length", "64", "--json"];
+    let (code, stdout, stderr) = run(&[&fixed[..], more].concat());
+    assert_eq!(code, Some(0), "{more:?}: {stderr}");
+    serde_json::from_str(&stdout).expect("JSON")
+}
+
+fn fails(args: &[&str], code: i32, parts: &[&str]) {
+    let (found, stdout, stderr) = run(args);
+    assert_eq!(found, Some(code), "{args:?}: {stderr}");
+    assert_eq!(stdout, "", "{args:?} prints nothing");
+    for part in parts {
+        assert!(stderr.contains(part), "{args:?} says {part:?}: {stderr}");
+    }
+}
+
+#[test]
+fn every_placement_writes_the_same_text() {
+    for checkpoint in [STORIES, "checkpoints/tiny-llama-q4_k_m", "checkpoints/tiny-mixtral"] {
+        let (plain, _) = generate(checkpoint, &["--adapter", "0"]);
+        let placements: &[(&[&str], &str)] = &[
+            (&["--adapters", "1"], "loaded"),
+            (&["--adapters", "0,0"], ": embedding, layer"),
+            (&["--adapters", "0,0,0"], ": embedding"),
+            (&["--offload", "all"], "(streamed)"),
+            (&["--offload", "1", "--adapters", "0,0"], "streamed"),
+            (&["--offload"], "loaded"),
+        ];
+        for (flags, note) in placements {
+            let (text, stderr) = generate(checkpoint, flags);
+            assert_eq!(text, plain, "{checkpoint} {flags:?}");
+            assert!(stderr.contains(note), "{checkpoint} {flags:?} says {note:?}: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn too_little_memory_is_refused_and_with_offload_streamed() {
+    let whole = plan(&[])["adapters"][0]["total"].as_u64().expect("bytes");
+    // Three layers' worth less, more than the ring takes.
+    let layer = plan(&[])["units"][1]["bytes"].as_u64().expect("bytes");
+    let memory = (whole - 2 * layer).to_string();
+    let flags = ["--checkpoint", STORIES, "--context-length", "64", "--memory", &memory];
+    fails(&[&["generate", "--prompt", "a"][..], &flags].concat(), 1, &["does not fit", "--offload would stream"]);
+    fails(&[&["plan"][..], &flags].concat(), 1, &["does not fit", "--offload would stream"]);
+    let (plain, _) = generate(STORIES, &[]);
+    let (text, stderr) = generate(STORIES, &["--memory", &memory, "--offload"]);
+    assert_eq!(text, plain, "the same text with {memory} bytes");
+    assert!(stderr.contains("streamed"), "{stderr}");
+    let planned = plan(&["--memory", &memory, "--offload"]);
+    let total = planned["adapters"][0]["total"].as_u64().expect("bytes");
+    assert!(total <= memory.parse().expect("a number"), "within the budget: {total}");
+    let streamed = planned["units"].as_array().expect("units").iter().filter(|unit| unit["residency"] == "streamed");
+    assert!((2..8).contains(&streamed.count()), "some layers: {planned}");
+}
+
+#[test]
+fn what_a_refusal_names_would_do() {
+    let fixed = ["plan", "--checkpoint", STORIES, "--context-length", "64", "--adapters", "0,0", "--offload"];
+    let (code, _, stderr) = run(&[&fixed[..], &["--memory", "1MiB"]].concat());
+    assert_eq!(code, Some(1), "{stderr}");
+    let flag = stderr.split("--memory ").nth(1).and_then(|rest| rest.split(' ').next()).expect("it names budgets");
+    assert!(flag.starts_with("0=") && flag.contains(",0="), "one for each use: {flag}");
+    let (code, _, stderr) = run(&[&fixed[..], &["--memory", flag]].concat());
+    assert_eq!(code, Some(0), "{flag}: {stderr}");
+    let fixed = ["plan", "--checkpoint", STORIES];
+    let short = plan(&[])["adapters"][0]["total"].as_u64().expect("bytes").to_string();
+    let (_, _, stderr) = run(&[&fixed[..], &["--memory", &short]].concat());
+    let context = stderr.split("--context-length ").nth(1).and_then(|rest| rest.split(' ').next());
+    let context = context.expect("a shorter context is named");
+    let (code, _, stderr) = run(&[&fixed[..], &["--memory", &short, "--context-length", context]].concat());
+    assert_eq!(code, Some(0), "{context}: {stderr}");
+}
+
+#[test]
+fn wrong_flags_are_refused_with_what_is_right() {
+    let usage: &[(&[&str], &[&str])] = &[
+        (&["--adapter", "0", "--adapters", "0,0"], &["cannot be used with"]),
+        (&["--memory", "1GiB", "--memory-fraction", "0.5"], &["cannot be used with"]),
+        (&["--memory", "much"], &["--memory", "20GiB"]),
+        (&["--memory-fraction", "1.5"], &["at most 1"]),
+        (&["--adapters", "0"], &["--adapters", "compute nothing"]),
+        (&["--offload", "some"], &["--offload", "number of layers"]),
+    ];
+    for (flags, parts) in usage {
+        fails(&[&["plan"][..], flags].concat(), 2, parts);
+    }
+    let refused: &[(&[&str], &[&str])] = &[
+        (&["--adapters", "64"], &["not 64 adapters", "0,0"]),
+        (&["--adapters", "0,Voodoo2"], &["Voodoo2", "there are"]),
+        (&["--adapters", "0,host"], &["the host computes alone"]),
+        (&["--adapter", "host", "--offload"], &["--adapter host"]),
+        (&["--adapter", "host"], &["nothing to plan"]),
+        (&["--memory", "99=1GiB"], &["no adapter 99"]),
+        (&["--offload", "9"], &["8 layers", "--offload all"]),
+    ];
+    for (flags, parts) in refused {
+        fails(&[&["plan", "--checkpoint", STORIES][..], flags].concat(), 1, parts);
+    }
+}
+
+#[test]
+fn a_plan_says_where_what_and_how_fast() {
+    let (code, text, _) = run(&["plan", "--checkpoint", STORIES, "--adapters", "0,0", "--offload", "4"]);
+    assert_eq!(code, Some(0), "{text}");
+    for part in ["embedding", "head", "streamed", "KV cache", "ring", "host", "decode", "prefill", "binds", "assumed"] {
+        assert!(text.contains(part), "{part:?} is shown: {text}");
+    }
+    let planned = plan(&["--adapters", "0,0", "--offload", "4"]);
+    let units = planned["units"].as_array().expect("units");
+    assert_eq!(units.len(), 10, "embedding, eight layers, head");
+    assert_eq!(units.iter().filter(|unit| unit["residency"] == "streamed").count(), 4, "{planned}");
+    assert!(planned["host_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "streamed weights are on the host");
+    assert!(planned["decode"]["tokens_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{planned}");
+}
+
+/// Options for `adapters` devices of the first adapter.
+fn options(adapters: usize, offload: Offload) -> ExecOptions {
+    let adapter = AdapterChoice::List(vec![AdapterChoice::Index(0); adapters]);
+    ExecOptions { adapter, offload, context_length: Some(96), prefill_chunk: Some(16), ..ExecOptions::default() }
+}
+
+fn opened(checkpoint: &Checkpoint, options: &ExecOptions) -> (Box<dyn Executor>, LoadReport) {
+    open(checkpoint, options, &mut |_| ()).expect("it loads")
+}
+
+fn close(what: &str, used: u64, planned: u64) {
+    let error = (used as f64 - planned as f64).abs() / (planned as f64).max(1.0);
+    assert!(error <= 0.03, "{what}: {used} bytes used, {planned} planned");
+}
+
+/// Every kind of memory on every adapter and the host is what the plan says.
+fn used_is_planned(name: &str, checkpoint: &Checkpoint, options: &ExecOptions) {
+    let (_, placed) = plan_checkpoint(checkpoint, options).expect("there is a plan");
+    let (executor, report) = opened(checkpoint, options);
+    assert_eq!(report.placed.expect("it is on adapters").plan, placed.plan, "{name}: the plan shown is the one made");
+    let used = executor.memory();
+    for (adapter, used) in placed.adapters.iter().zip(&used) {
+        let bytes = adapter.bytes;
+        close(&format!("{name} weights"), used.weights, bytes.weights + bytes.vectors + bytes.ring);
+        close(&format!("{name} KV cache"), used.kv_cache, bytes.kv_cache);
+        let other = bytes.activations + bytes.scratch + bytes.readback + bytes.staging;
+        close(&format!("{name} other"), used.other, other);
+        close(&format!("{name} total"), used.weights + used.kv_cache + used.other, bytes.total());
+    }
+    let host: u64 = placed.adapters.iter().map(|adapter| adapter.host_bytes).sum();
+    let used_host: u64 = used[placed.adapters.len()..].iter().map(|place| place.weights).sum();
+    close(&format!("{name} host"), used_host, host);
+}
+
+#[test]
+fn what_is_used_is_what_was_planned() {
+    let requests = [(1, Offload::Never), (2, Offload::Layers(1)), (1, Offload::All), (2, Offload::All)];
+    for (index, folder) in committed_checkpoints().iter().enumerate() {
+        let checkpoint = Checkpoint::open(folder).expect("the checkpoint opens");
+        let (adapters, offload) = requests[index % requests.len()];
+        used_is_planned(&folder.display().to_string(), &checkpoint, &options(adapters, offload));
+    }
+}
+
+#[test]
+fn a_real_model_uses_what_was_planned() {
+    let checkpoint = Checkpoint::open(&repository("checkpoints/smollm2")).expect("./checkpoints/fetch-smollm2");
+    // In slices of 8 MiB, so that the embedding is several buffers.
+    let device = DeviceOptions { max_binding: Some(8 << 20), ..DeviceOptions::default() };
+    for (adapters, offload) in [(1, Offload::Never), (2, Offload::Layers(10))] {
+        let options = ExecOptions { device, ..options(adapters, offload) };
+        used_is_planned("smollm2", &checkpoint, &options);
+    }
+}
+
+/// Logits of a prompt of two chunks and more, and of three tokens after it.
+fn logits(executor: &mut dyn Executor, tokens: &[u32]) -> Vec<Vec<f32>> {
+    let prompt = tokens.len().min(40);
+    let mut forward = |tokens: &[u32], position| {
+        executor.forward(&Batch { tokens, position, logits: LogitRows::Last }).expect("it runs").values
+    };
+    let mut all = vec![forward(&tokens[..prompt], 0)];
+    all.extend((0..3).map(|step| forward(&tokens[step..=step], (prompt + step) as u32)));
+    all
+}
+
+#[test]
+fn plans_of_the_planner_give_the_same_bits() {
+    let names = ["tiny-llama-gqa", "tiny-llama-q4_k_m", "tiny-falcon-7b", "tiny-gemma2", "tiny-qwen3-moe", "tiny-gpt2"];
+    for name in names {
+        let folder = repository("checkpoints").join(name);
+        let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
+        let tokens = golden(&folder).tokens;
+        let expected = logits(&mut *opened(&checkpoint, &options(1, Offload::Never)).0, &tokens);
+        for (adapters, offload) in [(2, Offload::Never), (3, Offload::Layers(1)), (2, Offload::All)] {
+            let (mut executor, report) = opened(&checkpoint, &options(adapters, offload));
+            let found = logits(&mut *executor, &tokens);
+            assert!(found == expected, "{name} on {adapters} adapters, {offload:?}: {:?}", report.placed);
+        }
+    }
+}
+
+#[test]
+fn an_adapter_with_less_memory_than_it_said_gets_the_next_smaller_plan() {
+    let checkpoint = Checkpoint::open(&repository(STORIES)).expect("the checkpoint opens");
+    let tokens: Vec<u32> = (1..50).collect();
+    let plain = options(1, Offload::AsNeeded);
+    let expected = logits(&mut *opened(&checkpoint, &plain).0, &tokens);
+    let (_, placed) = plan_checkpoint(&checkpoint, &plain).expect("there is a plan");
+    // What the driver would say is the same, what it gives is less.
+    let limit = placed.adapters[0].bytes.buffers() * 3 / 4;
+    let device = DeviceOptions { max_memory: Some(limit), ..DeviceOptions::default() };
+    let (mut executor, report) = opened(&checkpoint, &ExecOptions { device, ..plain.clone() });
+    assert!(report.notices.iter().any(|notice| notice.contains("planning again")), "it says so: {:?}", report.notices);
+    let plan = report.placed.expect("it is on an adapter").plan;
+    assert!(plan.placements.iter().any(|p| p.residency == Residency::Streamed), "some of it is streamed: {plan:?}");
+    assert!(logits(&mut *executor, &tokens) == expected, "the same logits");
+    let never = ExecOptions { device, offload: Offload::Never, ..plain };
+    let error = open(&checkpoint, &never, &mut |_| ()).err().expect("it does not fit").to_string();
+    assert!(error.contains("does not fit") && error.contains("--offload"), "{error}");
+}
+
+#[test]
+fn a_budget_by_adapter_is_kept_by_each_use() {
+    let checkpoint = Checkpoint::open(&repository(STORIES)).expect("the checkpoint opens");
+    let whole = plan_checkpoint(&checkpoint, &options(1, Offload::Never)).expect("there is a plan").1.adapters[0].bytes;
+    let limits = [whole.total(), whole.total() * 2 / 3];
+    let memory = MemoryLimit::By(limits.iter().map(|bytes| (AdapterChoice::Index(0), *bytes)).collect());
+    let (_, placed) =
+        plan_checkpoint(&checkpoint, &ExecOptions { memory, ..options(2, Offload::Never) }).expect("there is a plan");
+    let budgets: Vec<Option<u64>> = placed.adapters.iter().map(|adapter| adapter.budget).collect();
+    assert_eq!(budgets, limits.map(Some), "the first entry is for the first use");
+}
+
+#[test]
+fn a_cancelled_text_on_a_streamed_plan_goes_on_as_if_nothing_had_been() {
+    let checkpoint = Checkpoint::open(&repository(STORIES)).expect("the checkpoint opens");
+    let language = Language::of(&checkpoint).expect("it has a tokenizer");
+    let (executor, _) = opened(&checkpoint, &options(2, Offload::All));
+    let mut session = Session::new(executor, language.tokenizer, vec![]);
+    let greedy = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
+    let params = GenerateParams { max_new_tokens: Some(12), sampling: greedy, ..GenerateParams::default() };
+    let prompt: Vec<u32> = (5..30).collect();
+    let mut whole = session.generate(&prompt, &params).expect("it starts");
+    whole.by_ref().for_each(|piece| drop(piece.expect("a piece")));
+    let expected = whole.into_outcome().ids;
+    let cancel = Arc::new(AtomicBool::new(false));
+    let cancelled = GenerateParams { cancel: cancel.clone(), ..params.clone() };
+    // Another beginning, so that the KV cache holds something else when the first prompt comes back.
+    let mut stream = session.generate(&[7, 8, 9], &cancelled).expect("it starts");
+    for piece in stream.by_ref().take(4) {
+        piece.expect("a piece");
+    }
+    cancel.store(true, Ordering::Relaxed);
+    stream.by_ref().for_each(|piece| drop(piece.expect("text that was held back")));
+    assert_eq!(stream.into_outcome().finish, FinishReason::Cancelled, "it stopped");
+    let mut again = session.generate(&prompt, &params).expect("it starts");
+    again.by_ref().for_each(|piece| drop(piece.expect("a piece")));
+    assert_eq!(again.into_outcome().ids, expected, "the same ids as before");
+}
+
+#[test]
+fn a_forward_cancelled_in_its_middle_leaves_a_state_that_goes_on() {
+    let checkpoint = Checkpoint::open(&repository(STORIES)).expect("the checkpoint opens");
+    let (mut executor, _) = opened(&checkpoint, &options(2, Offload::All));
+    let tokens: Vec<u32> = (1..80).collect();
+    let start = Instant::now();
+    let batch = Batch { tokens: &tokens, position: 0, logits: LogitRows::Last };
+    let expected = executor.forward(&batch).expect("it runs").values;
+    let whole = start.elapsed();
+    let held = Batch { tokens: &tokens[..20], position: 0, logits: LogitRows::Last };
+    executor.forward(&held).expect("it runs");
+    let rest = Batch { tokens: &tokens[20..], position: 20, logits: LogitRows::Last };
+    // How far a forward comes in so much time is the machine's to say: sooner, until it is cut.
+    let cut = (1..12).any(|attempt| {
+        let cancel = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(whole / 2u32.pow(attempt));
+                cancel.store(true, Ordering::Relaxed);
+            });
+            executor.forward_unless(&rest, &cancel).expect("it runs or stops").is_none()
+        })
+    });
+    assert!(cut, "a forward was cancelled");
+    assert_eq!(executor.position(), 20, "what was held before is still held");
+    let found = executor.forward(&rest).expect("it runs").values;
+    let again = executor.forward(&batch).expect("it runs").values;
+    assert!(again == expected, "from the beginning");
+    let (mut fresh, _) = opened(&checkpoint, &options(2, Offload::All));
+    fresh.forward(&held).expect("it runs");
+    assert!(fresh.forward(&rest).expect("it runs").values == found, "as if nothing had been");
+}
+
+#[test]
+fn a_checkpoint_cut_short_while_it_is_open_is_an_error_that_names_it() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    for entry in std::fs::read_dir(repository(STORIES)).expect("the checkpoint").map(|entry| entry.expect("an entry")) {
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("copied");
+    }
+    let checkpoint = Checkpoint::open(folder.path()).expect("the checkpoint opens");
+    let weights = folder.path().join("model.safetensors");
+    let length = std::fs::metadata(&weights).expect("it is there").len();
+    std::fs::OpenOptions::new().write(true).open(&weights).and_then(|file| file.set_len(length / 2)).expect("cut");
+    for adapter in [AdapterChoice::Host, AdapterChoice::Default] {
+        let options = ExecOptions { adapter, ..ExecOptions::default() };
+        let error = open(&checkpoint, &options, &mut |_| ()).err().expect("it is refused").to_string();
+        for part in ["model.safetensors", "cut short", &length.to_string()] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+}

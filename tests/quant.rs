@@ -23,9 +23,9 @@ fn assert_same_bits(found: &[f32], expected: &[f32], what: &str) {
     }
 }
 
-/// Formats with golden blocks: all but f32, which ggml has nothing to say about.
+/// Formats with golden blocks: all of ggml's but f32, which it has nothing to say about.
 fn golden_formats() -> impl Iterator<Item = &'static dyn BlockFormat> {
-    FORMATS.iter().copied().filter(|format| format.name() != "f32")
+    FORMATS.iter().copied().filter(|format| format.name() != "f32" && format.ggml_type().is_some())
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn blocks_whose_scales_are_no_numbers_are_found() {
 
 /// Stored rows with every byte seeded: codes and scales no quantizer would write included.
 fn seeded_rows(format: &dyn BlockFormat, rows: usize, cols: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_u32 ^ format.ggml_type();
+    let mut state = 0x9e37_79b9_u32 ^ format.block_bytes() as u32;
     let mut byte = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 24) as u8
@@ -170,8 +170,9 @@ fn regions_are_aligned_apart_and_whole_words() {
 fn formats_are_found_by_name_and_by_ggml_type() {
     for format in FORMATS {
         let by_name = quant::format(format.name()).map(BlockFormat::name);
-        let by_type = quant::from_ggml_type(format.ggml_type()).map(BlockFormat::name);
-        assert_eq!((by_name, by_type), (Some(format.name()), Some(format.name())), "each look-up finds it");
+        assert_eq!(by_name, Some(format.name()), "found by its name");
+        let Some(id) = format.ggml_type() else { continue };
+        assert_eq!(quant::from_ggml_type(id).map(BlockFormat::name), Some(format.name()), "found by {id}");
     }
     assert!(quant::format("q9_k").is_none() && quant::from_ggml_type(16).is_none(), "others are not found");
 }

@@ -85,8 +85,8 @@ impl<V: Plain> BlockFormat for Dense<V> {
         V::NAME
     }
 
-    fn ggml_type(&self) -> u32 {
-        V::GGML_TYPE
+    fn ggml_type(&self) -> Option<u32> {
+        Some(V::GGML_TYPE)
     }
 
     fn block_len(&self) -> usize {

@@ -3,7 +3,7 @@
 //! A format says what is its own ([`Grouped`]: where the codes of a group lie in a stored block, what a code is
 //! worth, how scales are packed, how a block is quantized); the rest of [`BlockFormat`] follows from it here. Every
 //! weight is `value(code) * scale - min`. The products of our formats are exact in f32, so that only the subtraction
-//! rounds, with a fused multiply-add on an adapter too.
+//! rounds, with a fused multiply-add on an adapter too; where a product rounds (f8_e4m3) there is no min.
 //!
 //! Packed regions: 0 the low bits of the codes (`quants`), 1 the scales of a row (`scales`, each format's own
 //! layout, whole words), 2 the further bits of codes of 3, 5 and 6 bits (`high_bits`).
@@ -35,7 +35,8 @@ impl Scales {
 /// What a block format says of itself.
 pub(super) trait Grouped: Debug + Send + Sync {
     const NAME: &'static str;
-    const GGML_TYPE: u32;
+    /// None where ggml does not have the format.
+    const GGML_TYPE: Option<u32>;
     /// Weights of a stored block: whole groups.
     const LEN: usize;
     /// Bytes of a stored block.
@@ -60,8 +61,13 @@ pub(super) trait Grouped: Debug + Send + Sync {
     /// The scales of the row's group `group`.
     fn scales(scales: &[u8], blocks: usize, group: usize) -> Scales;
 
-    /// Quantizes a block, as ggml's reference does.
+    /// Quantizes a block; a format of ggml's as its reference does.
     fn quantize_block(weights: &[f32], block: &mut [u8]);
+
+    /// Whether every code of a block is worth a number.
+    fn has_numbers(_block: &[u8]) -> bool {
+        true
+    }
 
     /// Whether every weight these scales can give is a number.
     fn are_finite(scales: Scales) -> bool {
@@ -92,7 +98,7 @@ impl<F: Grouped> BlockFormat for F {
         F::NAME
     }
 
-    fn ggml_type(&self) -> u32 {
+    fn ggml_type(&self) -> Option<u32> {
         F::GGML_TYPE
     }
 
@@ -139,7 +145,8 @@ impl<F: Grouped> BlockFormat for F {
     }
 
     fn bad_block(&self, stored: &[u8]) -> Option<usize> {
-        stored.chunks_exact(F::BYTES).position(|block| !stored_scales::<F>(block).all(F::are_finite))
+        let bad = |block: &[u8]| !stored_scales::<F>(block).all(F::are_finite) || !F::has_numbers(block);
+        stored.chunks_exact(F::BYTES).position(bad)
     }
 
     fn repack_row(&self, stored: &[u8], layout: &PackedLayout, row: usize, packed: &mut [u8]) {

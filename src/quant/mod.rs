@@ -16,7 +16,9 @@ use std::fmt::Debug;
 use std::ops::Range;
 
 mod codes;
+mod coded;
 mod dense;
+mod f8_e4m3;
 mod grouped;
 mod iq4_nl;
 mod iq4_xs;
@@ -32,8 +34,11 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 mod search;
+mod zero_point;
 
+pub use coded::Coded;
 pub use dense::{BF16, Dense, F16, F32};
+pub use f8_e4m3::F8E4M3;
 pub use iq4_nl::Iq4Nl;
 pub use iq4_xs::Iq4Xs;
 pub use mxfp4::Mxfp4;
@@ -47,6 +52,7 @@ pub use q5_1::Q5_1;
 pub use q5_k::Q5K;
 pub use q6_k::Q6K;
 pub use q8_0::Q8_0;
+pub use zero_point::ZeroPoint;
 
 /// Every region of a packed slice starts at a multiple of this many bytes, the largest alignment that WebGPU
 /// asks of a storage binding's offset.
@@ -57,11 +63,11 @@ pub const CHUNK_BYTES: usize = 16;
 
 /// One weight format; its twin is the WGSL snippet `shaders/quant/<name>.wgsl`.
 pub trait BlockFormat: Debug + Send + Sync {
-    /// ggml's name (`q4_0`); the same string in Rust, WGSL and on the command line.
+    /// ggml's name (`q4_0`) where ggml has the format; the same string in Rust, WGSL and on the command line.
     fn name(&self) -> &'static str;
 
-    /// The id of this format in GGUF's tensor list (`ggml_type`).
-    fn ggml_type(&self) -> u32;
+    /// The id of this format in GGUF's tensor list (`ggml_type`), if ggml has it.
+    fn ggml_type(&self) -> Option<u32>;
 
     /// Weights in one stored block, along a row; a row's length must be a multiple of it.
     fn block_len(&self) -> usize;
@@ -88,7 +94,7 @@ pub trait BlockFormat: Debug + Send + Sync {
     /// When the two lengths disagree; the same holds for the other three.
     fn dequantize(&self, stored: &[u8], weights: &mut [f32]);
 
-    /// Values to stored bytes, as ggml's reference does, byte for byte.
+    /// Values to stored bytes; a format of ggml's as its reference does, byte for byte.
     fn quantize(&self, weights: &[f32], stored: &mut [u8]);
 
     /// The first of some stored blocks whose scales are not numbers, or make weights that are none: a damaged file.
@@ -172,8 +178,29 @@ impl PackedLayout {
 }
 
 /// Every format, for look-ups, tests and help texts.
-pub static FORMATS: &[&dyn BlockFormat] =
-    &[&F32, &F16, &BF16, &Q8_0, &Q4_0, &Q4_1, &Q5_0, &Q5_1, &Q2K, &Q3K, &Q4K, &Q5K, &Q6K, &Iq4Nl, &Iq4Xs, &Mxfp4];
+pub static FORMATS: &[&dyn BlockFormat] = &[
+    &F32,
+    &F16,
+    &BF16,
+    &Q8_0,
+    &Q4_0,
+    &Q4_1,
+    &Q5_0,
+    &Q5_1,
+    &Q2K,
+    &Q3K,
+    &Q4K,
+    &Q5K,
+    &Q6K,
+    &Iq4Nl,
+    &Iq4Xs,
+    &Mxfp4,
+    &ZeroPoint::<4, 32>,
+    &ZeroPoint::<4, 128>,
+    &ZeroPoint::<8, 32>,
+    &F8E4M3::<32>,
+    &F8E4M3::<128>,
+];
 
 /// The format of this name.
 pub fn format(name: &str) -> Option<&'static dyn BlockFormat> {
@@ -182,7 +209,7 @@ pub fn format(name: &str) -> Option<&'static dyn BlockFormat> {
 
 /// The format with this id in GGUF's tensor list.
 pub fn from_ggml_type(id: u32) -> Option<&'static dyn BlockFormat> {
-    FORMATS.iter().copied().find(|format| format.ggml_type() == id)
+    FORMATS.iter().copied().find(|format| format.ggml_type() == Some(id))
 }
 
 /// The f16 at byte `at`.

@@ -35,6 +35,7 @@ pub static SNIPPETS: &[(&str, &str)] = files![
     "lib/activation",
     "lib/alibi",
     "lib/codes",
+    "lib/f8_e4m3",
     "lib/group_scales",
     "lib/iq4_values",
     "lib/kv_f16",
@@ -49,9 +50,12 @@ pub static SNIPPETS: &[(&str, &str)] = files![
     "lib/tile_2x4",
     "lib/tile_4x4",
     "lib/tile_8x8",
+    "lib/zero_point",
     "quant/bf16",
     "quant/f16",
     "quant/f32",
+    "quant/f8_e4m3_g128",
+    "quant/f8_e4m3_g32",
     "quant/iq4_nl",
     "quant/iq4_xs",
     "quant/mxfp4",
@@ -65,6 +69,9 @@ pub static SNIPPETS: &[(&str, &str)] = files![
     "quant/q5_k",
     "quant/q6_k",
     "quant/q8_0",
+    "quant/u4_g128",
+    "quant/u4_g32",
+    "quant/u8_g32",
 ];
 
 /// A file's text by its name without `.wgsl`.

@@ -93,7 +93,7 @@ impl<'c> WeightSource<'c> {
         for part in parts {
             let view = self.checkpoint.tensor(&part.tensor)?;
             let mut whole = vec![0.0; view.shape.iter().product()];
-            view.format.dequantize(view.bytes, &mut whole);
+            view.format.dequantize(&view.rows_from(0..view.rows()), &mut whole);
             values.extend_from_slice(&whole[part.rows.clone()]);
         }
         Ok(values)
@@ -125,11 +125,18 @@ fn pack(weight: &Weight, parts: &[(Part, TensorView<'_>)], rows: Range<usize>) -
         let part_rows = part_start..part_start + part.rows.len();
         let from = rows.start.max(part_rows.start);
         let to = rows.end.min(part_rows.end);
-        for row in from..to {
-            let wanted = part.rows.start + row - part_rows.start;
-            let stored = if part.transposed { column(view, wanted).into() } else { Cow::Borrowed(view.row(wanted)) };
-            check_scales(view, wanted, &stored)?;
-            weight.format.repack_row(&stored, &layout, row - rows.start, &mut bytes);
+        let row_bytes = weight.format.row_bytes(weight.spec.cols).max(1);
+        let wanted = |row: usize| part.rows.start + row - part_rows.start;
+        if from < to {
+            let stored = if part.transposed {
+                Cow::Owned((from..to).flat_map(|row| column(view, wanted(row))).collect())
+            } else {
+                view.rows_from(wanted(from)..wanted(to))
+            };
+            for (row, stored) in (from..to).zip(stored.chunks_exact(row_bytes)) {
+                check_scales(view, wanted(row), stored)?;
+                weight.format.repack_row(stored, &layout, row - rows.start, &mut bytes);
+            }
         }
         part_start = part_rows.end;
     }
@@ -154,7 +161,7 @@ fn check_scales(view: &TensorView<'_>, row: usize, stored: &[u8]) -> Result<(), 
 fn column(view: &TensorView<'_>, column: usize) -> Vec<u8> {
     let bytes = view.format.block_bytes();
     let at = column * bytes..(column + 1) * bytes;
-    (0..view.rows()).flat_map(|row| &view.row(row)[at.clone()]).copied().collect()
+    view.bytes.chunks_exact(view.format.row_bytes(view.cols())).flat_map(|row| &row[at.clone()]).copied().collect()
 }
 
 /// The row slices of a weight when one binding holds `max_binding` bytes: first row and layout of each.
@@ -196,7 +203,7 @@ pub fn check_tensors(checkpoint: &Checkpoint, spec: &ModelSpec, graph: &Graph) -
     }
     let ignored = |name: &str| {
         let head = spec.is_tied() && (name == "lm_head.weight" || name == "embed_out.weight");
-        head || spec.ignored.iter().any(|pattern| matches(pattern, name))
+        head || spec.ignored.iter().any(|pattern| matches(pattern, name)) || is_empty_bias(checkpoint, name)
     };
     let unknown: Vec<&str> = checkpoint.names().filter(|name| !used.contains(name) && !ignored(name)).collect();
     let Some(first) = unknown.first() else { return Ok(()) };
@@ -211,12 +218,21 @@ pub fn check_tensors(checkpoint: &Checkpoint, spec: &ModelSpec, graph: &Graph) -
     })
 }
 
+/// Whether this is the bias of a quantized linear and all zeros: GPTQ's writers add one to every linear.
+fn is_empty_bias(checkpoint: &Checkpoint, name: &str) -> bool {
+    let Some(linear) = name.strip_suffix(".bias") else { return false };
+    let composed = checkpoint.tensor(&format!("{linear}.weight")).is_ok_and(|weight| weight.is_composed());
+    composed && checkpoint.tensor(name).is_ok_and(|bias| bias.bytes.iter().all(|byte| *byte == 0))
+}
+
 /// A matrix, or several of them stacked (experts), or one row as a vector.
 fn check_matrix(view: &TensorView<'_>, part: &Part, cols: usize) -> Result<(), ExecError> {
     if part.transposed {
-        if view.format.block_len() != 1 {
+        // Composed rows are outputs already, which such a matrix has as columns.
+        if view.format.block_len() != 1 || view.is_composed() {
             let expected = "plain numbers, which a transposed matrix needs".to_owned();
-            return Err(misfit(view, expected, view.format.name().to_owned()));
+            let made = if view.is_composed() { ", put together from a quantized linear" } else { "" };
+            return Err(misfit(view, expected, view.format.name().to_owned() + made));
         }
         return check_shape(view, &[cols, part.tensor_rows]);
     }

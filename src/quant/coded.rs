@@ -69,8 +69,7 @@ mod tests {
         let codes: Vec<u8> = (0..128).map(|i| (i * 7 % 16) as u8).collect();
         let scale = f16::from_f32(-0.375);
         let expected: Vec<f32> = codes.iter().map(|code| (f32::from(*code) - 8.0) * -0.375).collect();
-        let formats: [&dyn Coded; 5] =
-            [&Q4_0, &ZeroPoint::<4, 32>, &ZeroPoint::<4, 128>, &ZeroPoint::<8, 32>, &F16];
+        let formats: [&dyn Coded; 5] = [&Q4_0, &ZeroPoint::<4, 32>, &ZeroPoint::<4, 128>, &ZeroPoint::<8, 32>, &F16];
         for format in formats {
             let (mut stored, mut found) = (vec![0; format.row_bytes(128)], vec![0.0; 128]);
             format.write(&codes, scale, 8, &mut stored);

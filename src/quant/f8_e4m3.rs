@@ -122,8 +122,16 @@ mod tests {
 
     #[test]
     fn codes_stand_for_the_numbers_of_the_standard() {
-        let table =
-            [(0x00, 0.0), (0x01, 2f32.powi(-9)), (0x07, 7.0 * 2f32.powi(-9)), (0x08, 2f32.powi(-6)), (0x38, 1.0), (0x3c, 1.5), (0x7e, 448.0), (0xb8, -1.0)];
+        let table = [
+            (0x00, 0.0),
+            (0x01, 2f32.powi(-9)),
+            (0x07, 7.0 * 2f32.powi(-9)),
+            (0x08, 2f32.powi(-6)),
+            (0x38, 1.0),
+            (0x3c, 1.5),
+            (0x7e, 448.0),
+            (0xb8, -1.0),
+        ];
         for (code, value) in table {
             assert_eq!(decode(code), value, "{code:#x}");
         }

@@ -15,8 +15,8 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
-mod codes;
 mod coded;
+mod codes;
 mod dense;
 mod f8_e4m3;
 mod grouped;

@@ -60,7 +60,8 @@ impl<const BITS: usize, const LEN: usize> Grouped for ZeroPoint<BITS, LEN> {
     fn quantize_block(weights: &[f32], block: &mut [u8]) {
         let most = f32::from(most(BITS));
         // The range reaches zero, so that the zero point is a code and zeros stay zeros.
-        let (min, max) = weights.iter().fold((0.0f32, 0.0f32), |(min, max), weight| (min.min(*weight), max.max(*weight)));
+        let (min, max) =
+            weights.iter().fold((0.0f32, 0.0f32), |(min, max), weight| (min.min(*weight), max.max(*weight)));
         let scale = f16::from_f32((max - min) / most);
         let inverse = inverse(scale.to_f32());
         let zero = (-min * inverse).round_ties_even().clamp(0.0, most);

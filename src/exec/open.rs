@@ -78,6 +78,13 @@ pub fn lower_checkpoint(checkpoint: &Checkpoint, options: &ExecOptions) -> Resul
     Ok((spec, graph))
 }
 
+/// What to say of linears that take more memory than they were quantized to.
+fn widened(checkpoint: &Checkpoint) -> Option<String> {
+    let count = checkpoint.tensors().filter(|view| view.is_composed() && view.format.name() == "f16").count();
+    let why = "they are quantized in a way that no weight format of wgpt has (act-order groups, bitsandbytes' tables)";
+    (count > 0).then(|| format!("{count} weights are held as f16, four times their size in the file: {why}"))
+}
+
 /// Opens a checkpoint for computing: on the adapter asked for, or on the host where there is none. `progress` is told
 /// of bytes loaded.
 ///
@@ -90,7 +97,7 @@ pub fn open(
 ) -> Result<(Box<dyn Executor>, LoadReport), ExecError> {
     let (_, graph) = lower_checkpoint(checkpoint, options)?;
     let source = WeightSource::new(checkpoint);
-    let mut notices = Vec::new();
+    let mut notices: Vec<String> = widened(checkpoint).into_iter().collect();
     let present = match options.adapter {
         AdapterChoice::Host => Vec::new(),
         _ => adapters(),

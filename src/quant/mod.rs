@@ -15,6 +15,7 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
+mod absmax4;
 mod codes;
 mod dense;
 mod grouped;
@@ -33,6 +34,7 @@ mod q6_k;
 mod q8_0;
 mod search;
 
+pub use absmax4::{Absmax, DoubleQuantized, FP4, FP4_DQ, Float, NF4, NF4_DQ, NormalFloat, Table};
 pub use dense::{BF16, Dense, F16, F32};
 pub use iq4_nl::Iq4Nl;
 pub use iq4_xs::Iq4Xs;
@@ -60,8 +62,8 @@ pub trait BlockFormat: Debug + Send + Sync {
     /// ggml's name (`q4_0`); the same string in Rust, WGSL and on the command line.
     fn name(&self) -> &'static str;
 
-    /// The id of this format in GGUF's tensor list (`ggml_type`).
-    fn ggml_type(&self) -> u32;
+    /// The id of this format in GGUF's tensor list (`ggml_type`); none where GGUF has no such format.
+    fn ggml_type(&self) -> Option<u32>;
 
     /// Weights in one stored block, along a row; a row's length must be a multiple of it.
     fn block_len(&self) -> usize;
@@ -88,7 +90,8 @@ pub trait BlockFormat: Debug + Send + Sync {
     /// When the two lengths disagree; the same holds for the other three.
     fn dequantize(&self, stored: &[u8], weights: &mut [f32]);
 
-    /// Values to stored bytes, as ggml's reference does, byte for byte.
+    /// Values to stored bytes, as the format's reference (ggml, bitsandbytes) does, byte for byte. `weights` is one row,
+    /// or the start of one.
     fn quantize(&self, weights: &[f32], stored: &mut [u8]);
 
     /// The first of some stored blocks whose scales are not numbers, or make weights that are none: a damaged file.
@@ -172,8 +175,10 @@ impl PackedLayout {
 }
 
 /// Every format, for look-ups, tests and help texts.
-pub static FORMATS: &[&dyn BlockFormat] =
-    &[&F32, &F16, &BF16, &Q8_0, &Q4_0, &Q4_1, &Q5_0, &Q5_1, &Q2K, &Q3K, &Q4K, &Q5K, &Q6K, &Iq4Nl, &Iq4Xs, &Mxfp4];
+pub static FORMATS: &[&dyn BlockFormat] = &[
+    &F32, &F16, &BF16, &Q8_0, &Q4_0, &Q4_1, &Q5_0, &Q5_1, &Q2K, &Q3K, &Q4K, &Q5K, &Q6K, &Iq4Nl, &Iq4Xs, &Mxfp4, &NF4,
+    &NF4_DQ, &FP4, &FP4_DQ,
+];
 
 /// The format of this name.
 pub fn format(name: &str) -> Option<&'static dyn BlockFormat> {
@@ -182,7 +187,7 @@ pub fn format(name: &str) -> Option<&'static dyn BlockFormat> {
 
 /// The format with this id in GGUF's tensor list.
 pub fn from_ggml_type(id: u32) -> Option<&'static dyn BlockFormat> {
-    FORMATS.iter().copied().find(|format| format.ggml_type() == id)
+    FORMATS.iter().copied().find(|format| format.ggml_type() == Some(id))
 }
 
 /// The f16 at byte `at`.

@@ -74,13 +74,19 @@ fn nf4_and_fp4_are_bitsandbytes_s() {
         let mut stored = vec![0; expected.data().len()];
         format.quantize(&weights, &mut stored);
         let blocks = stored.chunks(format.block_bytes()).zip(expected.data().chunks(format.block_bytes()));
+        // fp4 has two zeros, and which one a weight gets differs between bitsandbytes' own kernels.
+        let one_zero = |code: u8| if name == "fp4" && code == 8 { 0 } else { code };
+        let codes = |block: &[u8]| -> Vec<u8> {
+            block[4..].iter().flat_map(|byte| [byte >> 4, byte & 15]).map(one_zero).collect()
+        };
         for (i, (found, expected)) in blocks.enumerate() {
-            assert_eq!(found, expected, "{name}: block {i} of {:?}", &weights[i * 64..][..64]);
+            assert_eq!(found[..4], expected[..4], "{name}: absmax of block {i}");
+            assert_eq!(codes(found), codes(expected), "{name}: block {i} of {:?}", &weights[i * 64..][..64]);
         }
         let values = floats(&golden, &format!("{name}.values"));
         let mut found = vec![0.0; values.len()];
         format.dequantize(&stored, &mut found);
-        assert_same_bits(&found, &values, name);
+        assert!(found.iter().eq(&values), "{name}: values of bitsandbytes' blocks");
         // Every code, through a block of scale 1.
         let mut block = vec![0; format.block_bytes()];
         block[..4].copy_from_slice(&1f32.to_le_bytes());

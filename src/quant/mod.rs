@@ -185,6 +185,20 @@ pub fn format(name: &str) -> Option<&'static dyn BlockFormat> {
     FORMATS.iter().copied().find(|format| format.name() == name)
 }
 
+/// The format that a person calls so: by its own name, with a `-` for a `_`, or as bitsandbytes names its modes
+/// (`bnb.nf4-dq`). `int8` (`bnb.int8`, `llm.int8`) is q8_0, which has 8 bits too and a scale for 32 weights where those
+/// have one for a row.
+pub fn format_called(name: &str) -> Option<&'static dyn BlockFormat> {
+    let lower = name.to_ascii_lowercase().replace('-', "_");
+    match lower.as_str() {
+        "int8" | "bnb.int8" | "llm.int8" => Some(&Q8_0),
+        plain => {
+            let own = plain.strip_prefix("bnb.").filter(|own| own.starts_with("nf4") || own.starts_with("fp4"));
+            format(own.unwrap_or(plain))
+        }
+    }
+}
+
 /// The format with this id in GGUF's tensor list.
 pub fn from_ggml_type(id: u32) -> Option<&'static dyn BlockFormat> {
     FORMATS.iter().copied().find(|format| format.ggml_type() == Some(id))

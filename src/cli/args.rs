@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use super::quantize_args::QuantizeArgs;
+
 /// LLM inference on any GPU through wgpu.
 #[derive(Debug, Parser)]
 #[command(
@@ -74,6 +76,9 @@ pub(super) struct ModelArgs {
     /// [default: the best one]
     #[arg(long, value_name = "INDEX|NAME|host", env = "WGPT_ADAPTER")]
     pub(super) adapter: Option<String>,
+
+    #[command(flatten)]
+    pub(super) quantize: QuantizeArgs,
 
     /// No timings, memory figures or progress on stderr; errors still are
     #[arg(long, short, env = "WGPT_QUIET", value_parser = clap::builder::FalseyValueParser::new())]

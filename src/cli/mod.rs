@@ -14,6 +14,7 @@ mod inspect;
 mod logits;
 mod output;
 mod perplexity;
+mod quantize_args;
 mod resolve;
 mod tokenize;
 

@@ -133,16 +133,22 @@ fn load(opened: &Opened, model: &ModelArgs, context: &ContextArgs, notes: Notes)
     let options = ExecOptions {
         adapter: model.adapter.as_deref().map_or(AdapterChoice::Default, adapter_choice),
         context_length: context.context_length,
+        quantize: model.quantize.wanted(),
         ..ExecOptions::default()
     };
     let path = opened.path.display();
-    let bar = notes.progress(opened.checkpoint.tensors().map(|view| view.bytes.len() as u64).sum());
+    let (_, graph) =
+        exec::lower_checkpoint(&opened.checkpoint, &options).with_context(|| format!("{path}: could not be loaded"))?;
+    let bar = notes.progress(graph.weights.iter().map(wgpt::graph::Weight::bytes).sum());
     let (executor, report) = exec::open(&opened.checkpoint, &options, &mut |loaded| bar.inc(loaded))
         .with_context(|| format!("{path}: could not be loaded"))?;
     bar.finish_and_clear();
     for notice in &report.notices {
         // what a user must know is said even to those who want quiet
         eprintln!("{notice}");
+    }
+    if let Some(quantized) = &report.quantized {
+        notes.line(quantized);
     }
     notes.line(format_args!("loaded {path} on {} in {}", report.place, seconds(start.elapsed())));
     Ok(executor)

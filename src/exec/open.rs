@@ -6,7 +6,7 @@ use super::load::{WeightSource, check_tensors};
 use super::{ExecError, Executor, GpuExecutor, GpuOptions, HostExecutor};
 use crate::checkpoint::Checkpoint;
 use crate::gpu::{AdapterChoice, Device, DeviceOptions, GpuError, adapters, choose};
-use crate::graph::{Graph, GraphError, LowerOptions, lower};
+use crate::graph::{Graph, GraphError, LowerOptions, Quantize, QuantizedFormats, lower};
 use crate::model::{ModelSpec, Source, describe};
 use crate::ops::KvFormat;
 use crate::plan::Plan;
@@ -27,6 +27,8 @@ pub struct ExecOptions {
     pub kv_format: Option<KvFormat>,
     /// How much of the adapter to use.
     pub device: DeviceOptions,
+    /// Quantize weights while they load; none takes them as they are stored.
+    pub quantize: Option<Quantize>,
 }
 
 /// What was decided on the way.
@@ -36,6 +38,8 @@ pub struct LoadReport {
     pub place: String,
     /// Things a user should be told once.
     pub notices: Vec<String>,
+    /// What was quantized, where that was asked for.
+    pub quantized: Option<QuantizedFormats>,
 }
 
 /// The model a checkpoint describes.
@@ -52,6 +56,13 @@ pub fn describe_checkpoint(checkpoint: &Checkpoint) -> Result<ModelSpec, ExecErr
 /// # Errors
 /// An unsupported model, a context longer than the model's, or tensors that don't fit it.
 pub fn lower_checkpoint(checkpoint: &Checkpoint, options: &ExecOptions) -> Result<(ModelSpec, Graph), ExecError> {
+    lower_quantized(checkpoint, options).map(|(spec, graph, _)| (spec, graph))
+}
+
+fn lower_quantized(
+    checkpoint: &Checkpoint,
+    options: &ExecOptions,
+) -> Result<(ModelSpec, Graph, Option<QuantizedFormats>), ExecError> {
     let spec = describe_checkpoint(checkpoint)?;
     let limit = spec.max_context_length;
     let context_length = options.context_length.unwrap_or(spec.max_position_embeddings.min(DEFAULT_CONTEXT));
@@ -67,6 +78,11 @@ pub fn lower_checkpoint(checkpoint: &Checkpoint, options: &ExecOptions) -> Resul
             None
         }
     };
+    let quantized = options.quantize.map(|quantize| quantize.choose(&spec, &format_of));
+    let format_of = |name: &str| {
+        let stored = format_of(name)?;
+        Some(quantized.as_ref().and_then(|quantized| quantized.format_of(name)).unwrap_or(stored))
+    };
     let exact = format_of(&spec.embedding.parts[0].tensor).is_some_and(|format| format.name() == "f32");
     let kv_format = options.kv_format.unwrap_or(if exact { KvFormat::F32 } else { KvFormat::F16 });
     let lowered = lower(&spec, &LowerOptions { context_length, kv_format, format_of: &format_of });
@@ -75,7 +91,7 @@ pub fn lower_checkpoint(checkpoint: &Checkpoint, options: &ExecOptions) -> Resul
         (lowered, _) => lowered?,
     };
     check_tensors(checkpoint, &spec, &graph)?;
-    Ok((spec, graph))
+    Ok((spec, graph, quantized))
 }
 
 /// What to say of linears that take more memory than they were quantized to.
@@ -95,7 +111,7 @@ pub fn open(
     options: &ExecOptions,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(Box<dyn Executor>, LoadReport), ExecError> {
-    let (_, graph) = lower_checkpoint(checkpoint, options)?;
+    let (_, graph, quantized) = lower_quantized(checkpoint, options)?;
     let source = WeightSource::new(checkpoint);
     let mut notices: Vec<String> = widened(checkpoint).into_iter().collect();
     let present = match options.adapter {
@@ -113,11 +129,11 @@ pub fn open(
     };
     let Some(info) = chosen else {
         let executor = HostExecutor::new(graph, source, progress)?;
-        return Ok((Box::new(executor), LoadReport { place: "host".into(), notices }));
+        return Ok((Box::new(executor), LoadReport { place: "host".into(), notices, quantized }));
     };
     let device = Device::open(info.index, options.device)?;
     let plan = Plan::single(graph.units.len());
     let gpu = GpuOptions { prefill_chunk: options.prefill_chunk.unwrap_or(GpuOptions::default().prefill_chunk) };
     let executor = GpuExecutor::new(graph, &plan, vec![device], source, gpu, progress)?;
-    Ok((Box::new(executor), LoadReport { place: info.name.clone(), notices }))
+    Ok((Box::new(executor), LoadReport { place: info.name.clone(), notices, quantized }))
 }

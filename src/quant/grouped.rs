@@ -3,7 +3,7 @@
 //! A format says what is its own ([`Grouped`]: where the codes of a group lie in a stored block, what a code is
 //! worth, how scales are packed, how a block is quantized); the rest of [`BlockFormat`] follows from it here. Every
 //! weight is `value(code) * scale - min`. The products of our formats are exact in f32, so that only the subtraction
-//! rounds, with a fused multiply-add on an adapter too; where a product rounds (f8_e4m3) there is no min.
+//! rounds, with a fused multiply-add on an adapter too; those of nf4, fp4 and f8_e4m3 round, but nothing is subtracted.
 //!
 //! Packed regions: 0 the low bits of the codes (`quants`), 1 the scales of a row (`scales`, each format's own
 //! layout, whole words), 2 the further bits of codes of 3, 5 and 6 bits (`high_bits`).
@@ -35,7 +35,7 @@ impl Scales {
 /// What a block format says of itself.
 pub(super) trait Grouped: Debug + Send + Sync {
     const NAME: &'static str;
-    /// None where ggml does not have the format.
+    /// None for a format that GGUF has no name for.
     const GGML_TYPE: Option<u32>;
     /// Weights of a stored block: whole groups.
     const LEN: usize;
@@ -61,8 +61,15 @@ pub(super) trait Grouped: Debug + Send + Sync {
     /// The scales of the row's group `group`.
     fn scales(scales: &[u8], blocks: usize, group: usize) -> Scales;
 
-    /// Quantizes a block; a format of ggml's as its reference does.
+    /// Quantizes a block, as the format's reference does; `block` is zeroed.
     fn quantize_block(weights: &[f32], block: &mut [u8]);
+
+    /// Quantizes blocks that follow one another in a row, for formats whose blocks have something in common.
+    fn quantize_run(weights: &[f32], stored: &mut [u8]) {
+        for (block, weights) in stored.chunks_exact_mut(Self::BYTES).zip(weights.chunks_exact(Self::LEN)) {
+            Self::quantize_block(weights, block);
+        }
+    }
 
     /// Whether every code of a block is worth a number.
     fn has_numbers(_block: &[u8]) -> bool {
@@ -138,10 +145,8 @@ impl<F: Grouped> BlockFormat for F {
 
     fn quantize(&self, weights: &[f32], stored: &mut [u8]) {
         assert_blocks(self, stored, weights.len());
-        for (block, weights) in stored.chunks_exact_mut(F::BYTES).zip(weights.chunks_exact(F::LEN)) {
-            block.fill(0);
-            F::quantize_block(weights, block);
-        }
+        stored.fill(0);
+        F::quantize_run(weights, stored);
     }
 
     fn bad_block(&self, stored: &[u8]) -> Option<usize> {

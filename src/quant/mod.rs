@@ -15,6 +15,7 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
+mod absmax4;
 mod coded;
 mod codes;
 mod dense;
@@ -36,6 +37,7 @@ mod q8_0;
 mod search;
 mod zero_point;
 
+pub use absmax4::{Absmax, DoubleQuantized, FP4, FP4_DQ, Float, NF4, NF4_DQ, NormalFloat, Table};
 pub use coded::Coded;
 pub use dense::{BF16, Dense, F16, F32};
 pub use f8_e4m3::F8E4M3;
@@ -66,7 +68,7 @@ pub trait BlockFormat: Debug + Send + Sync {
     /// ggml's name (`q4_0`) where ggml has the format; the same string in Rust, WGSL and on the command line.
     fn name(&self) -> &'static str;
 
-    /// The id of this format in GGUF's tensor list (`ggml_type`), if ggml has it.
+    /// The id of this format in GGUF's tensor list (`ggml_type`); none where GGUF has no such format.
     fn ggml_type(&self) -> Option<u32>;
 
     /// Weights in one stored block, along a row; a row's length must be a multiple of it.
@@ -94,7 +96,8 @@ pub trait BlockFormat: Debug + Send + Sync {
     /// When the two lengths disagree; the same holds for the other three.
     fn dequantize(&self, stored: &[u8], weights: &mut [f32]);
 
-    /// Values to stored bytes; a format of ggml's as its reference does, byte for byte.
+    /// Values to stored bytes, as the format's reference (ggml, bitsandbytes) does, byte for byte. `weights` is one row,
+    /// or the start of one.
     fn quantize(&self, weights: &[f32], stored: &mut [u8]);
 
     /// The first of some stored blocks whose scales are not numbers, or make weights that are none: a damaged file.
@@ -195,6 +198,10 @@ pub static FORMATS: &[&dyn BlockFormat] = &[
     &Iq4Nl,
     &Iq4Xs,
     &Mxfp4,
+    &NF4,
+    &NF4_DQ,
+    &FP4,
+    &FP4_DQ,
     &ZeroPoint::<4, 32>,
     &ZeroPoint::<4, 128>,
     &ZeroPoint::<8, 32>,
@@ -205,6 +212,20 @@ pub static FORMATS: &[&dyn BlockFormat] = &[
 /// The format of this name.
 pub fn format(name: &str) -> Option<&'static dyn BlockFormat> {
     FORMATS.iter().copied().find(|format| format.name() == name)
+}
+
+/// The format that a person calls so: by its own name, with a `-` for a `_`, or as bitsandbytes names its modes
+/// (`bnb.nf4-dq`). `int8` (`bnb.int8`, `llm.int8`) is q8_0, which has 8 bits too and a scale for 32 weights where those
+/// have one for a row.
+pub fn format_called(name: &str) -> Option<&'static dyn BlockFormat> {
+    let lower = name.to_ascii_lowercase().replace('-', "_");
+    match lower.as_str() {
+        "int8" | "bnb.int8" | "llm.int8" => Some(&Q8_0),
+        plain => {
+            let own = plain.strip_prefix("bnb.").filter(|own| own.starts_with("nf4") || own.starts_with("fp4"));
+            format(own.unwrap_or(plain))
+        }
+    }
 }
 
 /// The format with this id in GGUF's tensor list.

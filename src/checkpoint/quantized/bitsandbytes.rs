@@ -3,8 +3,8 @@
 //!
 //! The nibbles of a weight follow each other without regard to rows, the first of two in the upper half of a byte.
 //! `absmax` is each block's f32, or a byte that indexes a table of 256 values, times a f32 of its own block, plus an
-//! offset (double quantization). The tables are in the file, and are what is read. Rows become f16, each weight rounded
-//! once, which is how bitsandbytes hands them to a matmul.
+//! offset (double quantization), which is put together here. Rows are nf4 or fp4, exactly; where blocks do not end with
+//! the rows, or the table in the file is another one, they are f16, each weight rounded once.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::parts::{Bytes, Floats, Part, Parts};
 use super::{Composed, Linear, unsupported};
 use crate::checkpoint::{CheckpointError, Config};
-use crate::quant::{BlockFormat, F16};
+use crate::quant::{BlockFormat, F16, FP4, Float, NF4, NormalFloat, Table};
 
 /// Keys of what the tensors say themselves, or of the dtype to compute in.
 const HARMLESS: &[&str] = &[
@@ -103,7 +103,13 @@ fn linear(parts: &mut Parts<'_>, name: &str, described: &Part) -> Result<Linear,
         Scales::Plain(absmax.floats(&[&[blocks]], "one for each block")?)
     };
     let table = std::array::from_fn(|code| table.at(code));
-    let linear = FourBit { cols, block: state.blocksize, codes: codes.bytes.clone(), table, scales };
+    let format: &dyn BlockFormat = match table {
+        _ if state.blocksize != NF4.block_len() || !cols.is_multiple_of(state.blocksize) => &F16,
+        NormalFloat::VALUES => &NF4,
+        Float::VALUES => &FP4,
+        _ => &F16,
+    };
+    let linear = FourBit { cols, block: state.blocksize, codes: codes.bytes.clone(), table, scales, format };
     Ok(Linear { shape: [rows, cols], rows: Arc::new(linear), codes: codes.entry })
 }
 
@@ -116,6 +122,7 @@ struct FourBit {
     codes: Bytes,
     table: [f32; 16],
     scales: Scales,
+    format: &'static dyn BlockFormat,
 }
 
 /// The blocks' largest magnitudes.
@@ -145,29 +152,40 @@ impl Scales {
 
 impl Composed for FourBit {
     fn format(&self) -> &'static dyn BlockFormat {
-        &F16
+        self.format
     }
 
     fn write_rows(&self, rows: Range<usize>, stored: &mut [u8]) {
-        let mut weights = vec![0.0; self.cols];
-        for (row, stored) in rows.zip(stored.chunks_exact_mut(2 * self.cols)) {
-            let (first, mut done) = (row * self.cols, 0);
-            while done < self.cols {
-                // Blocks know nothing of rows.
-                let block = (first + done) / self.block;
-                let end = ((block + 1) * self.block - first).min(self.cols);
-                let scale = self.scales.at(block);
-                for (at, weight) in weights[done..end].iter_mut().enumerate() {
-                    *weight = self.table[usize::from(self.code(first + done + at))] * scale;
-                }
-                done = end;
+        let row_bytes = self.format.row_bytes(self.cols);
+        for (row, stored) in rows.zip(stored.chunks_exact_mut(row_bytes)) {
+            let first = row * self.cols;
+            if self.format.block_len() == 1 {
+                self.write_floats(first, stored)
+            } else {
+                self.write_blocks(first, stored)
             }
-            F16.quantize(&weights, stored);
         }
     }
 }
 
 impl FourBit {
+    /// A row that starts with weight `first`, as blocks: absmax, then the nibbles as they are.
+    fn write_blocks(&self, first: usize, stored: &mut [u8]) {
+        for (index, block) in stored.chunks_exact_mut(self.format.block_bytes()).enumerate() {
+            let first = first + index * self.block;
+            let (absmax, nibbles) = block.split_at_mut(size_of::<f32>());
+            absmax.copy_from_slice(&self.scales.at(first / self.block).to_le_bytes());
+            nibbles.copy_from_slice(&self.codes[first / 2..][..self.block / 2]);
+        }
+    }
+
+    /// A row that starts with weight `first`, in f16.
+    fn write_floats(&self, first: usize, stored: &mut [u8]) {
+        let weight = |at: usize| self.table[usize::from(self.code(at))] * self.scales.at(at / self.block);
+        let weights: Vec<f32> = (first..first + self.cols).map(weight).collect();
+        F16.quantize(&weights, stored);
+    }
+
     fn code(&self, weight: usize) -> u8 {
         let byte = self.codes[weight / 2];
         if weight.is_multiple_of(2) { byte >> 4 } else { byte & 15 }

@@ -4,8 +4,9 @@
 //! GPTQ packs neighbouring inputs of an output into a word and adds `g_idx`, each input's group; AWQ packs eight
 //! outputs of an input, in an order of its own. A weight is `(code - zero) * scale`.
 //!
-//! GPTQ's first layout stores zero points less one. What was 0 became all ones there: it comes back as 0, the sum
-//! taken in the code's bits, as in AutoGPTQ. `gptq_v2` stores them as they are, AWQ too.
+//! GPTQ's first layout stores zero points less one, subtracted from the whole word: where one is 0, the next lends it
+//! a bit. Here the ones are added to the word again, as GPTQModel does; kernels that add them to each code find 16 for
+//! such a 0. `gptq_v2` stores zero points as they are, AWQ too.
 
 use std::ops::Range;
 
@@ -23,8 +24,8 @@ pub(super) struct Settings {
     bits: usize,
     /// Inputs of a group; None: all of them.
     group_size: Option<usize>,
-    /// Added to stored zero points.
-    zero_offset: u16,
+    /// Added to words of stored zero points.
+    zero_offset: u32,
 }
 
 /// How codes share words.
@@ -83,9 +84,9 @@ impl Settings {
     pub(super) fn gptq(section: &Config) -> Result<Self, CheckpointError> {
         section.ignore(HARMLESS);
         let format = section.opt_any_str(&["checkpoint_format", "format"])?.unwrap_or("gptq");
-        let zero_offset = match format {
-            "gptq" => 1,
-            "gptq_v2" => 0,
+        let first_layout = match format {
+            "gptq" => true,
+            "gptq_v2" => false,
             other => return Err(unsupported(section, "checkpoint_format", other, "gptq, gptq_v2")),
         };
         if section.bool_or("is_marlin_format", false)? {
@@ -102,6 +103,7 @@ impl Settings {
             bits @ (4 | 8) => bits as usize,
             other => return Err(unsupported(section, "bits", other, "4, 8")),
         };
+        let zero_offset = if first_layout { in_every_code(1, bits) } else { 0 };
         Ok(Self { order: Order::Gptq, bits, group_size: group_size(section)?, zero_offset })
     }
 
@@ -126,14 +128,9 @@ impl Settings {
         32 / self.bits
     }
 
-    /// The zero point that the formats without one have.
-    const fn middle(&self) -> u16 {
-        1 << (self.bits - 1)
-    }
-
-    /// A stored zero point as it is meant.
-    const fn zero(&self, stored: u32) -> u16 {
-        (stored as u16 + self.zero_offset) & ((1 << self.bits) - 1)
+    /// A word of zero points as they are meant.
+    const fn zeros(&self, stored: [u8; 4]) -> u32 {
+        u32::from_le_bytes(stored).wrapping_add(self.zero_offset)
     }
 
     /// Where in its word the code of neighbour `at` begins.
@@ -143,6 +140,12 @@ impl Settings {
             Order::Awq => AWQ_PLACES[at % 8] * 4,
         }
     }
+}
+
+/// A word of equal codes.
+const fn in_every_code(value: u32, bits: usize) -> u32 {
+    // One in every code: all bits by those of one code.
+    u32::MAX / ((1 << bits) - 1) * value
 }
 
 fn group_size(section: &Config) -> Result<Option<usize>, CheckpointError> {
@@ -214,9 +217,8 @@ fn act_order(index: Part, cols: usize, group_size: usize, groups: usize) -> Resu
 
 /// Whether every zero point is the middle code, which some formats take for granted.
 fn is_symmetric(settings: Settings, zeros: &Words) -> bool {
-    let middle = u32::from(settings.middle() - settings.zero_offset);
-    let word = (0..settings.per_word()).fold(0u32, |word, at| word | middle << (at * settings.bits));
-    zeros.all().iter().all(|zeros| *zeros == word.to_le_bytes())
+    let middle = in_every_code(1 << (settings.bits - 1), settings.bits);
+    zeros.all().iter().all(|stored| settings.zeros(*stored) == middle)
 }
 
 /// The smallest format that holds such weights exactly; f16 where groups are scattered.
@@ -313,9 +315,9 @@ impl Grouped {
 
     fn scale_and_zero(&self, group: usize, row: usize) -> (f16, u16) {
         let per_word = self.settings.per_word();
-        let word = u32::from_le_bytes(self.zeros.all()[group * (self.rows / per_word) + row / per_word]);
-        let stored = word >> self.settings.shift(row) & ((1 << self.settings.bits) - 1);
+        let word = self.settings.zeros(self.zeros.all()[group * (self.rows / per_word) + row / per_word]);
+        let zero = word >> self.settings.shift(row) & ((1 << self.settings.bits) - 1);
         // Scales of f32 and bf16 are rounded to the f16 that the libraries compute in.
-        (f16::from_f32(self.scales.at(group * self.rows + row)), self.settings.zero(stored))
+        (f16::from_f32(self.scales.at(group * self.rows + row)), zero as u16)
     }
 }

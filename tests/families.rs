@@ -59,9 +59,17 @@ fn halved((name, dtype, shape, data): Moved) -> Moved {
     (name, Dtype::F16, shape, halves)
 }
 
+/// Whether the config says so: then floats are scales, and mean something else in f16.
+fn is_quantized(folder: &Path) -> bool {
+    let text = std::fs::read_to_string(folder.join("config.json")).expect("a config");
+    let config: Value = serde_json::from_str(&text).expect("JSON");
+    config.get("quantization_config").is_some()
+}
+
 #[test]
 fn every_family_runs_in_f16() {
     let whole = tiny_checkpoints().into_iter().filter(|folder| folder.join("model.safetensors").is_file());
+    let whole = whole.filter(|folder| !is_quantized(folder));
     for source in whole {
         let name = source.file_name().expect("a name").to_string_lossy().into_owned();
         let golden = golden(&source);
@@ -190,7 +198,6 @@ fn what_changes_the_maths_and_is_not_built_is_refused_by_name() {
         ("tiny-llama-mha", "rope_scaling", serde_json::json!({"type": "linear", "factor": -2.0}), "factor\" is -2"),
         ("tiny-llama-mha", "residual_multiplier", 0.5.into(), "residual_multiplier"),
         ("tiny-llama-mha", "num_local_experts", 8.into(), "num_local_experts"),
-        ("tiny-llama-mha", "quantization_config", serde_json::json!({"bits": 4}), "quantization_config"),
         ("tiny-llama-mha", "attention_bias", true.into(), "self_attn.q_proj.bias"),
         ("tiny-mistral", "layer_types", serde_json::json!(["chunked_attention"]), "layer_types[0]\" is \"chunked"),
         ("tiny-falcon-7b", "num_ln_in_parallel_attn", 3.into(), "num_ln_in_parallel_attn"),

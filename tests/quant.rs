@@ -1,7 +1,7 @@
-//! Weight formats against ggml's bytes and values, and packing against unpacking; the snippets compile.
+//! Weight formats against ggml's and bitsandbytes' bytes and values, and packing against unpacking; the snippets compile.
 //!
-//! Golden blocks: `tests/golden/ggml_blocks.py` says what its rows are. Bit-exact throughout: a stored weight has
-//! one value.
+//! Golden blocks: `tests/golden/ggml_blocks.py` and `bitsandbytes_blocks.py` say what their rows are. Bit-exact
+//! throughout: a stored weight has one value.
 
 use std::fs;
 
@@ -23,9 +23,9 @@ fn assert_same_bits(found: &[f32], expected: &[f32], what: &str) {
     }
 }
 
-/// Formats with golden blocks: all but f32, which ggml has nothing to say about.
+/// Formats with golden blocks of ggml: all of its but f32, which it has nothing to say about.
 fn golden_formats() -> impl Iterator<Item = &'static dyn BlockFormat> {
-    FORMATS.iter().copied().filter(|format| format.name() != "f32")
+    FORMATS.iter().copied().filter(|format| format.ggml_type().is_some_and(|ggml_type| ggml_type != 0))
 }
 
 #[test]
@@ -59,6 +59,42 @@ fn quantized_bytes_are_ggml_s() {
             let weights = &weights[i * format.block_len()..(i + 1) * format.block_len()];
             assert_eq!(found, expected, "{what}: block {i} of {weights:?}");
         }
+    }
+}
+
+#[test]
+fn nf4_and_fp4_are_bitsandbytes_s() {
+    let path = format!("{}/tests/golden/bitsandbytes_blocks.safetensors", env!("CARGO_MANIFEST_DIR"));
+    let file = fs::read(path).expect("the golden blocks are committed");
+    let golden = SafeTensors::deserialize(&file).expect("a safetensors file");
+    for format in [&quant::NF4 as &dyn BlockFormat, &quant::FP4] {
+        let name = format.name();
+        let weights = floats(&golden, &format!("{name}.input"));
+        let expected = golden.tensor(&format!("{name}.bytes")).expect("the bytes");
+        let mut stored = vec![0; expected.data().len()];
+        format.quantize(&weights, &mut stored);
+        let blocks = stored.chunks(format.block_bytes()).zip(expected.data().chunks(format.block_bytes()));
+        // fp4 has two zeros, and which one a weight gets differs between bitsandbytes' own kernels.
+        let one_zero = |code: u8| if name == "fp4" && code == 8 { 0 } else { code };
+        let codes = |block: &[u8]| -> Vec<u8> {
+            block[4..].iter().flat_map(|byte| [byte >> 4, byte & 15]).map(one_zero).collect()
+        };
+        for (i, (found, expected)) in blocks.enumerate() {
+            assert_eq!(found[..4], expected[..4], "{name}: absmax of block {i}");
+            assert_eq!(codes(found), codes(expected), "{name}: block {i} of {:?}", &weights[i * 64..][..64]);
+        }
+        let values = floats(&golden, &format!("{name}.values"));
+        let mut found = vec![0.0; values.len()];
+        format.dequantize(&stored, &mut found);
+        assert!(found.iter().eq(&values), "{name}: values of bitsandbytes' blocks");
+        // Every code, through a block of scale 1.
+        let mut block = vec![0; format.block_bytes()];
+        block[..4].copy_from_slice(&1f32.to_le_bytes());
+        (0..8).for_each(|i| block[4 + i] = (2 * i << 4 | 2 * i + 1) as u8);
+        let mut found = vec![0.0; 64];
+        format.dequantize(&block, &mut found);
+        let table = floats(&golden, &format!("{name}.table"));
+        assert!(found[..16].iter().eq(&table), "{name}: {:?}, bitsandbytes has {table:?}", &found[..16]);
     }
 }
 
@@ -119,20 +155,44 @@ fn blocks_whose_scales_are_no_numbers_are_found() {
     }
 }
 
+#[test]
+fn absmaxes_that_are_no_numbers_are_found() {
+    for format in [&quant::NF4 as &dyn BlockFormat, &quant::FP4, &quant::NF4_DQ, &quant::FP4_DQ] {
+        let mut stored = vec![0; format.row_bytes(512)];
+        format.quantize(&[0.25; 512], &mut stored);
+        assert_eq!(format.bad_block(&stored), None, "{}: every absmax is a number", format.name());
+        for no_number in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut damaged = stored.clone();
+            damaged[5 * format.block_bytes()..][..4].copy_from_slice(&no_number.to_le_bytes());
+            assert_eq!(format.bad_block(&damaged), Some(5), "{}: {no_number}", format.name());
+        }
+    }
+}
+
 /// Stored rows with every byte seeded: codes and scales no quantizer would write included.
 fn seeded_rows(format: &dyn BlockFormat, rows: usize, cols: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_u32 ^ format.ggml_type();
+    let seed = format.name().bytes().fold(0, |seed: u32, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
+    let mut state = 0x9e37_79b9_u32 ^ seed;
     let mut byte = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 24) as u8
     };
-    (0..rows * format.row_bytes(cols)).map(|_| byte()).collect()
+    let mut stored: Vec<u8> = (0..rows * format.row_bytes(cols)).map(|_| byte()).collect();
+    if format.name().ends_with("_dq") {
+        // Mean and step are the same in 256 blocks of a row.
+        for run in stored.chunks_mut(format.row_bytes(cols)).flat_map(|row| row.chunks_mut(256 * format.block_bytes()))
+        {
+            let head: [u8; 8] = run[..8].try_into().expect("eight bytes");
+            run.chunks_mut(format.block_bytes()).for_each(|block| block[..8].copy_from_slice(&head));
+        }
+    }
+    stored
 }
 
 #[test]
 fn packed_rows_unpack_to_the_stored_values() {
     for format in FORMATS {
-        for (rows, blocks) in [(1, 1), (3, 5), (7, 2), (2, 9)] {
+        for (rows, blocks) in [(1, 1), (3, 5), (7, 2), (2, 9), (2, 259)] {
             // Dense rows need not fill their chunks; block formats have whole blocks.
             let cols = blocks * if format.block_len() == 1 { 13 } else { format.block_len() };
             let stored = seeded_rows(*format, rows, cols);
@@ -170,8 +230,9 @@ fn regions_are_aligned_apart_and_whole_words() {
 fn formats_are_found_by_name_and_by_ggml_type() {
     for format in FORMATS {
         let by_name = quant::format(format.name()).map(BlockFormat::name);
-        let by_type = quant::from_ggml_type(format.ggml_type()).map(BlockFormat::name);
-        assert_eq!((by_name, by_type), (Some(format.name()), Some(format.name())), "each look-up finds it");
+        let by_type = format.ggml_type().and_then(quant::from_ggml_type).map(BlockFormat::name);
+        let in_ggml = format.ggml_type().map(|_| format.name());
+        assert_eq!((by_name, by_type), (Some(format.name()), in_ggml), "each look-up finds it");
     }
     assert!(quant::format("q9_k").is_none() && quant::from_ggml_type(16).is_none(), "others are not found");
 }

@@ -115,6 +115,18 @@ pub enum CheckpointError {
         /// What is there.
         found: String,
     },
+    /// A value of the config that is understood and not supported.
+    #[error("{file}: \"{key}\" is {value}, which is not supported; supported: {supported}")]
+    UnsupportedValue {
+        /// Where it stands.
+        file: String,
+        /// The key.
+        key: String,
+        /// What it says.
+        value: String,
+        /// What it may say.
+        supported: String,
+    },
     /// A GGUF architecture whose names can't be translated.
     #[error("{}: GGUF architecture \"{architecture}\" is not supported; supported: {supported}", .file.display())]
     UnknownArchitecture {

@@ -2,8 +2,9 @@
 //! never read whole.
 //!
 //! All kinds look the same from outside: tensors by Hugging Face name as [`TensorView`]s, a typed [`Config`], and
-//! [`RowConventions`] where the same model's rows are ordered differently. This room neither converts weights nor
-//! knows what a family needs. Invariant: whatever a file claims about itself was checked before it is handed out,
+//! [`RowConventions`] where the same model's rows are ordered differently. Linears that other libraries quantized are
+//! one tensor each too (`quantized/`). Apart from those this room converts no weights, and it does not know what a
+//! family needs. Invariant: whatever a file claims about itself was checked before it is handed out,
 //! with an error that names file and tensor; no file, however broken, panics or decides an allocation.
 
 mod config;
@@ -11,6 +12,7 @@ mod error;
 mod gguf;
 mod mmap;
 mod open;
+mod quantized;
 mod safetensors;
 mod shard_index;
 mod torch;
@@ -139,16 +141,19 @@ impl Checkpoint {
     }
 
     fn view<'m>(&'m self, entry: &'m TensorEntry) -> Result<TensorView<'m>, &'m str> {
-        match &entry.encoding {
-            Encoding::Unknown(format) => Err(format),
-            Encoding::Known(format) => Ok(TensorView {
-                name: &entry.name,
-                file: &self.files[entry.file],
-                format: *format,
-                shape: &entry.shape,
-                bytes: &self.mappings[entry.file][entry.range.clone()],
-            }),
-        }
+        let (format, composed) = match &entry.encoding {
+            Encoding::Unknown(format) => return Err(format),
+            Encoding::Known(format) => (*format, None),
+            Encoding::Composed(composed) => (composed.format(), Some(&**composed)),
+        };
+        Ok(TensorView {
+            name: &entry.name,
+            file: &self.files[entry.file],
+            format,
+            shape: &entry.shape,
+            bytes: &self.mappings[entry.file][entry.range.clone()],
+            composed,
+        })
     }
 
     /// A name that ends alike: most often only the prefix differs.

@@ -13,7 +13,7 @@ use super::gguf::{self, Architecture};
 use super::mmap::Mapping;
 use super::view::TensorEntry;
 use super::{Checkpoint, CheckpointError, Config, RowConventions};
-use super::{safetensors, shard_index, torch};
+use super::{quantized, safetensors, shard_index, torch};
 
 const CONFIG: &str = "config.json";
 
@@ -143,6 +143,7 @@ fn open_hugging_face(directory: &Path, kind: &Kind) -> Result<Checkpoint, Checkp
             return Err(CheckpointError::BadTensor { file: files[*shard].clone(), tensor: tensor.clone(), reason });
         }
     }
+    quantized::compose(&mut tensors, &files, &mappings, &config)?;
     let directory = Some(directory.to_owned());
     let path = directory.clone().unwrap_or_default();
     Ok(Checkpoint { path, directory, files, mappings, tensors, config: Some(config), gguf: None })

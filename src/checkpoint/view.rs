@@ -2,9 +2,12 @@
 //!
 //! Invariant: an entry's byte range lies in its file and is exactly what its shape and format take.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
+use super::quantized::Composed;
 use crate::quant::BlockFormat;
 
 /// A tensor, borrowed from the mapped file.
@@ -18,8 +21,10 @@ pub struct TensorView<'m> {
     pub format: &'static dyn BlockFormat,
     /// Row-major, outermost first, as Hugging Face has it.
     pub shape: &'m [usize],
-    /// The stored bytes, row after row.
+    /// What the file holds: the stored bytes, row after row; where [`Self::is_composed`], the codes in an order that
+    /// only [`Self::rows_from`] knows.
     pub bytes: &'m [u8],
+    pub(super) composed: Option<&'m dyn Composed>,
 }
 
 impl<'m> TensorView<'m> {
@@ -33,14 +38,33 @@ impl<'m> TensorView<'m> {
         self.shape.last().copied().unwrap_or(1)
     }
 
+    /// Whether its rows are put together from several tensors when they are read.
+    pub fn is_composed(&self) -> bool {
+        self.composed.is_some()
+    }
+
     /// The stored bytes of one row.
     ///
     /// # Panics
     /// When there is no such row.
-    pub fn row(&self, row: usize) -> &'m [u8] {
-        assert!(row < self.rows(), "row {row} of tensor \"{}\", which has {}", self.name, self.rows());
+    pub fn row(&self, row: usize) -> Cow<'m, [u8]> {
+        self.rows_from(row..row + 1)
+    }
+
+    /// The stored bytes of some rows, one after the other; many at once cost less than each by itself where rows are
+    /// composed.
+    ///
+    /// # Panics
+    /// When there are no such rows.
+    pub fn rows_from(&self, rows: Range<usize>) -> Cow<'m, [u8]> {
+        assert!(rows.end <= self.rows(), "rows {rows:?} of tensor \"{}\", which has {}", self.name, self.rows());
         let bytes = self.format.row_bytes(self.cols());
-        &self.bytes[row * bytes..(row + 1) * bytes]
+        let Some(composed) = self.composed else {
+            return Cow::Borrowed(&self.bytes[rows.start * bytes..rows.end * bytes]);
+        };
+        let mut stored = vec![0; rows.len() * bytes];
+        composed.write_rows(rows, &mut stored);
+        Cow::Owned(stored)
     }
 }
 
@@ -48,8 +72,21 @@ impl<'m> TensorView<'m> {
 #[derive(Debug, Clone)]
 pub(super) enum Encoding {
     Known(&'static dyn BlockFormat),
-    /// As the file calls it: `iq2_xs (ggml type 17)`, `I64`.
+    /// As the file calls it: `iq2_xs (ggml type 17)`, `dtype I64`.
     Unknown(String),
+    /// Rows that are put together from several tensors.
+    Composed(Arc<dyn Composed>),
+}
+
+impl Encoding {
+    /// The element type of plain numbers: wgpt's name of a float, else the file's.
+    pub(super) fn dtype(&self) -> &str {
+        match self {
+            Self::Known(format) => format.name(),
+            Self::Unknown(name) => name.strip_prefix("dtype ").unwrap_or(name),
+            Self::Composed(composed) => composed.format().name(),
+        }
+    }
 }
 
 /// Where a tensor is.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::placement::PlacementArgs;
+use super::quantize_args::QuantizeArgs;
 
 /// LLM inference on any GPU through wgpu.
 #[derive(Debug, Parser)]
@@ -78,6 +79,9 @@ pub(super) struct ModelArgs {
 
     #[command(flatten)]
     pub(super) placement: PlacementArgs,
+
+    #[command(flatten)]
+    pub(super) quantize: QuantizeArgs,
 
     /// No timings, memory figures or progress on stderr; errors still are
     #[arg(long, short, env = "WGPT_QUIET", value_parser = clap::builder::FalseyValueParser::new())]

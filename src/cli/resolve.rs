@@ -142,13 +142,18 @@ fn load(opened: &Opened, model: &ModelArgs, context: &ContextArgs, notes: Notes)
     let start = Instant::now();
     let options = options(model, context);
     let path = opened.path.display();
-    let bar = notes.progress(opened.checkpoint.tensors().map(|view| view.bytes.len() as u64).sum());
+    let (_, graph) =
+        exec::lower_checkpoint(&opened.checkpoint, &options).with_context(|| format!("{path}: could not be loaded"))?;
+    let bar = notes.progress(graph.weights.iter().map(wgpt::graph::Weight::bytes).sum());
     let (executor, report) = exec::open(&opened.checkpoint, &options, &mut |loaded| bar.inc(loaded))
         .with_context(|| format!("{path}: could not be loaded"))?;
     bar.finish_and_clear();
     for notice in &report.notices {
         // what a user must know is said even to those who want quiet
         eprintln!("{notice}");
+    }
+    if let Some(quantized) = &report.quantized {
+        notes.line(quantized);
     }
     notes.line(format_args!("loaded {path} on {} in {}", report.place, seconds(start.elapsed())));
     if let Some(placed) = report.placed.filter(plan::is_worth_telling) {
@@ -164,6 +169,7 @@ fn options(model: &ModelArgs, context: &ContextArgs) -> ExecOptions {
         memory: model.placement.memory(),
         offload: model.placement.offload(),
         context_length: context.context_length,
+        quantize: model.quantize.wanted(),
         ..ExecOptions::default()
     }
 }

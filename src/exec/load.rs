@@ -1,4 +1,5 @@
-//! From the checkpoint's bytes to packed weights: rows gathered, checked and repacked, in bounded pieces.
+//! From the checkpoint's bytes to packed weights: rows gathered, checked, quantized where their weight has another
+//! format than the file, and repacked, in bounded pieces.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -10,7 +11,7 @@ use super::ExecError;
 use crate::checkpoint::{Checkpoint, TensorView};
 use crate::graph::{Graph, Vector, Weight};
 use crate::model::{ModelSpec, Part, VectorSpec, rope_table};
-use crate::quant::PackedLayout;
+use crate::quant::{BlockFormat, PackedLayout};
 
 /// Bytes packed at a time by each thread.
 const PIECE_BYTES: usize = 4 << 20;
@@ -45,15 +46,42 @@ impl<'c> WeightSource<'c> {
         rows: Range<usize>,
         mut take: impl FnMut(&Piece) -> Result<(), ExecError>,
     ) -> Result<(), ExecError> {
+        self.in_pieces(weight, rows, pack, |piece| take(&piece))
+    }
+
+    /// Hands all rows of a weight in stored form to `take`, piece after piece in order; made as [`Self::pieces`] are.
+    ///
+    /// # Errors
+    /// A tensor that can't be read or quantized, or what `take` says.
+    pub fn stored<E: From<ExecError>>(
+        &self,
+        weight: &Weight,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let gather = |weight: &Weight, parts: &[(Part, TensorView<'_>)], rows: Range<usize>| {
+            let mut bytes = Vec::with_capacity(rows.len() * weight.format.row_bytes(weight.spec.cols));
+            each_row(weight, parts, rows, |_, stored| bytes.extend_from_slice(stored))?;
+            Ok(bytes)
+        };
+        self.in_pieces(weight, 0..weight.spec.rows(), gather, |bytes: Vec<u8>| take(&bytes))
+    }
+
+    fn in_pieces<T: Send, E: From<ExecError>>(
+        &self,
+        weight: &Weight,
+        rows: Range<usize>,
+        make: impl Fn(&Weight, &[(Part, TensorView<'_>)], Range<usize>) -> Result<T, ExecError> + Sync,
+        mut take: impl FnMut(T) -> Result<(), E>,
+    ) -> Result<(), E> {
         let row_bytes = weight.format.row_bytes(weight.spec.cols).max(1);
         let step = (PIECE_BYTES / row_bytes).max(1);
         let ranges: Vec<Range<usize>> =
             rows.clone().step_by(step).map(|start| start..(start + step).min(rows.end)).collect();
         let parts = self.parts(weight)?;
         for batch in ranges.chunks(rayon::current_num_threads()) {
-            let pieces = batch.par_iter().map(|rows| pack(weight, &parts, rows.clone()));
-            let pieces: Vec<Piece> = pieces.collect::<Result<_, _>>()?;
-            pieces.iter().try_for_each(&mut take)?;
+            let pieces = batch.par_iter().map(|rows| make(weight, &parts, rows.clone()));
+            let pieces: Vec<T> = pieces.collect::<Result<_, _>>()?;
+            pieces.into_iter().try_for_each(&mut take)?;
         }
         Ok(())
     }
@@ -75,7 +103,10 @@ impl<'c> WeightSource<'c> {
     }
 
     /// A vector's values.
-    pub(super) fn vector(&self, vector: &Vector) -> Result<Vec<f32>, ExecError> {
+    ///
+    /// # Errors
+    /// A tensor that can't be read.
+    pub fn vector(&self, vector: &Vector) -> Result<Vec<f32>, ExecError> {
         match vector {
             Vector::Values(values) => Ok(values.clone()),
             Vector::Spec(spec) => self.elements(&spec.parts),
@@ -93,7 +124,7 @@ impl<'c> WeightSource<'c> {
         for part in parts {
             let view = self.checkpoint.tensor(&part.tensor)?;
             let mut whole = vec![0.0; view.shape.iter().product()];
-            view.format.dequantize(view.bytes, &mut whole);
+            view.format.dequantize(&view.rows_from(0..view.rows()), &mut whole);
             values.extend_from_slice(&whole[part.rows.clone()]);
         }
         Ok(values)
@@ -119,26 +150,84 @@ pub(super) fn spread<'p>(piece: &'p Piece, first: usize, slice: &PackedLayout) -
 fn pack(weight: &Weight, parts: &[(Part, TensorView<'_>)], rows: Range<usize>) -> Result<Piece, ExecError> {
     let layout = weight.format.layout(rows.len(), weight.spec.cols);
     let mut bytes = vec![0u8; layout.bytes as usize];
+    each_row(weight, parts, rows.clone(), |row, stored| weight.format.repack_row(stored, &layout, row, &mut bytes))?;
+    Ok(Piece { rows, layout, bytes })
+}
+
+/// Hands each of some rows, counted from the first of them, in the weight's own stored form to `take`.
+fn each_row(
+    weight: &Weight,
+    parts: &[(Part, TensorView<'_>)],
+    rows: Range<usize>,
+    mut take: impl FnMut(usize, &[u8]),
+) -> Result<(), ExecError> {
+    let mut convert = Converter::new(weight);
     // The parts' rows are numbered one after the other; walk those inside the range.
     let mut part_start = 0;
     for (part, view) in parts {
         let part_rows = part_start..part_start + part.rows.len();
         let from = rows.start.max(part_rows.start);
         let to = rows.end.min(part_rows.end);
-        for row in from..to {
-            let wanted = part.rows.start + row - part_rows.start;
-            let stored = if part.transposed { column(view, wanted).into() } else { Cow::Borrowed(view.row(wanted)) };
-            check_scales(view, wanted, &stored)?;
-            weight.format.repack_row(&stored, &layout, row - rows.start, &mut bytes);
+        let row_bytes = view.format.row_bytes(weight.spec.cols).max(1);
+        let wanted = |row: usize| part.rows.start + row - part_rows.start;
+        if from < to {
+            let stored = if part.transposed {
+                Cow::Owned((from..to).flat_map(|row| column(view, wanted(row))).collect())
+            } else {
+                view.rows_from(wanted(from)..wanted(to))
+            };
+            for (row, stored) in (from..to).zip(stored.chunks_exact(row_bytes)) {
+                check_scales(view, wanted(row), stored)?;
+                take(row - rows.start, convert.row(view, wanted(row), stored)?);
+            }
         }
         part_start = part_rows.end;
     }
-    Ok(Piece { rows, layout, bytes })
+    Ok(())
+}
+
+/// Brings rows into the format of their weight.
+struct Converter {
+    format: &'static dyn BlockFormat,
+    values: Vec<f32>,
+    stored: Vec<u8>,
+}
+
+impl Converter {
+    fn new(weight: &Weight) -> Self {
+        let stored = vec![0; weight.format.row_bytes(weight.spec.cols)];
+        Self { format: weight.format, values: vec![0.0; weight.spec.cols], stored }
+    }
+
+    /// A stored row of a tensor, quantized anew where its format is another one.
+    fn row<'r>(&'r mut self, view: &TensorView<'_>, row: usize, stored: &'r [u8]) -> Result<&'r [u8], ExecError> {
+        if view.format.name() == self.format.name() {
+            return Ok(stored);
+        }
+        view.format.dequantize(stored, &mut self.values);
+        let refuse = |reason: String| {
+            let (file, tensor) = (view.file.display().to_string(), view.name.into());
+            ExecError::NotQuantizable { file, tensor, row, reason, format: self.format.name() }
+        };
+        if let Some(column) = self.values.iter().position(|value| !value.is_finite()) {
+            return Err(refuse(format!("weight {column} is {}", self.values[column])));
+        }
+        self.format.quantize(&self.values, &mut self.stored);
+        if self.format.bad_block(&self.stored).is_some() {
+            let largest = self.values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+            return Err(refuse(format!("its largest weight, {largest:e}, is beyond the format's scales")));
+        }
+        Ok(&self.stored)
+    }
 }
 
 /// A scale that is no number would make every logit NaN: the row it is in says more.
 fn check_scales(view: &TensorView<'_>, row: usize, stored: &[u8]) -> Result<(), ExecError> {
-    let Some(block) = view.format.bad_block(stored) else { return Ok(()) };
+    // Floats are taken as they are, but not those that quantized linears become.
+    let made = view.is_composed() && view.format.name() == "f16";
+    let not_finite = |bytes: &[u8; 2]| !half::f16::from_le_bytes(*bytes).is_finite();
+    let float = || if made { stored.as_chunks().0.iter().position(not_finite) } else { None };
+    let Some(block) = view.format.bad_block(stored).or_else(float) else { return Ok(()) };
     let first = block * view.format.block_len();
     Err(ExecError::Scale {
         file: view.file.display().to_string(),
@@ -154,7 +243,7 @@ fn check_scales(view: &TensorView<'_>, row: usize, stored: &[u8]) -> Result<(), 
 fn column(view: &TensorView<'_>, column: usize) -> Vec<u8> {
     let bytes = view.format.block_bytes();
     let at = column * bytes..(column + 1) * bytes;
-    (0..view.rows()).flat_map(|row| &view.row(row)[at.clone()]).copied().collect()
+    view.bytes.chunks_exact(view.format.row_bytes(view.cols())).flat_map(|row| &row[at.clone()]).copied().collect()
 }
 
 /// Checks that every tensor the graph reads has the shape the model says, and that every tensor of the checkpoint is
@@ -181,7 +270,7 @@ pub fn check_tensors(checkpoint: &Checkpoint, spec: &ModelSpec, graph: &Graph) -
     }
     let ignored = |name: &str| {
         let head = spec.is_tied() && (name == "lm_head.weight" || name == "embed_out.weight");
-        head || spec.ignored.iter().any(|pattern| matches(pattern, name))
+        head || spec.ignored.iter().any(|pattern| matches(pattern, name)) || is_empty_bias(checkpoint, name)
     };
     let unknown: Vec<&str> = checkpoint.names().filter(|name| !used.contains(name) && !ignored(name)).collect();
     let Some(first) = unknown.first() else { return Ok(()) };
@@ -196,12 +285,21 @@ pub fn check_tensors(checkpoint: &Checkpoint, spec: &ModelSpec, graph: &Graph) -
     })
 }
 
+/// Whether this is the bias of a quantized linear and all zeros: GPTQ's writers add one to every linear.
+fn is_empty_bias(checkpoint: &Checkpoint, name: &str) -> bool {
+    let Some(linear) = name.strip_suffix(".bias") else { return false };
+    let composed = checkpoint.tensor(&format!("{linear}.weight")).is_ok_and(|weight| weight.is_composed());
+    composed && checkpoint.tensor(name).is_ok_and(|bias| bias.bytes.iter().all(|byte| *byte == 0))
+}
+
 /// A matrix, or several of them stacked (experts), or one row as a vector.
 fn check_matrix(view: &TensorView<'_>, part: &Part, cols: usize) -> Result<(), ExecError> {
     if part.transposed {
-        if view.format.block_len() != 1 {
+        // Composed rows are outputs already, which such a matrix has as columns.
+        if view.format.block_len() != 1 || view.is_composed() {
             let expected = "plain numbers, which a transposed matrix needs".to_owned();
-            return Err(misfit(view, expected, view.format.name().to_owned()));
+            let made = if view.is_composed() { ", put together from a quantized linear" } else { "" };
+            return Err(misfit(view, expected, view.format.name().to_owned() + made));
         }
         return check_shape(view, &[cols, part.tensor_rows]);
     }

@@ -218,6 +218,20 @@ pub enum ExecError {
         /// The format.
         format: &'static str,
     },
+    /// Weights that a format can't hold.
+    #[error("{file}: tensor \"{tensor}\": row {row} can't be quantized to {format}: {reason}")]
+    NotQuantizable {
+        /// The file it is in.
+        file: String,
+        /// The tensor's name.
+        tensor: String,
+        /// Its row.
+        row: usize,
+        /// The format wanted.
+        format: &'static str,
+        /// What is in the way.
+        reason: String,
+    },
     /// Tensors the model has no use for: a sign that the checkpoint is not what its config says.
     #[error(
         "{file}: {count} tensors are not part of a {family} model of this config, the first is \"{tensor}\" {found}; \

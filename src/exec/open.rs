@@ -8,7 +8,7 @@ use super::place::{Candidate, MemoryLimit, Placed, candidates, place};
 use super::{ExecError, Executor, GpuExecutor, HostExecutor};
 use crate::checkpoint::Checkpoint;
 use crate::gpu::{AdapterChoice, Device, DeviceOptions, GpuError, adapters};
-use crate::graph::{Graph, GraphError, LowerOptions, lower};
+use crate::graph::{Graph, GraphError, LowerOptions, Quantize, QuantizedFormats, lower};
 use crate::model::{ModelSpec, Source, describe};
 use crate::ops::KvFormat;
 use crate::plan::{Bytes, Offload, PlanError};
@@ -39,6 +39,8 @@ pub struct ExecOptions {
     pub kv_format: Option<KvFormat>,
     /// How much of the adapter to use.
     pub device: DeviceOptions,
+    /// Quantize weights while they load; none takes them as they are stored.
+    pub quantize: Option<Quantize>,
 }
 
 /// What was decided on the way.
@@ -50,6 +52,8 @@ pub struct LoadReport {
     pub placed: Option<Placed>,
     /// Things a user should be told once.
     pub notices: Vec<String>,
+    /// What was quantized, where that was asked for.
+    pub quantized: Option<QuantizedFormats>,
 }
 
 /// The model a checkpoint describes.
@@ -66,6 +70,13 @@ pub fn describe_checkpoint(checkpoint: &Checkpoint) -> Result<ModelSpec, ExecErr
 /// # Errors
 /// An unsupported model, a context longer than the model's, or tensors that don't fit it.
 pub fn lower_checkpoint(checkpoint: &Checkpoint, options: &ExecOptions) -> Result<(ModelSpec, Graph), ExecError> {
+    lower_quantized(checkpoint, options).map(|(spec, graph, _)| (spec, graph))
+}
+
+fn lower_quantized(
+    checkpoint: &Checkpoint,
+    options: &ExecOptions,
+) -> Result<(ModelSpec, Graph, Option<QuantizedFormats>), ExecError> {
     let spec = describe_checkpoint(checkpoint)?;
     let limit = spec.max_context_length;
     let context_length = options.context_length.unwrap_or(spec.max_position_embeddings.min(DEFAULT_CONTEXT));
@@ -81,6 +92,11 @@ pub fn lower_checkpoint(checkpoint: &Checkpoint, options: &ExecOptions) -> Resul
             None
         }
     };
+    let quantized = options.quantize.map(|quantize| quantize.choose(&spec, &format_of));
+    let format_of = |name: &str| {
+        let stored = format_of(name)?;
+        Some(quantized.as_ref().and_then(|quantized| quantized.format_of(name)).unwrap_or(stored))
+    };
     let exact = format_of(&spec.embedding.parts[0].tensor).is_some_and(|format| format.name() == "f32");
     let kv_format = options.kv_format.unwrap_or(if exact { KvFormat::F32 } else { KvFormat::F16 });
     let lowered = lower(&spec, &LowerOptions { context_length, kv_format, format_of: &format_of });
@@ -89,7 +105,14 @@ pub fn lower_checkpoint(checkpoint: &Checkpoint, options: &ExecOptions) -> Resul
         (lowered, _) => lowered?,
     };
     check_tensors(checkpoint, &spec, &graph)?;
-    Ok((spec, graph))
+    Ok((spec, graph, quantized))
+}
+
+/// What to say of linears that take more memory than they were quantized to.
+fn widened(checkpoint: &Checkpoint) -> Option<String> {
+    let count = checkpoint.tensors().filter(|view| view.is_composed() && view.format.name() == "f16").count();
+    let why = "they are quantized in a way that no weight format of wgpt has (act-order groups, bitsandbytes' tables)";
+    (count > 0).then(|| format!("{count} weights are held as f16, four times their size in the file: {why}"))
 }
 
 /// A checkpoint's graph and where it would go; opens no adapter and loads nothing.
@@ -114,16 +137,20 @@ pub fn open(
     options: &ExecOptions,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(Box<dyn Executor>, LoadReport), ExecError> {
-    let (_, graph) = lower_checkpoint(checkpoint, options)?;
-    match find(options)? {
-        Some(candidates) => open_placed(checkpoint, options, graph, candidates, progress),
+    let (_, graph, quantized) = lower_quantized(checkpoint, options)?;
+    let (executor, mut report) = match find(options)? {
+        Some(candidates) => open_placed(checkpoint, options, graph, candidates, progress)?,
         None => {
             let notice = "no GPU adapter found: computing on the host".to_owned();
             let notices = if options.adapter == AdapterChoice::Host { vec![] } else { vec![notice] };
             let executor = HostExecutor::new(graph, WeightSource::new(checkpoint), progress)?;
-            Ok((Box::new(executor), LoadReport { place: "host".into(), placed: None, notices }))
+            let report = LoadReport { place: "host".into(), placed: None, notices, quantized: None };
+            (Box::new(executor) as Box<dyn Executor>, report)
         }
-    }
+    };
+    report.notices.extend(widened(checkpoint));
+    report.quantized = quantized;
+    Ok((executor, report))
 }
 
 /// The adapters that may be used; `None` for the host.
@@ -161,7 +188,7 @@ fn open_placed(
                 notices.extend(placed.notices.clone());
                 let names: Vec<&str> = placed.adapters.iter().map(|adapter| adapter.info.name.as_str()).collect();
                 let place = names.join(" + ");
-                return Ok((Box::new(executor), LoadReport { place, placed: Some(placed), notices }));
+                return Ok((Box::new(executor), LoadReport { place, placed: Some(placed), notices, quantized: None }));
             }
             Err(Refusal { adapter, held, error: error @ ExecError::Gpu(GpuError::OutOfMemory { .. }) })
                 if attempt < ATTEMPTS && held > 0 =>

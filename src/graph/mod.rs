@@ -7,12 +7,14 @@
 
 mod buffers;
 mod lower;
+mod quantize;
 
 use std::fmt;
 use std::ops::Range;
 
 pub use buffers::{BufferSlot, Buffers, assign_buffers};
 pub use lower::{LowerOptions, lower};
+pub use quantize::{Quantize, QuantizedFormats};
 
 use crate::model::{RopeSpec, VectorSpec, WeightSpec};
 use crate::ops::{Op, StateType};

@@ -20,6 +20,7 @@ mod registry;
 mod rope;
 mod spec;
 mod stablelm;
+mod weights;
 
 pub use error::ModelError;
 pub use registry::{FAMILIES, Family, describe};
@@ -28,3 +29,4 @@ pub use spec::{
     AttentionSpec, ExpertsSpec, LayerSpec, LinearSpec, MlpSpec, ModelSpec, NormSpan, NormSpec, Part, QkNormSpec,
     Residual, SharedExpertSpec, Source, VectorSpec, WeightSpec,
 };
+pub use weights::WeightRole;

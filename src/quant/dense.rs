@@ -26,7 +26,7 @@ pub struct Dense<V>(PhantomData<V>);
 /// What tells the three apart.
 trait Plain: Send + Sync {
     const NAME: &'static str;
-    const GGML_TYPE: u32;
+    const GGML_TYPE: Option<u32>;
     const BYTES: usize;
     fn read(bytes: &[u8]) -> f32;
     fn write(weight: f32, bytes: &mut [u8]);
@@ -34,7 +34,7 @@ trait Plain: Send + Sync {
 
 impl Plain for f32 {
     const NAME: &'static str = "f32";
-    const GGML_TYPE: u32 = 0;
+    const GGML_TYPE: Option<u32> = Some(0);
     const BYTES: usize = 4;
 
     fn read(bytes: &[u8]) -> f32 {
@@ -48,7 +48,7 @@ impl Plain for f32 {
 
 impl Plain for f16 {
     const NAME: &'static str = "f16";
-    const GGML_TYPE: u32 = 1;
+    const GGML_TYPE: Option<u32> = Some(1);
     const BYTES: usize = 2;
 
     fn read(bytes: &[u8]) -> f32 {
@@ -62,7 +62,7 @@ impl Plain for f16 {
 
 impl Plain for bf16 {
     const NAME: &'static str = "bf16";
-    const GGML_TYPE: u32 = 30;
+    const GGML_TYPE: Option<u32> = Some(30);
     const BYTES: usize = 2;
 
     fn read(bytes: &[u8]) -> f32 {
@@ -85,7 +85,7 @@ impl<V: Plain> BlockFormat for Dense<V> {
         V::NAME
     }
 
-    fn ggml_type(&self) -> u32 {
+    fn ggml_type(&self) -> Option<u32> {
         V::GGML_TYPE
     }
 

@@ -3,7 +3,7 @@
 //! A format says what is its own ([`Grouped`]: where the codes of a group lie in a stored block, what a code is
 //! worth, how scales are packed, how a block is quantized); the rest of [`BlockFormat`] follows from it here. Every
 //! weight is `value(code) * scale - min`. The products of our formats are exact in f32, so that only the subtraction
-//! rounds, with a fused multiply-add on an adapter too.
+//! rounds, with a fused multiply-add on an adapter too; those of nf4, fp4 and f8_e4m3 round, but nothing is subtracted.
 //!
 //! Packed regions: 0 the low bits of the codes (`quants`), 1 the scales of a row (`scales`, each format's own
 //! layout, whole words), 2 the further bits of codes of 3, 5 and 6 bits (`high_bits`).
@@ -35,7 +35,8 @@ impl Scales {
 /// What a block format says of itself.
 pub(super) trait Grouped: Debug + Send + Sync {
     const NAME: &'static str;
-    const GGML_TYPE: u32;
+    /// None for a format that GGUF has no name for.
+    const GGML_TYPE: Option<u32>;
     /// Weights of a stored block: whole groups.
     const LEN: usize;
     /// Bytes of a stored block.
@@ -60,8 +61,20 @@ pub(super) trait Grouped: Debug + Send + Sync {
     /// The scales of the row's group `group`.
     fn scales(scales: &[u8], blocks: usize, group: usize) -> Scales;
 
-    /// Quantizes a block, as ggml's reference does.
+    /// Quantizes a block, as the format's reference does; `block` is zeroed.
     fn quantize_block(weights: &[f32], block: &mut [u8]);
+
+    /// Quantizes blocks that follow one another in a row, for formats whose blocks have something in common.
+    fn quantize_run(weights: &[f32], stored: &mut [u8]) {
+        for (block, weights) in stored.chunks_exact_mut(Self::BYTES).zip(weights.chunks_exact(Self::LEN)) {
+            Self::quantize_block(weights, block);
+        }
+    }
+
+    /// Whether every code of a block is worth a number.
+    fn has_numbers(_block: &[u8]) -> bool {
+        true
+    }
 
     /// Whether every weight these scales can give is a number.
     fn are_finite(scales: Scales) -> bool {
@@ -92,7 +105,7 @@ impl<F: Grouped> BlockFormat for F {
         F::NAME
     }
 
-    fn ggml_type(&self) -> u32 {
+    fn ggml_type(&self) -> Option<u32> {
         F::GGML_TYPE
     }
 
@@ -132,14 +145,13 @@ impl<F: Grouped> BlockFormat for F {
 
     fn quantize(&self, weights: &[f32], stored: &mut [u8]) {
         assert_blocks(self, stored, weights.len());
-        for (block, weights) in stored.chunks_exact_mut(F::BYTES).zip(weights.chunks_exact(F::LEN)) {
-            block.fill(0);
-            F::quantize_block(weights, block);
-        }
+        stored.fill(0);
+        F::quantize_run(weights, stored);
     }
 
     fn bad_block(&self, stored: &[u8]) -> Option<usize> {
-        stored.chunks_exact(F::BYTES).position(|block| !stored_scales::<F>(block).all(F::are_finite))
+        let bad = |block: &[u8]| !stored_scales::<F>(block).all(F::are_finite) || !F::has_numbers(block);
+        stored.chunks_exact(F::BYTES).position(bad)
     }
 
     fn repack_row(&self, stored: &[u8], layout: &PackedLayout, row: usize, packed: &mut [u8]) {

@@ -18,7 +18,7 @@ pub(super) const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1
 
 impl Grouped for Iq4Nl {
     const NAME: &'static str = "iq4_nl";
-    const GGML_TYPE: u32 = 20;
+    const GGML_TYPE: Option<u32> = Some(20);
     const LEN: usize = GROUP;
     const BYTES: usize = 2 + GROUP / 2;
     const LOW_BITS: usize = 4;

@@ -24,7 +24,7 @@ const GROUPS: usize = 8;
 
 impl Grouped for Iq4Xs {
     const NAME: &'static str = "iq4_xs";
-    const GGML_TYPE: u32 = 23;
+    const GGML_TYPE: Option<u32> = Some(23);
     const LEN: usize = 256;
     const BYTES: usize = HEAD + 128;
     const LOW_BITS: usize = 4;

@@ -15,8 +15,11 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
+mod absmax4;
+mod coded;
 mod codes;
 mod dense;
+mod f8_e4m3;
 mod grouped;
 mod iq4_nl;
 mod iq4_xs;
@@ -32,8 +35,12 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 mod search;
+mod zero_point;
 
+pub use absmax4::{Absmax, DoubleQuantized, FP4, FP4_DQ, Float, NF4, NF4_DQ, NormalFloat, Table};
+pub use coded::Coded;
 pub use dense::{BF16, Dense, F16, F32};
+pub use f8_e4m3::F8E4M3;
 pub use iq4_nl::Iq4Nl;
 pub use iq4_xs::Iq4Xs;
 pub use mxfp4::Mxfp4;
@@ -47,6 +54,7 @@ pub use q5_1::Q5_1;
 pub use q5_k::Q5K;
 pub use q6_k::Q6K;
 pub use q8_0::Q8_0;
+pub use zero_point::ZeroPoint;
 
 /// Every region of a packed slice starts at a multiple of this many bytes, the largest alignment that WebGPU
 /// asks of a storage binding's offset.
@@ -57,11 +65,11 @@ pub const CHUNK_BYTES: usize = 16;
 
 /// One weight format; its twin is the WGSL snippet `shaders/quant/<name>.wgsl`.
 pub trait BlockFormat: Debug + Send + Sync {
-    /// ggml's name (`q4_0`); the same string in Rust, WGSL and on the command line.
+    /// ggml's name (`q4_0`) where ggml has the format; the same string in Rust, WGSL and on the command line.
     fn name(&self) -> &'static str;
 
-    /// The id of this format in GGUF's tensor list (`ggml_type`).
-    fn ggml_type(&self) -> u32;
+    /// The id of this format in GGUF's tensor list (`ggml_type`); none where GGUF has no such format.
+    fn ggml_type(&self) -> Option<u32>;
 
     /// Weights in one stored block, along a row; a row's length must be a multiple of it.
     fn block_len(&self) -> usize;
@@ -88,7 +96,8 @@ pub trait BlockFormat: Debug + Send + Sync {
     /// When the two lengths disagree; the same holds for the other three.
     fn dequantize(&self, stored: &[u8], weights: &mut [f32]);
 
-    /// Values to stored bytes, as ggml's reference does, byte for byte.
+    /// Values to stored bytes, as the format's reference (ggml, bitsandbytes) does, byte for byte. `weights` is one row,
+    /// or the start of one.
     fn quantize(&self, weights: &[f32], stored: &mut [u8]);
 
     /// The first of some stored blocks whose scales are not numbers, or make weights that are none: a damaged file.
@@ -172,17 +181,56 @@ impl PackedLayout {
 }
 
 /// Every format, for look-ups, tests and help texts.
-pub static FORMATS: &[&dyn BlockFormat] =
-    &[&F32, &F16, &BF16, &Q8_0, &Q4_0, &Q4_1, &Q5_0, &Q5_1, &Q2K, &Q3K, &Q4K, &Q5K, &Q6K, &Iq4Nl, &Iq4Xs, &Mxfp4];
+pub static FORMATS: &[&dyn BlockFormat] = &[
+    &F32,
+    &F16,
+    &BF16,
+    &Q8_0,
+    &Q4_0,
+    &Q4_1,
+    &Q5_0,
+    &Q5_1,
+    &Q2K,
+    &Q3K,
+    &Q4K,
+    &Q5K,
+    &Q6K,
+    &Iq4Nl,
+    &Iq4Xs,
+    &Mxfp4,
+    &NF4,
+    &NF4_DQ,
+    &FP4,
+    &FP4_DQ,
+    &ZeroPoint::<4, 32>,
+    &ZeroPoint::<4, 128>,
+    &ZeroPoint::<8, 32>,
+    &F8E4M3::<32>,
+    &F8E4M3::<128>,
+];
 
 /// The format of this name.
 pub fn format(name: &str) -> Option<&'static dyn BlockFormat> {
     FORMATS.iter().copied().find(|format| format.name() == name)
 }
 
+/// The format that a person calls so: by its own name, with a `-` for a `_`, or as bitsandbytes names its modes
+/// (`bnb.nf4-dq`). `int8` (`bnb.int8`, `llm.int8`) is q8_0, which has 8 bits too and a scale for 32 weights where those
+/// have one for a row.
+pub fn format_called(name: &str) -> Option<&'static dyn BlockFormat> {
+    let lower = name.to_ascii_lowercase().replace('-', "_");
+    match lower.as_str() {
+        "int8" | "bnb.int8" | "llm.int8" => Some(&Q8_0),
+        plain => {
+            let own = plain.strip_prefix("bnb.").filter(|own| own.starts_with("nf4") || own.starts_with("fp4"));
+            format(own.unwrap_or(plain))
+        }
+    }
+}
+
 /// The format with this id in GGUF's tensor list.
 pub fn from_ggml_type(id: u32) -> Option<&'static dyn BlockFormat> {
-    FORMATS.iter().copied().find(|format| format.ggml_type() == id)
+    FORMATS.iter().copied().find(|format| format.ggml_type() == Some(id))
 }
 
 /// The f16 at byte `at`.

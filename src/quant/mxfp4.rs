@@ -16,7 +16,7 @@ const VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -1
 
 impl Grouped for Mxfp4 {
     const NAME: &'static str = "mxfp4";
-    const GGML_TYPE: u32 = 39;
+    const GGML_TYPE: Option<u32> = Some(39);
     const LEN: usize = GROUP;
     const BYTES: usize = 1 + GROUP / 2;
     const LOW_BITS: usize = 4;

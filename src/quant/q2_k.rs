@@ -27,7 +27,7 @@ const SCALED: usize = 16;
 
 impl Grouped for Q2K {
     const NAME: &'static str = "q2_k";
-    const GGML_TYPE: u32 = 10;
+    const GGML_TYPE: Option<u32> = Some(10);
     const LEN: usize = 256;
     const BYTES: usize = SCALE + 4;
     const LOW_BITS: usize = 2;

@@ -28,7 +28,7 @@ const HEAD: usize = 16;
 
 impl Grouped for Q3K {
     const NAME: &'static str = "q3_k";
-    const GGML_TYPE: u32 = 11;
+    const GGML_TYPE: Option<u32> = Some(11);
     const LEN: usize = 256;
     const BYTES: usize = SCALE + 2;
     const LOW_BITS: usize = 2;

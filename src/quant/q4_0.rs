@@ -16,7 +16,7 @@ pub struct Q4_0;
 
 impl Grouped for Q4_0 {
     const NAME: &'static str = "q4_0";
-    const GGML_TYPE: u32 = 2;
+    const GGML_TYPE: Option<u32> = Some(2);
     const LEN: usize = GROUP;
     const BYTES: usize = 2 + GROUP / 2;
     const LOW_BITS: usize = 4;

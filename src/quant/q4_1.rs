@@ -17,7 +17,7 @@ pub struct Q4_1;
 
 impl Grouped for Q4_1 {
     const NAME: &'static str = "q4_1";
-    const GGML_TYPE: u32 = 3;
+    const GGML_TYPE: Option<u32> = Some(3);
     const LEN: usize = GROUP;
     const BYTES: usize = 4 + GROUP / 2;
     const LOW_BITS: usize = 4;

@@ -28,7 +28,7 @@ const GROUPS: usize = 8;
 
 impl Grouped for Q4K {
     const NAME: &'static str = "q4_k";
-    const GGML_TYPE: u32 = 12;
+    const GGML_TYPE: Option<u32> = Some(12);
     const LEN: usize = 256;
     const BYTES: usize = HEAD + 128;
     const LOW_BITS: usize = 4;

@@ -17,7 +17,7 @@ pub struct Q5_0;
 
 impl Grouped for Q5_0 {
     const NAME: &'static str = "q5_0";
-    const GGML_TYPE: u32 = 6;
+    const GGML_TYPE: Option<u32> = Some(6);
     const LEN: usize = GROUP;
     const BYTES: usize = 6 + GROUP / 2;
     const LOW_BITS: usize = 4;

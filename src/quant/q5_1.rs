@@ -14,7 +14,7 @@ pub struct Q5_1;
 
 impl Grouped for Q5_1 {
     const NAME: &'static str = "q5_1";
-    const GGML_TYPE: u32 = 7;
+    const GGML_TYPE: Option<u32> = Some(7);
     const LEN: usize = GROUP;
     const BYTES: usize = 8 + GROUP / 2;
     const LOW_BITS: usize = 4;

@@ -17,7 +17,7 @@ const NIBBLES: usize = HEAD + 32;
 
 impl Grouped for Q5K {
     const NAME: &'static str = "q5_k";
-    const GGML_TYPE: u32 = 13;
+    const GGML_TYPE: Option<u32> = Some(13);
     const LEN: usize = 256;
     const BYTES: usize = NIBBLES + 128;
     const LOW_BITS: usize = 4;

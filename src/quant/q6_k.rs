@@ -28,7 +28,7 @@ const SCALED: usize = 16;
 
 impl Grouped for Q6K {
     const NAME: &'static str = "q6_k";
-    const GGML_TYPE: u32 = 14;
+    const GGML_TYPE: Option<u32> = Some(14);
     const LEN: usize = 256;
     const BYTES: usize = SCALE + 2;
     const LOW_BITS: usize = 4;

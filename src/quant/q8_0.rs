@@ -16,7 +16,7 @@ pub struct Q8_0;
 
 impl Grouped for Q8_0 {
     const NAME: &'static str = "q8_0";
-    const GGML_TYPE: u32 = 8;
+    const GGML_TYPE: Option<u32> = Some(8);
     const LEN: usize = GROUP;
     const BYTES: usize = 2 + GROUP;
     const LOW_BITS: usize = 8;

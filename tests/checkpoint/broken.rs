@@ -18,7 +18,7 @@ fn read_all(directory: &std::path::Path) {
         let Ok(tensor) = checkpoint.tensor(name) else { continue };
         for row in 0..tensor.rows().min(4) {
             let mut weights = vec![0.0; tensor.cols()];
-            tensor.format.dequantize(tensor.row(row), &mut weights);
+            tensor.format.dequantize(&tensor.row(row), &mut weights);
         }
     }
     if let Some(metadata) = checkpoint.gguf_metadata() {

@@ -13,7 +13,7 @@ fn llama_has_hugging_face_s_names_and_reversed_dimensions() {
     let expected = ["model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "rope_freqs.weight"];
     assert_eq!(names, expected, "translated; what the table lacks keeps its name");
     let q = checkpoint.tensor("model.layers.0.self_attn.q_proj.weight").expect("it is there");
-    assert_eq!((q.format.name(), q.shape, q.row(1)), ("q4_0", &[2, 64][..], &[7; 36][..]), "two rows of two blocks");
+    assert_eq!((q.format.name(), q.shape, &*q.row(1)), ("q4_0", &[2, 64][..], &[7; 36][..]), "two rows of two blocks");
     let config = checkpoint.config().expect("a known architecture");
     assert_eq!(config.architecture().expect("a name"), "llama", "model_type");
     assert_eq!(config.rows.rope, RopeRows::Interleaved, "as the converter permutes q and k");

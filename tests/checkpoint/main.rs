@@ -10,6 +10,7 @@ mod files;
 mod gguf;
 mod gguf_architectures;
 mod pickle;
+mod quantized;
 mod safetensors;
 mod tiny;
 mod torch;

@@ -21,7 +21,7 @@ fn tensors_are_views_of_the_file() {
     let checkpoint = Checkpoint::open(directory.path()).expect("a valid checkpoint");
     let a = checkpoint.tensor("a").expect("it is there");
     assert_eq!((a.name, a.format.name(), a.rows(), a.cols()), ("a", "f32", 2, 3), "as the header says");
-    assert_eq!((a.bytes, a.row(1)), (&data[..24], &data[12..24]), "borrowed");
+    assert_eq!((a.bytes, &*a.row(1)), (&data[..24], &data[12..24]), "borrowed");
     let bias = checkpoint.tensor("b.bias").expect("it is there");
     assert_eq!((bias.rows(), bias.cols(), bias.shape), (1, 4, &[4][..]), "a vector is one row");
     let scalar = checkpoint.tensor("scalar").expect("it is there");

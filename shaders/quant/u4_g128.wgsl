@@ -1,0 +1,23 @@
+// u4_g128 weights, 32 a chunk, four chunks a block. Interface: shaders/quant/README.md; twin: src/quant/zero_point.rs.
+#import codes
+#import zero_point
+
+@bind var<storage, read> quants: array<vec4<u32>>;  // (rows, chunks of a row): 32 nibbles
+@bind var<storage, read> scales: array<u32>;        // (rows, blocks of a row): f16 scale, 16-bit zero point
+
+const CHUNK: u32 = 32u;
+
+struct Chunk {
+    quants: vec4<u32>,
+    scale: f32,
+    min: f32,
+}
+
+fn load_chunk(row: u32, chunk: u32) -> Chunk {
+    let scale = scale_min(scales[row * (COLS / 128u) + chunk / 4u]);
+    return Chunk(quants[row * (COLS / CHUNK) + chunk], scale.x, scale.y);
+}
+
+fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
+    return vec4<f32>(nibbles4(c.quants, i)) * c.scale - c.min;
+}

@@ -1,0 +1,323 @@
+//! GPTQ and AWQ: codes of 4 or 8 bits with an f16 scale and a zero point for every group of inputs of an output.
+//!
+//! Both keep `qweight`, `qzeros` and `scales` with the inputs down and the outputs across, the transpose of a weight.
+//! GPTQ packs neighbouring inputs of an output into a word and adds `g_idx`, each input's group; AWQ packs eight
+//! outputs of an input, in an order of its own. A weight is `(code - zero) * scale`.
+//!
+//! GPTQ's first layout stores zero points less one, subtracted from the whole word: where one is 0, the next lends it
+//! a bit. Here the ones are added to the word again, as GPTQModel does; kernels that add them to each code find 16 for
+//! such a 0. `gptq_v2` stores zero points as they are, AWQ too.
+
+use std::ops::Range;
+
+use half::f16;
+
+use super::parts::{Floats, Part, Parts, Words};
+use super::{Composed, Linear, unsupported};
+use crate::checkpoint::{CheckpointError, Config};
+use crate::quant::{BlockFormat, Coded, F16, Q4_0, Q8_0, ZeroPoint};
+
+/// What `quantization_config` says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settings {
+    order: Order,
+    bits: usize,
+    /// Inputs of a group; None: all of them.
+    group_size: Option<usize>,
+    /// Added to words of stored zero points.
+    zero_offset: u32,
+}
+
+/// How codes share words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// Neighbouring inputs (of zero points: outputs), from the lowest bits up.
+    Gptq,
+    /// Eight outputs, in [`AWQ_PLACES`].
+    Awq,
+}
+
+/// The nibble of a word that holds each of eight outputs.
+const AWQ_PLACES: [u32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
+
+/// Keys that say how the codes were found, or which kernels are to use them.
+const HARMLESS: &[&str] = &[
+    "act_group_aware",
+    "backend",
+    "batch_size",
+    "block_name_to_quantize",
+    "cache_block_outputs",
+    "damp_auto_increment",
+    "damp_percent",
+    "dataset",
+    "desc_act",
+    "disable_exllama",
+    "do_fuse",
+    "exllama_config",
+    "fuse_max_seq_len",
+    "is_marlin_format",
+    "lm_head",
+    "max_input_length",
+    "meta",
+    "model_file_base_name",
+    "model_name_or_path",
+    "model_seqlen",
+    "module_name_preceding_first_block",
+    "modules_in_block_to_quantize",
+    "modules_to_fuse",
+    "modules_to_not_convert",
+    "mse",
+    "pad_token_id",
+    "quantizer",
+    "static_groups",
+    "sym",
+    "tokenizer",
+    "true_sequential",
+    "use_cuda_fp16",
+    "use_exllama",
+];
+
+/// Group sizes the formats of `quant/` hold.
+const GROUP_SIZES: &str = "multiples of 32, and -1 for one group";
+
+impl Settings {
+    pub(super) fn gptq(section: &Config) -> Result<Self, CheckpointError> {
+        section.ignore(HARMLESS);
+        let format = section.opt_any_str(&["checkpoint_format", "format"])?.unwrap_or("gptq");
+        let first_layout = match format {
+            "gptq" => true,
+            "gptq_v2" => false,
+            other => return Err(unsupported(section, "checkpoint_format", other, "gptq, gptq_v2")),
+        };
+        if section.bool_or("is_marlin_format", false)? {
+            return Err(unsupported(section, "is_marlin_format", true, "false"));
+        }
+        if section.has("dynamic") {
+            return Err(unsupported(section, "dynamic", "set", "one setting for all modules"));
+        }
+        match section.str_or("pack_dtype", "int32")? {
+            "int32" => {}
+            other => return Err(unsupported(section, "pack_dtype", other, "int32")),
+        }
+        let bits = match section.u32("bits")? {
+            bits @ (4 | 8) => bits as usize,
+            other => return Err(unsupported(section, "bits", other, "4, 8")),
+        };
+        let zero_offset = if first_layout { in_every_code(1, bits) } else { 0 };
+        Ok(Self { order: Order::Gptq, bits, group_size: group_size(section)?, zero_offset })
+    }
+
+    pub(super) fn awq(section: &Config) -> Result<Self, CheckpointError> {
+        section.ignore(HARMLESS);
+        let version = section.opt_any_str(&["version", "format"])?.unwrap_or("gemm").to_lowercase();
+        if version != "gemm" {
+            return Err(unsupported(section, "version", version, "gemm"));
+        }
+        if !section.bool_or("zero_point", true)? {
+            return Err(unsupported(section, "zero_point", false, "true"));
+        }
+        match section.any_u32(&["bits", "w_bit"])? {
+            4 => {}
+            other => return Err(unsupported(section, "bits", other, "4")),
+        }
+        Ok(Self { order: Order::Awq, bits: 4, group_size: group_size(section)?, zero_offset: 0 })
+    }
+
+    /// Codes of a word.
+    const fn per_word(&self) -> usize {
+        32 / self.bits
+    }
+
+    /// A word of zero points as they are meant.
+    const fn zeros(&self, stored: [u8; 4]) -> u32 {
+        u32::from_le_bytes(stored).wrapping_add(self.zero_offset)
+    }
+
+    /// Where in its word the code of neighbour `at` begins.
+    const fn shift(&self, at: usize) -> u32 {
+        match self.order {
+            Order::Gptq => (at % self.per_word() * self.bits) as u32,
+            Order::Awq => AWQ_PLACES[at % 8] * 4,
+        }
+    }
+}
+
+/// A word of equal codes.
+const fn in_every_code(value: u32, bits: usize) -> u32 {
+    // One in every code: all bits by those of one code.
+    u32::MAX / ((1 << bits) - 1) * value
+}
+
+fn group_size(section: &Config) -> Result<Option<usize>, CheckpointError> {
+    // -1 is no u32, but a number.
+    let key = if section.has("q_group_size") && !section.has("group_size") { "q_group_size" } else { "group_size" };
+    match section.f32(key)? {
+        -1.0 => Ok(None),
+        _ => match section.u32(key)? as usize {
+            size if size > 0 && size.is_multiple_of(32) => Ok(Some(size)),
+            other => Err(unsupported(section, key, other, GROUP_SIZES)),
+        },
+    }
+}
+
+/// Puts every linear together.
+pub(super) fn compose(parts: &mut Parts<'_>, settings: Settings) -> Result<(), CheckpointError> {
+    for stem in parts.stems(".qweight") {
+        let linear = linear(parts, settings, &stem)?;
+        parts.put(format!("{stem}.weight"), linear)?;
+    }
+    Ok(())
+}
+
+fn linear(parts: &mut Parts<'_>, settings: Settings, stem: &str) -> Result<Linear, CheckpointError> {
+    let Some(codes) = parts.take(&format!("{stem}.qweight")) else { unreachable!("its name was on the list") };
+    let (zeros, scales) =
+        (parts.need(&format!("{stem}.qzeros"), &codes)?, parts.need(&format!("{stem}.scales"), &codes)?);
+    let &[down, across] = codes.shape() else {
+        return Err(codes.bad(format!("expected two dimensions, found {:?}", codes.shape())));
+    };
+    let per_word = settings.per_word();
+    let sizes = match settings.order {
+        Order::Gptq => down.checked_mul(per_word).zip(Some(across)),
+        Order::Awq => Some(down).zip(across.checked_mul(per_word)),
+    };
+    let (cols, rows) = sizes.ok_or_else(|| codes.bad(format!("shape {:?} is too large", codes.shape())))?;
+    if cols == 0 || !cols.is_multiple_of(32) || rows == 0 || !rows.is_multiple_of(per_word) {
+        return Err(codes
+            .bad(format!("{cols} inputs by {rows} outputs: inputs must be a multiple of 32, outputs of {per_word}")));
+    }
+    let group_size = settings.group_size.unwrap_or(cols);
+    let groups = cols.div_ceil(group_size);
+    let why = format!("{rows} outputs, {groups} groups of {group_size} inputs, {} bits", settings.bits);
+    let zeros = zeros.words([groups, rows / per_word], &why)?;
+    let scales = scales.floats(&[&[groups, rows]], &why)?;
+    let act_order = match parts.take(&format!("{stem}.g_idx")) {
+        Some(index) => act_order(index, cols, group_size, groups)?,
+        None => None,
+    };
+    let target = target(settings, cols, group_size, is_symmetric(settings, &zeros), act_order.is_some());
+    let entry = codes.entry.clone();
+    let codes = codes.words([down, across], "as it is")?;
+    let rows_of = Grouped { settings, rows, cols, group_size, codes, zeros, scales, act_order, target };
+    Ok(Linear { shape: [rows, cols], rows: std::sync::Arc::new(rows_of), codes: entry })
+}
+
+/// The inputs' groups, unless those are neighbours, as without an index.
+fn act_order(index: Part, cols: usize, group_size: usize, groups: usize) -> Result<Option<Vec<u32>>, CheckpointError> {
+    index.expect(&["I32", "U32"])?;
+    index.expect_shape(&[&[cols]], "a group for each input")?;
+    let group_of: Vec<u32> = index.bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
+    if let Some(input) = group_of.iter().position(|group| *group as usize >= groups) {
+        let group = group_of[input] as i32;
+        return Err(index.bad(format!("input {input} is in group {group}, expected 0 to {}", groups - 1)));
+    }
+    let neighbours = group_of.iter().enumerate().all(|(input, group)| input / group_size == *group as usize);
+    Ok((!neighbours).then_some(group_of))
+}
+
+/// Whether every zero point is the middle code, which some formats take for granted.
+fn is_symmetric(settings: Settings, zeros: &Words) -> bool {
+    let middle = in_every_code(1 << (settings.bits - 1), settings.bits);
+    zeros.all().iter().all(|stored| settings.zeros(*stored) == middle)
+}
+
+/// The smallest format that holds such weights exactly; f16 where groups are scattered.
+fn target(settings: Settings, cols: usize, group_size: usize, symmetric: bool, scattered: bool) -> &'static dyn Coded {
+    let long = cols.is_multiple_of(128) && group_size.is_multiple_of(128);
+    match (settings.bits, symmetric) {
+        _ if scattered => &F16,
+        (4, true) => &Q4_0,
+        (8, true) => &Q8_0,
+        (4, false) if long => &ZeroPoint::<4, 128>,
+        (4, false) => &ZeroPoint::<4, 32>,
+        _ => &ZeroPoint::<8, 32>,
+    }
+}
+
+/// A GPTQ or AWQ linear.
+#[derive(Debug)]
+struct Grouped {
+    settings: Settings,
+    rows: usize,
+    cols: usize,
+    group_size: usize,
+    codes: Words,
+    zeros: Words,
+    scales: Floats,
+    /// Each input's group, where they are scattered.
+    act_order: Option<Vec<u32>>,
+    target: &'static dyn Coded,
+}
+
+/// Rows put together at once: their codes share cache lines in the file, and words in AWQ's.
+const TILE: usize = 16;
+
+impl Composed for Grouped {
+    fn format(&self) -> &'static dyn BlockFormat {
+        self.target
+    }
+
+    fn write_rows(&self, rows: Range<usize>, stored: &mut [u8]) {
+        let row_bytes = self.target.row_bytes(self.cols);
+        let mut codes = vec![0; TILE * self.cols];
+        for (first, stored) in rows.clone().step_by(TILE).zip(stored.chunks_mut(TILE * row_bytes)) {
+            let tile = first..(first + TILE).min(rows.end);
+            self.read_codes(tile.clone(), &mut codes);
+            let rows = tile.zip(codes.chunks_exact(self.cols)).zip(stored.chunks_exact_mut(row_bytes));
+            rows.for_each(|((row, codes), stored)| self.write_row(row, codes, stored));
+        }
+    }
+}
+
+impl Grouped {
+    /// The codes of some rows, one row after the other.
+    fn read_codes(&self, rows: Range<usize>, codes: &mut [u8]) {
+        let (settings, words) = (self.settings, self.codes.all());
+        let mask = (1u32 << settings.bits) - 1;
+        match settings.order {
+            Order::Gptq => {
+                let per_word = settings.per_word();
+                for (at, line) in words.chunks_exact(self.rows).enumerate() {
+                    for (row, word) in line[rows.clone()].iter().enumerate() {
+                        let word = u32::from_le_bytes(*word);
+                        let codes = &mut codes[row * self.cols + at * per_word..][..per_word];
+                        for (place, code) in codes.iter_mut().enumerate() {
+                            *code = (word >> (place * settings.bits) & mask) as u8;
+                        }
+                    }
+                }
+            }
+            Order::Awq => {
+                for (input, line) in words.chunks_exact(self.rows / 8).enumerate() {
+                    for (at, row) in rows.clone().enumerate() {
+                        let word = u32::from_le_bytes(line[row / 8]);
+                        codes[at * self.cols + input] = (word >> settings.shift(row) & mask) as u8;
+                    }
+                }
+            }
+        }
+    }
+
+    fn write_row(&self, row: usize, codes: &[u8], stored: &mut [u8]) {
+        let Some(group_of) = &self.act_order else {
+            let stored = stored.chunks_mut(self.target.row_bytes(self.group_size));
+            for (group, (codes, stored)) in codes.chunks(self.group_size).zip(stored).enumerate() {
+                let (scale, zero) = self.scale_and_zero(group, row);
+                self.target.write(codes, scale, zero, stored);
+            }
+            return;
+        };
+        for ((code, group), stored) in codes.iter().zip(group_of).zip(stored.chunks_exact_mut(2)) {
+            let (scale, zero) = self.scale_and_zero(*group as usize, row);
+            self.target.write(&[*code], scale, zero, stored);
+        }
+    }
+
+    fn scale_and_zero(&self, group: usize, row: usize) -> (f16, u16) {
+        let per_word = self.settings.per_word();
+        let word = self.settings.zeros(self.zeros.all()[group * (self.rows / per_word) + row / per_word]);
+        let zero = word >> self.settings.shift(row) & ((1 << self.settings.bits) - 1);
+        // Scales of f32 and bf16 are rounded to the f16 that the libraries compute in.
+        (f16::from_f32(self.scales.at(group * self.rows + row)), zero as u16)
+    }
+}

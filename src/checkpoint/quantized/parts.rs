@@ -1,0 +1,177 @@
+//! The tensors that make up quantized linears: taken from the checkpoint's list, checked, held as bytes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::{Deref, Range};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use half::{bf16, f16};
+
+use super::Linear;
+use crate::checkpoint::CheckpointError;
+use crate::checkpoint::mmap::Mapping;
+use crate::checkpoint::view::TensorEntry;
+
+/// A checkpoint's tensors while linears are put together from them.
+pub(super) struct Parts<'a> {
+    tensors: &'a mut BTreeMap<String, TensorEntry>,
+    files: &'a [PathBuf],
+    mappings: &'a [Arc<Mapping>],
+}
+
+impl<'a> Parts<'a> {
+    pub(super) fn new(
+        tensors: &'a mut BTreeMap<String, TensorEntry>,
+        files: &'a [PathBuf],
+        mappings: &'a [Arc<Mapping>],
+    ) -> Self {
+        Self { tensors, files, mappings }
+    }
+
+    /// What stands before `suffix` in the names that end so.
+    pub(super) fn stems(&self, suffix: &str) -> Vec<String> {
+        self.tensors.keys().filter_map(|name| name.strip_suffix(suffix)).map(str::to_owned).collect()
+    }
+
+    /// Names of this beginning.
+    pub(super) fn starting_with(&self, start: &str) -> Vec<String> {
+        self.tensors.keys().filter(|name| name.starts_with(start)).cloned().collect()
+    }
+
+    /// Whether a tensor is of this element type.
+    pub(super) fn is(&self, name: &str, dtype: &str) -> bool {
+        self.tensors.get(name).is_some_and(|entry| entry.encoding.dtype() == dtype)
+    }
+
+    /// Takes a tensor off the list, if it is there.
+    pub(super) fn take(&mut self, name: &str) -> Option<Part> {
+        let entry = self.tensors.remove(name)?;
+        let bytes = Bytes { mapping: Arc::clone(&self.mappings[entry.file]), range: entry.range.clone() };
+        Some(Part { file: self.files[entry.file].clone(), entry, bytes })
+    }
+
+    /// Takes a tensor off the list; `codes` is the one that it must accompany.
+    pub(super) fn need(&mut self, name: &str, codes: &Part) -> Result<Part, CheckpointError> {
+        self.take(name).ok_or_else(|| codes.bad(format!("\"{name}\" is missing, which belongs to it")))
+    }
+
+    /// Puts a finished linear on the list, under a name that must be free.
+    pub(super) fn put(&mut self, name: String, linear: Linear) -> Result<(), CheckpointError> {
+        if self.tensors.contains_key(&name) {
+            let file = self.files[linear.codes.file].clone();
+            let reason = format!("makes up \"{name}\", which is there too; only one can be meant");
+            return Err(CheckpointError::BadTensor { file, tensor: linear.codes.name, reason });
+        }
+        self.tensors.insert(name.clone(), linear.entry(name));
+        Ok(())
+    }
+}
+
+/// One tensor off the list.
+pub(super) struct Part {
+    file: PathBuf,
+    pub(super) entry: TensorEntry,
+    pub(super) bytes: Bytes,
+}
+
+impl Part {
+    /// An error about this tensor.
+    pub(super) fn bad(&self, reason: String) -> CheckpointError {
+        CheckpointError::BadTensor { file: self.file.clone(), tensor: self.entry.name.clone(), reason }
+    }
+
+    pub(super) fn shape(&self) -> &[usize] {
+        &self.entry.shape
+    }
+
+    /// As integers of 32 bits, of this shape.
+    pub(super) fn words(self, shape: [usize; 2], why: &str) -> Result<Words, CheckpointError> {
+        self.expect(&["I32", "U32"])?;
+        self.expect_shape(&[&shape], why)?;
+        Ok(Words(self.bytes))
+    }
+
+    /// As floats, of one of these shapes.
+    pub(super) fn floats(self, shapes: &[&[usize]], why: &str) -> Result<Floats, CheckpointError> {
+        self.expect(&["f16", "bf16", "f32"])?;
+        self.expect_shape(shapes, why)?;
+        let read = match self.entry.encoding.dtype() {
+            "f16" => |bytes: &[u8], at| f16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f32(),
+            "bf16" => |bytes: &[u8], at| bf16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f32(),
+            _ => |bytes: &[u8], at| word(bytes, at).map_or(f32::NAN, f32::from_bits),
+        };
+        Ok(Floats { bytes: self.bytes, read })
+    }
+
+    pub(super) fn expect(&self, dtypes: &[&str]) -> Result<(), CheckpointError> {
+        let found = self.entry.encoding.dtype();
+        if dtypes.contains(&found) {
+            return Ok(());
+        }
+        Err(self.bad(format!("expected {}, found {found}", dtypes.join(" or "))))
+    }
+
+    pub(super) fn expect_shape(&self, shapes: &[&[usize]], why: &str) -> Result<(), CheckpointError> {
+        if shapes.iter().any(|shape| *shape == self.shape()) {
+            return Ok(());
+        }
+        let expected: Vec<String> = shapes.iter().map(|shape| format!("{shape:?}")).collect();
+        Err(self.bad(format!("expected shape {} ({why}), found {:?}", expected.join(" or "), self.shape())))
+    }
+}
+
+/// Bytes of a mapped file that outlive the list of tensors.
+#[derive(Clone)]
+pub(super) struct Bytes {
+    mapping: Arc<Mapping>,
+    range: Range<usize>,
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.mapping[self.range.clone()]
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bytes {:?} of {}", self.range, self.mapping.path().display())
+    }
+}
+
+/// Little-endian words of 32 bits.
+#[derive(Debug, Clone)]
+pub(super) struct Words(Bytes);
+
+impl Words {
+    pub(super) fn all(&self) -> &[[u8; 4]] {
+        self.0.as_chunks().0
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.as_chunks().0.get(at).map(|word| u32::from_le_bytes(*word))
+}
+
+/// Floats of any width, read one by one.
+#[derive(Clone)]
+pub(super) struct Floats {
+    bytes: Bytes,
+    read: fn(&[u8], usize) -> f32,
+}
+
+impl Floats {
+    /// Number `at`.
+    pub(super) fn at(&self, at: usize) -> f32 {
+        (self.read)(&self.bytes, at)
+    }
+}
+
+impl fmt::Debug for Floats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.bytes.fmt(f)
+    }
+}

@@ -1,0 +1,249 @@
+//! Checkpoints that other libraries quantized: what their linears become, and how each lie is called.
+//!
+//! That the weights are right is shown by the golden logits of these folders (`tests/models.rs`).
+
+use std::fs;
+use std::path::Path;
+
+use ::safetensors::tensor::TensorView;
+use ::safetensors::{Dtype, SafeTensors, serialize};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use wgpt::checkpoint::Checkpoint;
+use wgpt::exec::{ExecOptions, open};
+use wgpt::gpu::AdapterChoice;
+
+use crate::assert_refused;
+use crate::files::copy;
+
+const DOWN: &str = "model.layers.0.mlp.down_proj.weight";
+const GATE: &str = "model.layers.0.mlp.gate_proj.weight";
+
+fn tiny(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints").join(name)
+}
+
+/// A tiny checkpoint with `quantization_config` changed: keys merged, null removes one.
+fn configured(name: &str, changes: &Value) -> TempDir {
+    let folder = copy(&tiny(name));
+    let path = folder.path().join("config.json");
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).expect("a config")).expect("JSON");
+    let section = config["quantization_config"].as_object_mut().expect("a section");
+    for (key, value) in changes.as_object().expect("an object") {
+        section.remove(key);
+        if !value.is_null() {
+            section.insert(key.clone(), value.clone());
+        }
+    }
+    fs::write(path, config.to_string()).expect("it writes");
+    folder
+}
+
+/// A tensor in the making: type, shape, bytes.
+type Made = (Dtype, Vec<usize>, Vec<u8>);
+
+/// A tiny checkpoint with one tensor changed, or taken away.
+fn with_tensor(name: &str, tensor: &str, change: impl Fn(Made) -> Option<Made>) -> TempDir {
+    let folder = copy(&tiny(name));
+    let path = folder.path().join("model.safetensors");
+    let bytes = fs::read(&path).expect("the weights");
+    let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+    assert!(file.tensor(tensor).is_ok(), "{name} has {tensor}");
+    let all = file.tensors().into_iter().filter_map(|(name, view)| {
+        let made = (view.dtype(), view.shape().to_vec(), view.data().to_vec());
+        Some((name.clone(), if name == tensor { change(made)? } else { made }))
+    });
+    let all: Vec<(String, Made)> = all.collect();
+    let views = all.iter().map(|(name, (dtype, shape, data))| {
+        (name.as_str(), TensorView::new(*dtype, shape.clone(), data).expect("a shape that fits"))
+    });
+    fs::write(&path, serialize(views, None).expect("it serializes")).expect("it writes");
+    folder
+}
+
+#[test]
+fn linears_become_one_tensor_in_the_format_that_holds_them() {
+    let table = [
+        ("tiny-llama-gptq", DOWN, "u4_g128"),
+        ("tiny-llama-gptq-sym", DOWN, "q4_0"),
+        ("tiny-llama-gptq-asym-32", DOWN, "u4_g32"),
+        ("tiny-llama-gptq-int8", DOWN, "u8_g32"),
+        ("tiny-llama-gptq-int8-32", DOWN, "q8_0"),
+        ("tiny-llama-gptq-act-order", DOWN, "f16"),
+        ("tiny-llama-awq", DOWN, "u4_g128"),
+        ("tiny-llama-bnb-nf4", GATE, "nf4"),
+        ("tiny-llama-bnb-nf4", DOWN, "f16"),
+        ("tiny-llama-bnb-fp4", GATE, "fp4"),
+        ("tiny-llama-fp8", GATE, "f8_e4m3_g128"),
+        ("tiny-llama-fp8", DOWN, "f8_e4m3_g32"),
+        ("tiny-llama-fp8-rows", DOWN, "f8_e4m3_g32"),
+        ("tiny-llama-fp8-tensor", DOWN, "f8_e4m3_g32"),
+    ];
+    for (name, tensor, format) in table {
+        let checkpoint = Checkpoint::open(&tiny(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let view = checkpoint.tensor(tensor).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(view.format.name(), format, "{name}: {tensor}");
+        assert!(view.is_composed(), "{name}: {tensor}");
+        let other = if tensor == DOWN { GATE } else { DOWN };
+        let other = checkpoint.tensor(other).expect("it is there");
+        assert_eq!([view.rows(), view.cols()], [other.cols(), other.rows()], "{name}: (out, in)");
+        // Rows are the same whether they are read together, from the middle of a tile, or one by one.
+        let together = view.rows_from(3..view.rows());
+        let by_row: Vec<u8> = (3..view.rows()).flat_map(|row| view.row(row).into_owned()).collect();
+        assert!(together == by_row, "{name}: {tensor}");
+        for part in ["qweight", "qzeros", "scales", "g_idx", "weight_scale", "weight.absmax", "input_scale"] {
+            let left = checkpoint.names().find(|name| name.ends_with(&format!(".{part}")));
+            assert_eq!(left, None, "{name}: nothing is left over");
+        }
+    }
+}
+
+#[test]
+fn what_the_config_asks_for_and_is_not_built_is_refused_by_name() {
+    let table = [
+        ("tiny-llama-gptq", json!({"quant_method": "hqq"}), "quant_method\" is hqq"),
+        ("tiny-llama-gptq", json!({"quant_method": null}), "quantization_config.quant_method\" is missing"),
+        ("tiny-llama-gptq", json!({"bits": 3}), "bits\" is 3, which is not supported; supported: 4, 8"),
+        ("tiny-llama-gptq", json!({"checkpoint_format": "marlin"}), "checkpoint_format\" is marlin"),
+        ("tiny-llama-gptq", json!({"is_marlin_format": true}), "is_marlin_format\" is true"),
+        ("tiny-llama-gptq", json!({"dynamic": {"-:q": {}}}), "dynamic\" is set"),
+        ("tiny-llama-gptq", json!({"pack_dtype": "int64"}), "pack_dtype\" is int64"),
+        ("tiny-llama-gptq", json!({"group_size": 48}), "group_size\" is 48"),
+        ("tiny-llama-gptq", json!({"group_size": 0}), "group_size\" is 0"),
+        ("tiny-llama-gptq", json!({"group_size": -2}), "group_size\": expected an integer"),
+        ("tiny-llama-awq", json!({"version": "GEMV"}), "version\" is gemv"),
+        ("tiny-llama-awq", json!({"zero_point": false}), "zero_point\" is false"),
+        ("tiny-llama-awq", json!({"bits": 3}), "bits\" is 3"),
+        ("tiny-llama-bnb-nf4", json!({"load_in_8bit": true}), "load_in_8bit\" is true"),
+        ("tiny-llama-bnb-nf4", json!({"bnb_4bit_quant_storage": "bfloat16"}), "quant_storage\" is bfloat16"),
+        ("tiny-llama-fp8", json!({"fmt": "e5m2"}), "fmt\" is e5m2"),
+        ("tiny-llama-fp8", json!({"weight_block_size": [128, 100]}), "weight_block_size\" is [128, 100]"),
+        ("tiny-llama-fp8-rows", json!({"format": "pack-quantized"}), "format\" is pack-quantized"),
+        ("tiny-llama-fp8-rows", json!({"config_groups": {}}), "config_groups\" is without group_0"),
+        (
+            "tiny-llama-fp8-rows",
+            json!({"config_groups": {"group_0": {"weights": {"type": "int", "num_bits": 8}}}}),
+            "weights\" is 8-bit int",
+        ),
+    ];
+    for (name, changes, expected) in table {
+        assert_refused(configured(name, &changes).path(), &["config.json", expected]);
+    }
+}
+
+#[test]
+fn shapes_that_contradict_the_config_say_what_was_expected() {
+    let table = [
+        ("tiny-llama-gptq", json!({"group_size": 64}), "qzeros\": expected shape [4, 16]"),
+        ("tiny-llama-gptq", json!({"bits": 8}), "expected shape [1, 64] (256 outputs, 1 groups of 128 inputs, 8 bits)"),
+        ("tiny-llama-awq", json!({"group_size": 32}), "qzeros\": expected shape"),
+        ("tiny-llama-fp8", json!({"weight_block_size": [64, 128]}), "weight_scale_inv\": expected shape"),
+        ("tiny-llama-fp8", json!({"weight_block_size": null}), "one scale, or one for each row"),
+    ];
+    for (name, changes, expected) in table {
+        // Which linear is met first is a matter of names.
+        let error = Checkpoint::open(configured(name, &changes).path()).map(|_| ()).expect_err(name).to_string();
+        assert!(
+            error.contains(expected) || expected.starts_with("expected shape [1, 64]") && error.contains("8 bits"),
+            "{name}: {error}"
+        );
+    }
+}
+
+#[test]
+fn parts_that_are_missing_or_misshapen_are_named() {
+    let part = |part: &str| format!("model.layers.0.mlp.down_proj.{part}");
+    for (name, gone, says) in [
+        ("tiny-llama-gptq", "qzeros", "down_proj.qzeros\" is missing"),
+        ("tiny-llama-awq", "scales", "down_proj.scales\" is missing"),
+        ("tiny-llama-bnb-nf4", "weight", "down_proj.weight\" is missing"),
+        ("tiny-llama-bnb-nf4", "weight.quant_map", "quant_map\" is missing"),
+        ("tiny-llama-bnb-nf4", "weight.nested_absmax", "nested_absmax\" is missing"),
+        ("tiny-llama-bnb-nf4", "weight.quant_state.bitsandbytes__nf4", "bitsandbytes__nf4\" is missing"),
+        ("tiny-llama-fp8", "weight_scale_inv", "weight_scale\" is missing"),
+    ] {
+        assert_refused(with_tensor(name, &part(gone), |_| None).path(), &["model.safetensors", says]);
+    }
+    let scattered = |(dtype, shape, mut data): Made| {
+        data[..4].copy_from_slice(&(-3i32).to_le_bytes());
+        Some((dtype, shape, data))
+    };
+    let folder = with_tensor("tiny-llama-gptq", &part("g_idx"), scattered);
+    assert_refused(folder.path(), &["g_idx\": input 0 is in group -3, expected 0 to 1"]);
+    let folder = with_tensor("tiny-llama-gptq", &part("qweight"), |(_, shape, data)| Some((Dtype::F32, shape, data)));
+    assert_refused(folder.path(), &["qweight\": expected I32 or U32, found f32"]);
+    let folder = with_tensor("tiny-llama-gptq", &part("qweight"), |(dtype, shape, data)| {
+        Some((dtype, vec![shape[0] * shape[1]], data))
+    });
+    assert_refused(folder.path(), &["qweight\": expected two dimensions, found [4096]"]);
+    let state = part("weight.quant_state.bitsandbytes__nf4");
+    for (json, says) in [
+        ("{", "does not describe a quantization"),
+        (r#"{"quant_type": "int7", "blocksize": 64, "shape": [64, 96]}"#, "quant_type \"int7\" is not supported"),
+        (r#"{"quant_type": "nf4", "blocksize": 0, "shape": [64, 96]}"#, "in blocks of 0"),
+        (r#"{"quant_type": "nf4", "blocksize": 64, "shape": [64, 97]}"#, "weight\": expected shape"),
+        (r#"{"quant_type": "nf4", "blocksize": 64, "shape": [64, 96]}"#, "nested_blocksize"),
+        (r#"{"quant_type": "nf4", "blocksize": 64, "shape": [18446744073709551615, 2]}"#, "in blocks of 64"),
+    ] {
+        let folder = with_tensor("tiny-llama-bnb-nf4", &state, |_| {
+            Some((Dtype::U8, vec![json.len()], json.as_bytes().to_vec()))
+        });
+        assert_refused(folder.path(), &[says]);
+    }
+}
+
+#[test]
+fn scales_that_are_no_numbers_are_found_when_the_weights_load() {
+    let part = |part: &str| format!("model.layers.0.mlp.down_proj.{part}");
+    let broken = |number: Vec<u8>| {
+        move |(dtype, shape, mut data): Made| {
+            data[..number.len()].copy_from_slice(&number);
+            Some((dtype, shape, data))
+        }
+    };
+    let half = half::f16::NAN.to_le_bytes().to_vec();
+    let float = f32::INFINITY.to_le_bytes().to_vec();
+    for (name, tensor, number) in [
+        ("tiny-llama-gptq", "scales", half.clone()),
+        ("tiny-llama-gptq-sym", "scales", half.clone()),
+        ("tiny-llama-gptq-act-order", "scales", half.clone()),
+        ("tiny-llama-awq", "scales", half),
+        ("tiny-llama-bnb-fp4", "weight.absmax", float.clone()),
+        ("tiny-llama-bnb-nf4", "weight.nested_absmax", float.clone()),
+        ("tiny-llama-fp8", "weight_scale_inv", float),
+        ("tiny-llama-fp8", "weight", vec![0x7f]),
+    ] {
+        let folder = with_tensor(name, &part(tensor), broken(number));
+        let checkpoint = Checkpoint::open(folder.path()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let options = ExecOptions { adapter: AdapterChoice::Host, ..ExecOptions::default() };
+        let error = open(&checkpoint, &options, &mut |_| ()).map(|_| ()).expect_err(name).to_string();
+        assert!(
+            error.contains("mlp.down_proj.weight\": row 0") && error.contains("NaN or infinite"),
+            "{name}: {error}"
+        );
+    }
+}
+
+#[test]
+fn a_bias_that_adds_nothing_is_no_surprise_and_one_that_does_is() {
+    let bias = "model.layers.0.mlp.down_proj.bias";
+    let folder = with_tensor("tiny-llama-gptq-sym", bias, |(dtype, shape, mut data)| {
+        data[1] = 0x3c;
+        Some((dtype, shape, data))
+    });
+    let checkpoint = Checkpoint::open(folder.path()).expect("the files themselves are sound");
+    let options = ExecOptions { adapter: AdapterChoice::Host, ..ExecOptions::default() };
+    let error = open(&checkpoint, &options, &mut |_| ()).map(|_| ()).expect_err("llama has no such bias").to_string();
+    assert!(error.contains(bias), "{error}");
+}
+
+#[test]
+fn weights_that_grow_are_announced() {
+    let notices = |name: &str| {
+        let checkpoint = Checkpoint::open(&tiny(name)).expect("it opens");
+        let options = ExecOptions { adapter: AdapterChoice::Host, ..ExecOptions::default() };
+        open(&checkpoint, &options, &mut |_| ()).expect("it loads").1.notices.join("\n")
+    };
+    assert!(notices("tiny-llama-gptq-act-order").contains("14 weights are held as f16"), "seven linears, two layers");
+    assert!(!notices("tiny-llama-gptq").contains("held as f16"), "its groups are neighbours");
+}

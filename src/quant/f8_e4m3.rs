@@ -112,7 +112,8 @@ fn encode(value: f32) -> u8 {
     let exponent = exponent.max(-6);
     let steps = (magnitude * 2f32.powi(3 - exponent)).round_ties_even() as u8;
     // Eight steps are the leading one; a carry out of the fraction goes into the exponent by itself.
-    sign | (((exponent + 6) as u8) << 3) + steps
+    let code = (((exponent + 6) as u8) << 3) + steps;
+    sign | code
 }
 
 #[cfg(test)]

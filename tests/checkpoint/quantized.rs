@@ -135,18 +135,13 @@ fn what_the_config_asks_for_and_is_not_built_is_refused_by_name() {
 fn shapes_that_contradict_the_config_say_what_was_expected() {
     let table = [
         ("tiny-llama-gptq", json!({"group_size": 64}), "qzeros\": expected shape [4, 16]"),
-        ("tiny-llama-gptq", json!({"bits": 8}), "expected shape [1, 64] (256 outputs, 1 groups of 128 inputs, 8 bits)"),
+        ("tiny-llama-gptq", json!({"bits": 8}), "8 bits), found"),
         ("tiny-llama-awq", json!({"group_size": 32}), "qzeros\": expected shape"),
         ("tiny-llama-fp8", json!({"weight_block_size": [64, 128]}), "weight_scale_inv\": expected shape"),
         ("tiny-llama-fp8", json!({"weight_block_size": null}), "one scale, or one for each row"),
     ];
     for (name, changes, expected) in table {
-        // Which linear is met first is a matter of names.
-        let error = Checkpoint::open(configured(name, &changes).path()).map(|_| ()).expect_err(name).to_string();
-        assert!(
-            error.contains(expected) || expected.starts_with("expected shape [1, 64]") && error.contains("8 bits"),
-            "{name}: {error}"
-        );
+        assert_refused(configured(name, &changes).path(), &["model.safetensors", expected]);
     }
 }
 

@@ -160,9 +160,9 @@ impl Composed for FourBit {
         for (row, stored) in rows.zip(stored.chunks_exact_mut(row_bytes)) {
             let first = row * self.cols;
             if self.format.block_len() == 1 {
-                self.write_floats(first, stored)
+                self.write_floats(first, stored);
             } else {
-                self.write_blocks(first, stored)
+                self.write_blocks(first, stored);
             }
         }
     }

@@ -331,6 +331,14 @@ pub(super) struct BenchArgs {
     #[arg(long, short, value_name = "N", env = "WGPT_REPEATS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) repeats: u32,
 
+    /// Also list the time of every kind of kernel, by the adapter's clock
+    #[arg(long, env = "WGPT_PROFILE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(super) profile: bool,
+
+    /// Also write every kernel's time to a file that chrome://tracing and Perfetto show
+    #[arg(long, value_name = "FILE", env = "WGPT_TRACE")]
+    pub(super) trace: Option<PathBuf>,
+
     /// Form of the result
     #[arg(long, value_enum, env = "WGPT_FORMAT", default_value_t = BenchFormat::Md)]
     pub(super) format: BenchFormat,

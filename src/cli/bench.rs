@@ -10,10 +10,10 @@ use comfy_table::{Table, presets};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
-use wgpt::exec::{Batch, ExecError, Executor, LogitRows};
+use wgpt::exec::{Batch, ExecError, Executor, KernelTime, LogitRows};
 
 use super::args::{BenchArgs, BenchFormat, ContextArgs};
-use super::output::{Notes, Text};
+use super::output::{Notes, Text, write_file};
 use super::resolve;
 
 /// Least time of warm-up work: below this a GPU that was idle still runs slow.
@@ -53,23 +53,48 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let (opened, mut executor) = resolve::executor(&args.model, &room, notes)?;
     let place = executor.memory().into_iter().map(|memory| memory.place).collect::<Vec<_>>().join(" + ");
     let mut figures = Vec::new();
-    for (kind, tokens) in tests {
+    for (kind, tokens) in tests.iter().copied() {
         let rates = measure(executor.as_mut(), kind, tokens, args.repeats)?;
         let (mean, deviation) = mean_and_deviation(&rates);
         notes.line(format_args!("{}: {mean:.2} ± {deviation:.2} tokens/s", label(kind, tokens)));
         let (checkpoint, place) = (opened.path.display().to_string(), place.clone());
         figures.push(Figure { checkpoint, place, kind, tokens, repeats: args.repeats, mean, deviation });
     }
-    Text::new().show(&format(&figures, args.format)?)?;
+    let mut text = format(&figures, args.format)?;
+    if args.profile || args.trace.is_some() {
+        let mut profiles = Vec::new();
+        for (kind, tokens) in &tests {
+            profiles.push((label(*kind, *tokens), profile(executor.as_mut(), *kind, *tokens)?));
+        }
+        if args.profile {
+            text.extend(profiles.iter().map(|(label, times)| super::profile::table(label, times)));
+        }
+        if let Some(file) = &args.trace {
+            write_file(file, super::profile::trace(&profiles).as_bytes())?;
+        }
+    }
+    Text::new().show(&text)?;
     notes.memory(&executor.memory());
     Ok(())
 }
 
-/// Tokens a second of each repeat.
-fn measure(executor: &mut dyn Executor, kind: Kind, tokens: u32, repeats: u32) -> Result<Vec<f64>, ExecError> {
+fn random_ids(executor: &dyn Executor, tokens: u32) -> Vec<u32> {
     let mut random = ChaCha8Rng::seed_from_u64(u64::from(tokens));
     let vocab = executor.vocab_size() as u32;
-    let ids: Vec<u32> = (0..tokens).map(|_| random.next_u32() % vocab).collect();
+    (0..tokens).map(|_| random.next_u32() % vocab).collect()
+}
+
+/// The kernels' times of one forward of that kind, the last one, right behind the same work untimed.
+fn profile(executor: &mut dyn Executor, kind: Kind, tokens: u32) -> Result<Vec<KernelTime>, ExecError> {
+    let ids = random_ids(executor, tokens);
+    once(executor, kind, &ids)?;
+    let first = if kind == Kind::Prompt { 0 } else { ids.len() - 1 };
+    executor.profile(&Batch { tokens: &ids[first..], position: first as u32, logits: LogitRows::Last })
+}
+
+/// Tokens a second of each repeat.
+fn measure(executor: &mut dyn Executor, kind: Kind, tokens: u32, repeats: u32) -> Result<Vec<f64>, ExecError> {
+    let ids = random_ids(executor, tokens);
     let warm_up = Instant::now();
     while {
         once(executor, kind, &ids)?;

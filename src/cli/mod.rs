@@ -16,6 +16,7 @@ mod output;
 mod perplexity;
 mod placement;
 mod plan;
+mod profile;
 mod quantize_args;
 mod resolve;
 mod tokenize;

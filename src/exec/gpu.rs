@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::build::{Allocated, LanePlan};
 use super::lane::Lane;
 use super::load::WeightSource;
-use super::{Batch, ExecError, Executor, LogitRows, Logits, MemoryUse, check_batch};
-use crate::gpu::Device;
+use super::{Batch, ExecError, Executor, KernelTime, LogitRows, Logits, MemoryUse, check_batch};
+use crate::gpu::{Device, Timed};
 use crate::graph::{Buffers, Graph, assign_buffers};
 use crate::ops::Step;
 use crate::plan::{AdapterId, AdapterLimits, Plan, PlanStep, largest_forward, unit_costs};
@@ -210,6 +210,28 @@ impl Executor for GpuExecutor {
             places.push(MemoryUse { place: "host".into(), weights, kv_cache: 0, other: 0 });
         }
         places
+    }
+
+    fn profile(&mut self, batch: &Batch<'_>) -> Result<Vec<KernelTime>, ExecError> {
+        check_batch(batch, self.position, self.context_length(), self.vocab_size_in())?;
+        let at_once =
+            self.steps.iter().all(|step| matches!(step, PlanStep::Compute { .. } | PlanStep::Readback { .. }));
+        if !at_once || batch.tokens.len() > self.extents.tokens as usize {
+            return Err(ExecError::NoProfile);
+        }
+        let lane = &self.lanes[self.first_lane()];
+        let step = Step::new(batch.tokens.len() as u32, batch.position, 1);
+        self.position = batch.position;
+        lane.begin(step);
+        lane.write(&self.buffers, self.graph.tokens, bytemuck::cast_slice(batch.tokens));
+        let times = lane.time(&self.graph, 0..self.graph.nodes.len(), step)?;
+        self.position += batch.tokens.len() as u32;
+        let named = |(node, timed): (usize, Timed)| {
+            let result = self.graph.nodes[node].outputs[0];
+            let result = self.graph.tensors[result.0].name.clone();
+            KernelTime { result, kernel: timed.kernel, seconds: timed.seconds }
+        };
+        Ok(times.into_iter().map(named).collect())
     }
 }
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use super::{ExecError, MemoryUse};
-use crate::gpu::{Buffer, Device, Dispatch, GpuError, Readback};
+use crate::gpu::{Buffer, Device, Dispatch, GpuError, Readback, Timed};
 use crate::graph::{Buffers, Graph, TensorId, VectorId};
 use crate::ops::{Phase, Step, WeightType};
 use crate::plan::AdapterBytes;
@@ -93,6 +93,21 @@ impl Lane {
         let results: Vec<(&Buffer, u64, u64)> =
             fetch.iter().map(|(id, bytes)| (self.activation(buffers, *id), 0, *bytes)).collect();
         Ok(self.device.submit(step, dispatches, &results, fetch.map(|_| &self.readback))?)
+    }
+
+    /// Runs nodes and says how long each of their kernels took: the node, and its time.
+    pub(super) fn time(
+        &self,
+        graph: &Graph,
+        nodes: Range<usize>,
+        step: Step,
+    ) -> Result<Vec<(usize, Timed)>, ExecError> {
+        let of_node = |node: usize| {
+            self.dispatches[node][phase(graph, node, step) as usize].iter().map(move |dispatch| (node, dispatch))
+        };
+        let all: Vec<_> = nodes.flat_map(of_node).collect();
+        let times = self.device.time(step, all.iter().map(|(_, dispatch)| *dispatch))?;
+        Ok(all.iter().map(|(node, _)| *node).zip(times).collect())
     }
 
     /// Waits for a submission that fetched `bytes`, and reads them.

@@ -109,6 +109,25 @@ pub trait Executor: Send {
 
     /// What is allocated where.
     fn memory(&self) -> Vec<MemoryUse>;
+
+    /// Runs the batch, one prefill chunk at most, and says how long each kernel took.
+    ///
+    /// # Errors
+    /// As [`Self::forward`]; an executor whose kernels have no clock, or a plan whose kernels are not in one place.
+    fn profile(&mut self, _batch: &Batch<'_>) -> Result<Vec<KernelTime>, ExecError> {
+        Err(ExecError::NoProfile)
+    }
+}
+
+/// How long one kernel of a forward took.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KernelTime {
+    /// What it computes: the name of its result, as the graph prints it.
+    pub result: String,
+    /// The kernel's file.
+    pub kernel: &'static str,
+    /// Seconds, waiting for the kernel before it included.
+    pub seconds: f64,
 }
 
 impl From<crate::checkpoint::CheckpointError> for ExecError {
@@ -173,6 +192,9 @@ pub enum ExecError {
         /// Tokens held.
         held: u32,
     },
+    /// A profile of what is not in one place.
+    #[error("a profile needs all units resident on one adapter: leave out --adapters and --offload, and not the host")]
+    NoProfile,
     /// No tokens.
     #[error("a forward needs at least one token")]
     EmptyBatch,

@@ -98,6 +98,10 @@ pub struct Readback {
 }
 
 impl Readback {
+    pub(super) const fn raw(&self) -> &wgpu::Buffer {
+        &self.raw
+    }
+
     /// Its size.
     pub const fn bytes(&self) -> u64 {
         self.bytes
@@ -116,7 +120,7 @@ pub struct Device {
     pub(super) raw: wgpu::Device,
     pub(super) checks: bool,
     pub(super) pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
-    queue: wgpu::Queue,
+    pub(super) queue: wgpu::Queue,
     max_memory: u64,
     /// Bytes of all buffers made so far.
     allocated: AtomicU64,
@@ -206,7 +210,12 @@ impl Device {
         self.allocate(label, bytes, usage).map(|raw| Readback { raw, bytes })
     }
 
-    fn allocate(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, GpuError> {
+    pub(super) fn allocate(
+        &self,
+        label: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<wgpu::Buffer, GpuError> {
         self.check()?;
         let refused = |reason| {
             let adapter = self.info.name.clone();
@@ -285,7 +294,7 @@ impl Device {
         self.check()
     }
 
-    fn encoder(&self) -> wgpu::CommandEncoder {
+    pub(super) fn encoder(&self) -> wgpu::CommandEncoder {
         self.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") })
     }
 
@@ -347,6 +356,7 @@ pub(super) fn request(adapter: &wgpu::Adapter, tier: Tier) -> (wgpu::Features, w
     let wanted = wgpu::Features::SUBGROUP
         | wgpu::Features::SHADER_F16
         | wgpu::Features::TIMESTAMP_QUERY
+        | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES
         | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
     let has = adapter.features() & wanted;
     match tier {

@@ -81,6 +81,12 @@ pub enum GpuError {
         /// The reason.
         reason: String,
     },
+    /// An adapter whose kernels can't be timed.
+    #[error("adapter \"{adapter}\" has no clock that single kernels can be timed by (timestamp queries inside passes)")]
+    NoClock {
+        /// The adapter's name.
+        adapter: String,
+    },
     /// The device went away or reported an error of its own.
     #[error("adapter \"{adapter}\" failed: {reason}; the KV cache on it is lost, restart to go on")]
     Lost {

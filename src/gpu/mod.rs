@@ -9,9 +9,11 @@ mod device;
 mod error;
 mod memory;
 mod pipeline;
+mod profile;
 
 pub use adapter::{AdapterChoice, AdapterInfo, AdapterLimits, DeviceProfile, adapters, choose, profiles};
 pub use device::{Buffer, BufferPart, Device, DeviceOptions, Readback, Tier, Usage};
 pub use error::GpuError;
 pub use memory::{AdapterMemory, host_memory};
 pub use pipeline::Dispatch;
+pub use profile::Timed;

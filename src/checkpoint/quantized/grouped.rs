@@ -272,28 +272,38 @@ impl Composed for Grouped {
 impl Grouped {
     /// The codes of some rows, one row after the other.
     fn read_codes(&self, rows: Range<usize>, codes: &mut [u8]) {
-        let (settings, words) = (self.settings, self.codes.all());
-        let mask = (1u32 << settings.bits) - 1;
-        match settings.order {
-            Order::Gptq => {
-                let per_word = settings.per_word();
-                for (at, line) in words.chunks_exact(self.rows).enumerate() {
-                    for (row, word) in line[rows.clone()].iter().enumerate() {
-                        let word = u32::from_le_bytes(*word);
-                        let codes = &mut codes[row * self.cols + at * per_word..][..per_word];
-                        for (place, code) in codes.iter_mut().enumerate() {
-                            *code = (word >> (place * settings.bits) & mask) as u8;
-                        }
-                    }
-                }
+        match (self.settings.order, self.settings.bits) {
+            (Order::Gptq, 4) => self.read_down::<4, 8>(rows, codes),
+            (Order::Gptq, _) => self.read_down::<8, 4>(rows, codes),
+            (Order::Awq, _) => self.read_across(rows, codes),
+        }
+    }
+
+    /// GPTQ: a word holds `PER_WORD` inputs of a row.
+    fn read_down<const BITS: usize, const PER_WORD: usize>(&self, rows: Range<usize>, codes: &mut [u8]) {
+        for (at, line) in self.codes.all().chunks_exact(self.rows).enumerate() {
+            for (row, word) in line[rows.clone()].iter().enumerate() {
+                let word = u32::from_le_bytes(*word);
+                let unpacked: [u8; PER_WORD] =
+                    std::array::from_fn(|place| (word >> (place * BITS) & ((1 << BITS) - 1)) as u8);
+                codes[row * self.cols + at * PER_WORD..][..PER_WORD].copy_from_slice(&unpacked);
             }
-            Order::Awq => {
-                for (input, line) in words.chunks_exact(self.rows / 8).enumerate() {
-                    for (at, row) in rows.clone().enumerate() {
-                        let word = u32::from_le_bytes(line[row / 8]);
-                        codes[at * self.cols + input] = (word >> settings.shift(row) & mask) as u8;
-                    }
+        }
+    }
+
+    /// AWQ: a word holds an input of eight rows; so many words are read at once that a row gets eight codes.
+    fn read_across(&self, rows: Range<usize>, codes: &mut [u8]) {
+        let (words, width) = (self.codes.all(), self.rows / 8);
+        for input in (0..self.cols).step_by(8) {
+            let (mut column, mut eight) = (usize::MAX, [0u32; 8]);
+            for (at, row) in rows.clone().enumerate() {
+                if row / 8 != column {
+                    column = row / 8;
+                    eight = std::array::from_fn(|i| u32::from_le_bytes(words[(input + i) * width + column]));
                 }
+                let shift = self.settings.shift(row);
+                let unpacked = eight.map(|word| (word >> shift & 15) as u8);
+                codes[at * self.cols + input..][..8].copy_from_slice(&unpacked);
             }
         }
     }

@@ -14,6 +14,7 @@ mod inspect;
 mod logits;
 mod output;
 mod perplexity;
+mod quantize;
 mod quantize_args;
 mod resolve;
 mod tokenize;
@@ -36,6 +37,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Command::Adapters(args) => adapters::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
     }
 }
 

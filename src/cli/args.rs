@@ -284,6 +284,9 @@ pub(super) struct InspectArgs {
     #[command(flatten)]
     pub(super) checkpoint: CheckpointArgs,
 
+    #[command(flatten)]
+    pub(super) quantize: QuantizeArgs,
+
     /// Print a JSON object
     #[arg(long)]
     pub(super) json: bool,

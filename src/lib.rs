@@ -6,6 +6,7 @@
 //! | floor | room | what lives there |
 //! |---|---|---|
 //! | 4 | `cli` | arguments, commands, printing |
+//! | 4 | [`convert`] | a checkpoint written as a GGUF file, quantized |
 //! | 4 | [`session`] | prefill, decode, token stream, stop conditions |
 //! | 3 | [`exec`] | weights placed, steps played: on adapters or on the host |
 //! | 3 | [`gpu`] | the only room that names wgpu |
@@ -18,6 +19,7 @@
 //! | 0 | [`tensor`], [`tokenizer`], [`sampler`], [`shader`] | plain data and text |
 
 pub mod checkpoint;
+pub mod convert;
 pub mod exec;
 pub mod gpu;
 pub mod graph;

@@ -66,7 +66,8 @@ fn greedy<'a>(prompt: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 #[test]
 fn help_lists_every_command_flag_default_and_variable() {
     let help = ok(&["--help"]).stdout;
-    for command in ["generate", "chat", "logits", "tokenize", "perplexity", "adapters", "inspect", "bench"] {
+    for command in ["generate", "chat", "logits", "tokenize", "perplexity", "adapters", "inspect", "bench", "quantize"]
+    {
         assert!(help.contains(command), "{command} is listed: {help}");
         assert!(ok(&[command, "--help"]).stdout.contains("Usage: wgpt"), "{command} has help");
     }
@@ -113,6 +114,10 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
         (&["generate", "--prompt", "a", "--num-samples", "0"], "--num-samples"),
         (&["logits", "--tokens", "1,x"], "--tokens"),
         (&["bench", "--format", "xml"], "possible values: md, json, csv"),
+        (&["bench", "--quantize", "q9_k"], "expected one of f32"),
+        (&["bench", "--requantize"], "--quantize"),
+        (&["quantize", "--quantize", "q4_0"], "--output"),
+        (&["quantize", "--output", "x.gguf"], "--quantize"),
     ];
     for (args, part) in wrong {
         let run = run(&mut wgpt(args));
@@ -451,4 +456,51 @@ fn bench_measures_prompts_and_generation() {
     let kinds: Vec<&str> = figures.as_array().expect("a list").iter().filter_map(|f| f["kind"].as_str()).collect();
     assert_eq!(kinds, ["prompt", "prompt", "generation"], "{figures}");
     assert!(figures[2]["mean"].as_f64().is_some_and(|mean| mean > 0.0), "{figures}");
+}
+
+#[test]
+fn weights_are_quantized_at_load_and_what_was_done_is_said() {
+    let load = |more: &[&str]| {
+        let fixed = ["logits", "--checkpoint", LLAMA, "--adapter", "host", "--tokens", "1,2,3"];
+        ok(&[&fixed, more].concat())
+    };
+    let (plain, quantized) = (load(&[]), load(&["--quantize", "q4_k"]));
+    assert!(!plain.stderr.contains("quantized"), "{}", plain.stderr);
+    assert!(quantized.stderr.contains("quantized to q4_k: "), "{}", quantized.stderr);
+    assert!(quantized.stderr.contains("rows of 64, no multiple of 256: q5_0 in place of q4_k"), "{}", quantized.stderr);
+    assert_ne!(plain.stdout, quantized.stdout, "the logits are other ones");
+    assert_eq!(load(&["--quantize", "q4_k", "--quiet"]).stderr, "", "quiet");
+    let alias = load(&["--quantize", "bnb.int8"]);
+    assert_eq!(alias.stdout, load(&["--quantize", "q8_0"]).stdout, "int8 is q8_0");
+    let kept = ok(&["inspect", "--checkpoint", "checkpoints/tiny-llama-q4_0", "--quantize", "q8_0"]).stdout;
+    assert!(kept.contains("quantized already and kept (--requantize"), "{kept}");
+    let packed = |more: &[&str]| {
+        let report = ok(&[&["inspect", "--json", "--checkpoint", "checkpoints/wgpt-stories-4m"], more].concat()).stdout;
+        json(&report)["packed_bytes"].as_u64().expect("a size")
+    };
+    let (f16, nf4) = (packed(&[]), packed(&["--quantize", "nf4", "--quantize-head", "nf4"]));
+    assert!(nf4 * 7 / 2 < f16, "4.5 of 16 bits: {nf4} of {f16}");
+}
+
+#[test]
+fn quantize_writes_a_file_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let output = folder.path().join("small.gguf");
+    let path = output.to_str().expect("UTF-8");
+    let said = ok(&["quantize", "--checkpoint", LLAMA, "--quantize", "q8_0", "--output", path]).stderr;
+    assert!(said.contains("quantized to q8_0") && said.contains("small.gguf"), "{said}");
+    let report = json(&ok(&["inspect", "--checkpoint", path, "--json"]).stdout);
+    assert!(report["formats"]["q8_0"]["tensors"].as_u64() > Some(5), "{report}");
+    assert_eq!(report["tokenizer"]["chat_template"], true, "the template came along");
+    // Onto itself, to nowhere, in a format that GGUF lacks, of a family without a table.
+    fails(&["quantize", "--checkpoint", path, "--quantize", "q4_0", "--output", path], &["small.gguf", "--output"]);
+    let nowhere = folder.path().join("no/such.gguf");
+    let nowhere = nowhere.to_str().expect("UTF-8");
+    fails(&["quantize", "--checkpoint", LLAMA, "--quantize", "q4_0", "--output", nowhere], &["such.gguf"]);
+    let other = folder.path().join("other.gguf");
+    let other = other.to_str().expect("UTF-8");
+    fails(&["quantize", "--checkpoint", LLAMA, "--quantize", "fp4", "--output", other], &["fp4", "at load"]);
+    let gptj = ["quantize", "--checkpoint", "checkpoints/tiny-gptj", "--quantize", "q4_0", "--output", other];
+    fails(&gptj, &["gptj", "gpt_neox"]);
+    assert_eq!(std::fs::read_dir(folder.path()).expect("the folder").count(), 1, "one file was written");
 }

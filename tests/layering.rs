@@ -22,6 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("exec", &["tensor", "quant", "checkpoint", "model", "ops", "graph", "plan", "gpu"]),
     // floor 4: the product
     ("session", &["exec", "checkpoint", "tokenizer", "sampler"]),
+    ("convert", &["quant", "checkpoint", "model", "ops", "graph", "exec", "session", "tokenizer"]),
     (
         "cli",
         &[
@@ -38,6 +39,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "gpu",
             "exec",
             "session",
+            "convert",
         ],
     ),
 ];

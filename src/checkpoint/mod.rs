@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 pub use config::{Config, Conv1dAxes, NormOffset, QkvRows, RopeRows, RowConventions};
 pub use error::CheckpointError;
-pub use gguf::GgufMetadata;
+pub use gguf::{GgufMetadata, GgufTensor, GgufValue, GgufWriter};
 pub use mmap::FileIdentity;
 pub use view::TensorView;
 
@@ -116,6 +116,22 @@ impl Checkpoint {
     /// The metadata of a GGUF file.
     pub fn gguf_metadata(&self) -> Option<&GgufMetadata> {
         self.gguf.as_ref()
+    }
+
+    /// What GGUF calls models of this kind, and how it orders their rows; none where it has no such models.
+    pub fn gguf_architecture(&self) -> Option<(&'static str, RowConventions)> {
+        self.architecture().map(|table| (table.name, table.rows))
+    }
+
+    /// What GGUF calls a tensor; none where it has no name for it. In a GGUF file every tensor has one.
+    pub fn gguf_name(&self, tensor: &str) -> Option<String> {
+        let translated = self.architecture().and_then(|table| table.gguf_name(tensor));
+        translated.or_else(|| self.gguf.is_some().then(|| tensor.to_owned()))
+    }
+
+    fn architecture(&self) -> Option<&'static gguf::Architecture> {
+        let config = self.config.as_ref()?;
+        gguf::Architecture::of_model(config.architecture().ok()?, |name| self.has_tensor(name))
     }
 
     /// Another file of the model's directory, such as `tokenizer.json`. A GGUF file opened by its own name has none:

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::placement::PlacementArgs;
-use super::quantize_args::QuantizeArgs;
+use super::quantize_args::{QuantizeArgs, QuantizeCommandArgs};
 
 /// LLM inference on any GPU through wgpu.
 #[derive(Debug, Parser)]
@@ -60,6 +60,11 @@ pub(super) enum Command {
     Plan(PlanArgs),
     /// Measure prompt and generation throughput on random token ids.
     Bench(BenchArgs),
+    /// Write a checkpoint as a GGUF file with its weights in another format.
+    ///
+    /// Reads GGUF files of every family, and Hugging Face folders of the most common ones; llama.cpp and other engines
+    /// load what it writes. The file gives what --quantize gives when the same checkpoint is loaded with it.
+    Quantize(QuantizeCommandArgs),
 }
 
 /// Which model.
@@ -281,6 +286,9 @@ pub(super) struct AdaptersArgs {
 pub(super) struct InspectArgs {
     #[command(flatten)]
     pub(super) checkpoint: CheckpointArgs,
+
+    #[command(flatten)]
+    pub(super) quantize: QuantizeArgs,
 
     /// Print a JSON object
     #[arg(long)]

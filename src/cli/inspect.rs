@@ -9,6 +9,7 @@ use anyhow::Result;
 use serde::Serialize;
 use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::{ExecOptions, lower_checkpoint};
+use wgpt::graph::Weight;
 use wgpt::model::{MlpSpec, ModelSpec, Residual};
 use wgpt::session::Language;
 
@@ -25,6 +26,10 @@ struct Report {
     model: Option<Model>,
     /// Why there is no model.
     model_problem: Option<String>,
+    /// Bytes of the weight matrices as an adapter holds them, quantized where that was asked for.
+    packed_bytes: Option<u64>,
+    /// What --quantize does to them.
+    quantized: Option<String>,
     parameters: u64,
     /// By format name.
     formats: BTreeMap<&'static str, Stored>,
@@ -77,17 +82,24 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     let opened = resolve::checkpoint(&args.checkpoint)?;
     let checkpoint = &opened.checkpoint;
     let formats = formats(checkpoint);
-    let (model, model_problem) = if formats.is_empty() {
+    let quantize = args.quantize.wanted();
+    let options = ExecOptions { quantize, ..ExecOptions::default() };
+    let (lowered, model_problem) = if formats.is_empty() {
         (None, Some("no weights".to_owned()))
     } else {
-        split(lower_checkpoint(checkpoint, &ExecOptions::default()).map(|(spec, _)| model(&spec)))
+        split(lower_checkpoint(checkpoint, &options))
     };
+    let stored = |name: &str| checkpoint.tensor(name).ok().map(|view| view.format);
+    let quantized = lowered.as_ref().zip(quantize).map(|((spec, _), wanted)| wanted.choose(spec, &stored).to_string());
+    let packed_bytes = lowered.as_ref().map(|(_, graph)| graph.weights.iter().map(Weight::bytes).sum());
     let (tokenizer, tokenizer_problem) = split(Language::of(checkpoint).map(|language| words(&language)));
     let report = Report {
         checkpoint: opened.path.display().to_string(),
         files: checkpoint.files().iter().map(|file| file.display().to_string()).collect(),
-        model,
+        model: lowered.map(|(spec, _)| model(&spec)),
         model_problem,
+        packed_bytes,
+        quantized,
         parameters: formats.values().map(|stored| stored.parameters).sum(),
         formats,
         tokenizer,
@@ -180,6 +192,8 @@ fn describe(report: &Report) -> String {
     for (name, stored) in &report.formats {
         lines.push(("format", format!("{name}: {} tensors, {}", stored.tensors, bytes(stored.bytes))));
     }
+    lines.extend(report.packed_bytes.map(|packed| ("on adapter", format!("{} of weights", bytes(packed)))));
+    lines.extend(report.quantized.iter().map(|quantized| ("quantize", quantized.clone())));
     if let Some(words) = &report.tokenizer {
         let (bos, end) = (words.bos.as_deref().unwrap_or("none"), words.end_of_text.join(" "));
         lines.push(("tokenizer", format!("{} tokens, BOS {bos}, end of text {end}", words.vocab_size)));

@@ -17,6 +17,7 @@ mod perplexity;
 mod placement;
 mod plan;
 mod profile;
+mod quantize;
 mod quantize_args;
 mod resolve;
 mod tokenize;
@@ -40,6 +41,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
     }
 }
 

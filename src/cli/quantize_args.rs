@@ -2,9 +2,13 @@
 //!
 //! Part of `args`, and raw like it: which weight gets which format is decided by `wgpt::graph`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use wgpt::graph::Quantize;
 use wgpt::quant::{BlockFormat, FORMATS, format_called};
+
+use super::args::CheckpointArgs;
 
 /// How weights are quantized while they load.
 #[derive(Debug, Args)]
@@ -23,6 +27,35 @@ pub(super) struct QuantizeArgs {
     /// Quantize weights that are quantized already too; they lose twice
     #[arg(long, env = "WGPT_REQUANTIZE", requires = "quantize", value_parser = clap::builder::FalseyValueParser::new())]
     pub(super) requantize: bool,
+}
+
+/// A checkpoint to be written in another format.
+#[derive(Debug, Args)]
+pub(super) struct QuantizeCommandArgs {
+    #[command(flatten)]
+    pub(super) checkpoint: CheckpointArgs,
+
+    /// Format of most weights: one of GGUF's, such as q8_0, q6_k, q5_k, q4_k, q4_0, iq4_xs, or f16, bf16, f32. The head
+    /// gets q6_k where that has more bits; rows that are no whole blocks get a format of shorter ones
+    #[arg(long, value_name = "FORMAT", env = "WGPT_QUANTIZE", value_parser = format)]
+    pub(super) quantize: Format,
+
+    /// Format of the head, and of the embedding where the two are one [default: q6_k, or that of --quantize where it
+    /// has more bits]
+    #[arg(long, value_name = "FORMAT", env = "WGPT_QUANTIZE_HEAD", value_parser = format)]
+    pub(super) quantize_head: Option<Format>,
+
+    /// Quantize weights that are quantized already too; they lose twice
+    #[arg(long, env = "WGPT_REQUANTIZE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(super) requantize: bool,
+
+    /// GGUF file to write
+    #[arg(long, short, value_name = "FILE")]
+    pub(super) output: PathBuf,
+
+    /// No progress or summary on stderr; errors still are
+    #[arg(long, short, env = "WGPT_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(super) quiet: bool,
 }
 
 /// A weight format that was typed.

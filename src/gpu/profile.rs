@@ -70,6 +70,6 @@ impl Device {
         encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
         encoder.copy_buffer_to_buffer(&resolved, 0, readback.raw(), 0, bytes);
         self.queue.submit([encoder.finish()]);
-        self.read(&readback, bytes, |bytes| bytemuck::pod_collect_to_vec(bytes))
+        self.read(&readback, bytes, bytemuck::pod_collect_to_vec)
     }
 }

@@ -351,7 +351,7 @@ impl FusedRows {
     fn of(self, decoder: &Decoder<'_>) -> [Vec<std::ops::Range<usize>>; 3] {
         let (q, kv, dim) = (decoder.q_rows(), decoder.kv_rows(), decoder.head_dim as usize);
         if self == Self::Blocked {
-            return [vec![0..q], vec![q..q + kv], vec![q + kv..q + 2 * kv]];
+            return [0..q, q..q + kv, q + kv..q + 2 * kv].map(|rows| std::iter::once(rows).collect());
         }
         let groups = decoder.kv_heads as usize;
         let queries = q / groups;

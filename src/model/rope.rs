@@ -119,10 +119,7 @@ impl RopeConfig<'_> {
         base.iter_mut().for_each(|frequency| *frequency /= self.condense);
         let kind = match &self.scaling {
             None => "default",
-            Some(scaling) => match scaling.opt_any_str(&["rope_type", "type"])? {
-                Some(kind) => kind,
-                None => "default",
-            },
+            Some(scaling) => scaling.opt_any_str(&["rope_type", "type"])?.unwrap_or("default"),
         };
         let mut by_context = ByContext::Fixed;
         let (frequencies, magnitude, stretch) = match (&self.scaling, kind) {

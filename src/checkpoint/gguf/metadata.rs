@@ -20,6 +20,8 @@ const MAX_DEPTH: u32 = 4;
 pub struct GgufMetadata {
     mapping: Arc<Mapping>,
     pairs: BTreeMap<String, MetadataValue>,
+    /// Where each pair's type and value lie.
+    places: BTreeMap<String, Range<usize>>,
 }
 
 /// A value, kept small.
@@ -38,12 +40,14 @@ pub(super) enum MetadataValue {
 }
 
 /// The type ids of metadata values.
-mod kind {
-    pub(super) const BOOL: u32 = 7;
-    pub(super) const STRING: u32 = 8;
-    pub(super) const ARRAY: u32 = 9;
-    pub(super) const F32: u32 = 6;
-    pub(super) const F64: u32 = 12;
+pub(super) mod kind {
+    pub(in crate::checkpoint::gguf) const U32: u32 = 4;
+    pub(in crate::checkpoint::gguf) const I32: u32 = 5;
+    pub(in crate::checkpoint::gguf) const BOOL: u32 = 7;
+    pub(in crate::checkpoint::gguf) const STRING: u32 = 8;
+    pub(in crate::checkpoint::gguf) const ARRAY: u32 = 9;
+    pub(in crate::checkpoint::gguf) const F32: u32 = 6;
+    pub(in crate::checkpoint::gguf) const F64: u32 = 12;
 }
 
 /// Bytes of a value of this type; for strings and arrays the least it can be.
@@ -83,16 +87,18 @@ impl GgufMetadata {
             let left = cursor.left();
             return Err(cursor.malformed(format!("counts {count} metadata pairs, but has only {left} bytes left")));
         }
-        let mut pairs = BTreeMap::new();
+        let (mut pairs, mut places) = (BTreeMap::new(), BTreeMap::new());
         for index in 0..count {
             let key = cursor.str(&format!("metadata key {index}"))?;
             let what = format!("metadata \"{key}\"");
+            let start = cursor.at() as usize;
             let value = parse_value(cursor, &what)?;
+            places.insert(key.to_owned(), start..cursor.at() as usize);
             if pairs.insert(key.to_owned(), value).is_some() {
                 return Err(cursor.malformed(format!("{what} is there twice")));
             }
         }
-        Ok(Self { mapping: Arc::clone(mapping), pairs })
+        Ok(Self { mapping: Arc::clone(mapping), pairs, places })
     }
 
     /// The file.
@@ -108,6 +114,11 @@ impl GgufMetadata {
     /// Whether the key is there.
     pub fn has(&self, key: &str) -> bool {
         self.pairs.contains_key(key)
+    }
+
+    /// Every key with its type and value as the file has them.
+    pub(super) fn stored_pairs(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.places.iter().map(|(key, place)| (key.as_str(), &self.mapping[place.clone()]))
     }
 
     pub(super) fn value(&self, key: &str) -> Option<&MetadataValue> {

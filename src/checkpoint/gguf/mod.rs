@@ -1,7 +1,7 @@
 //! GGUF versions 2 and 3, little endian: metadata, a list of tensors, then their bytes.
 //!
 //! This file reads the list of tensors and checks it against the file; `metadata.rs` holds the key-value pairs,
-//! `cursor.rs` reads plain values, `translate.rs` turns names and keys into Hugging Face's by `architectures/`. Invariant: tensors
+//! `cursor.rs` reads plain values, `writer.rs` writes such files, `translate.rs` turns names and keys into Hugging Face's by `architectures/`. Invariant: tensors
 //! follow one another in the data, each at the next multiple of the alignment, as ggml itself demands.
 
 mod architectures;
@@ -9,6 +9,7 @@ mod cursor;
 mod ggml_type;
 mod metadata;
 mod translate;
+mod writer;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub(super) use architectures::Architecture;
 use cursor::Cursor;
 pub use metadata::GgufMetadata;
+pub use writer::{GgufTensor, GgufValue, GgufWriter};
 
 use super::CheckpointError;
 use super::mmap::Mapping;

@@ -35,6 +35,37 @@ impl Architecture {
         self.translated(gguf).unwrap_or_else(|| gguf.to_owned())
     }
 
+    /// The table for a model that has this type in its config; `has_tensor` by Hugging Face names.
+    pub(in crate::checkpoint) fn of_model(
+        model_type: &str,
+        has_tensor: impl Fn(&str) -> bool,
+    ) -> Option<&'static Self> {
+        // Mistral's files are Llama's under another name.
+        let model_type = if model_type == "mistral" { "llama" } else { model_type };
+        let marked = |table: &&Self| table.mark.is_none_or(|mark| has_tensor(&table.tensor_name(mark)));
+        ARCHITECTURES.iter().filter(|table| table.model_type == model_type).find(marked)
+    }
+
+    /// A tensor's GGUF name, where the table has one.
+    pub(in crate::checkpoint) fn gguf_name(&self, tensor: &str) -> Option<String> {
+        let (stem, suffix) = tensor.rsplit_once('.').filter(|(_, suffix)| matches!(*suffix, "weight" | "bias"))?;
+        let named = |table: &[(&'static str, &'static str)], stem: &str| {
+            table.iter().find_map(|(gguf, translated)| {
+                if *translated == stem {
+                    return Some((*gguf).to_owned());
+                }
+                let (before, after) = translated.split_once('*')?;
+                let expert = stem.strip_prefix(before)?.strip_suffix(after)?;
+                expert.bytes().all(|byte| byte.is_ascii_digit()).then(|| gguf.replace('*', expert))
+            })
+        };
+        let layer = stem.strip_prefix(self.layers).and_then(|rest| rest.strip_prefix('.')?.split_once('.'));
+        match layer {
+            Some((layer, stem)) => Some(format!("blk.{layer}.{}.{suffix}", named(self.layer_tensors, stem)?)),
+            None => Some(format!("{}.{suffix}", named(self.tensors, stem)?)),
+        }
+    }
+
     fn translated(&self, gguf: &str) -> Option<String> {
         let (stem, suffix) = gguf.rsplit_once('.').filter(|(_, suffix)| matches!(*suffix, "weight" | "bias"))?;
         let Some((layer, stem)) = stem.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else {
@@ -251,11 +282,16 @@ mod tests {
         for kept in ["rope_freqs.weight", "blk.x.attn_q.weight", "blk.0.attn_q.scale", "blk.0.weight", "output"] {
             assert_eq!(llama.tensor_name(kept), kept, "not in the table");
         }
+        for gguf in ["blk.12.attn_q.weight", "output_norm.weight", "blk.0.ffn_gate.bias"] {
+            assert_eq!(llama.gguf_name(&llama.tensor_name(gguf)).as_deref(), Some(gguf), "there and back");
+        }
+        assert_eq!(llama.gguf_name("model.layers.0.self_attn.rotary_emb.inv_freq"), None, "not in the table");
         let mixtral = table("mixtral");
         let translated = mixtral.tensor_name("blk.3.ffn_up_exps.weight");
         assert_eq!(translated, "model.layers.3.block_sparse_moe.experts.w3.weight", "all experts in one tensor");
         let translated = mixtral.tensor_name("blk.3.ffn_down.17.weight");
         assert_eq!(translated, "model.layers.3.block_sparse_moe.experts.17.w2.weight", "one tensor an expert");
+        assert_eq!(mixtral.gguf_name(&translated).as_deref(), Some("blk.3.ffn_down.17.weight"), "and back");
         for kept in ["blk.3.ffn_down.weight", "blk.3.ffn_down.*.weight", "blk.3.ffn_down.x.weight"] {
             assert_eq!(mixtral.tensor_name(kept), kept, "not in the table");
         }

@@ -28,7 +28,7 @@ pub(in crate::checkpoint) struct Architecture {
     /// A tensor that tells models of this table from others of the same name.
     pub(super) mark: Option<&'static str>,
     pub(super) model_type: &'static str,
-    pub(super) rows: RowConventions,
+    pub(in crate::checkpoint) rows: RowConventions,
     /// The activation's key and its name, which GGUF leaves to the architecture.
     pub(super) activation: Option<(&'static str, &'static str)>,
     /// Tensors outside layers.

@@ -1,0 +1,105 @@
+//! Whether a written file is the model it was written from.
+//!
+//! Compares what both say of themselves, not their weights. Names of tensors, and the order of rows that comes with
+//! GGUF's RoPE, are the only things that may differ.
+
+use std::path::Path;
+
+use super::ConvertError;
+use crate::checkpoint::Checkpoint;
+use crate::exec::describe_checkpoint;
+use crate::model::{LayerSpec, LinearSpec, MlpSpec, ModelSpec, NormSpec, Part, VectorSpec, WeightSpec};
+use crate::ops::RopeStyle;
+use crate::session::Language;
+use crate::tokenizer::Special;
+
+/// Letters, digits, punctuation, spaces, other scripts: what pre-tokenizers disagree about.
+const PROBE: &str = "Hello, world! It's 12345 o'clock;  don't WE'LL  go?\n\n\tdef f(x1): return x**2 # α β\r\n naïve \
+     日本語 🙂 3.14159 e-mail@x.org ~~ <tag/> __init__   ";
+
+/// Fails where the file at `written` says something else than the checkpoint.
+pub(super) fn check(checkpoint: &Checkpoint, spec: &ModelSpec, written: &Path) -> Result<(), ConvertError> {
+    let differs = |difference: String| ConvertError::Differs { path: checkpoint.path().into(), difference };
+    let copy = Checkpoint::open(written)?;
+    let described = describe_checkpoint(&copy).map_err(|error| differs(format!("read back, {error}")))?;
+    let (expected, found) = (bare(spec), bare(&described));
+    if expected != found {
+        return Err(differs(first_difference(&format!("{expected:#?}"), &format!("{found:#?}"))));
+    }
+    let (expected, found) = (Language::of(checkpoint)?, Language::of(&copy)?);
+    let ids = |language: &Language| language.tokenizer.encode(PROBE, Special::Add);
+    let (ids, found_ids) = (ids(&expected)?, ids(&found)?);
+    if ids != found_ids {
+        let at = ids.iter().zip(&found_ids).take_while(|(a, b)| a == b).count();
+        return Err(differs(format!("its tokenizer gives other ids from token {at} of a test text on")));
+    }
+    let ends = (expected.tokenizer.eos(), found.tokenizer.eos());
+    if ends.0 != ends.1 {
+        return Err(differs(format!("its end of text is {:?} and not {:?}", ends.1, ends.0)));
+    }
+    Ok(())
+}
+
+/// The spec without names.
+fn bare(spec: &ModelSpec) -> ModelSpec {
+    let mut bare = spec.clone();
+    bare.family = "";
+    bare.ignored = &[];
+    let tied = spec.is_tied();
+    bare.embedding = bare_weight(&spec.embedding, "embedding");
+    bare.position_embedding = spec.position_embedding.as_ref().map(|positions| bare_weight(positions, ""));
+    bare.lm_head = bare_linear(&spec.lm_head, if tied { "embedding" } else { "head" });
+    bare.norm = bare_norm(&spec.norm);
+    bare.layers.iter_mut().for_each(bare_layer);
+    bare
+}
+
+fn bare_layer(layer: &mut LayerSpec) {
+    let norms =
+        [&mut layer.attention_norm, &mut layer.attention_post_norm, &mut layer.mlp_norm, &mut layer.mlp_post_norm];
+    norms.into_iter().flatten().for_each(|norm| *norm = bare_norm(norm));
+    let attention = &mut layer.attention;
+    for linear in [&mut attention.q, &mut attention.k, &mut attention.v, &mut attention.o] {
+        *linear = bare_linear(linear, "");
+    }
+    if let Some(norm) = &mut attention.qk_norm {
+        norm.weight = bare_vector(&norm.weight);
+        norm.bias = norm.bias.as_ref().map(bare_vector);
+        norm.one_plus = false;
+    }
+    if let Some(rope) = &mut attention.rope {
+        rope.style = RopeStyle::HalfSplit;
+    }
+    match &mut layer.mlp {
+        MlpSpec::Plain { up, down, .. } => [up, down].into_iter().for_each(|linear| *linear = bare_linear(linear, "")),
+        MlpSpec::Gated { gate, up, down, .. } => {
+            [gate, up, down].into_iter().for_each(|linear| *linear = bare_linear(linear, ""));
+        }
+        MlpSpec::Experts(_) => {}
+    }
+}
+
+fn bare_weight(spec: &WeightSpec, name: &str) -> WeightSpec {
+    WeightSpec { parts: vec![Part::whole(name, spec.rows())], cols: spec.cols }
+}
+
+fn bare_vector(spec: &VectorSpec) -> VectorSpec {
+    VectorSpec::whole("", spec.len())
+}
+
+fn bare_linear(linear: &LinearSpec, name: &str) -> LinearSpec {
+    LinearSpec { weight: bare_weight(&linear.weight, name), bias: linear.bias.as_ref().map(bare_vector) }
+}
+
+fn bare_norm(norm: &NormSpec) -> NormSpec {
+    let vector = |spec: &Option<VectorSpec>| spec.as_ref().map(bare_vector);
+    // The one is in the values of GGUF's weights.
+    NormSpec { weight: vector(&norm.weight), bias: vector(&norm.bias), one_plus: false, ..norm.clone() }
+}
+
+/// The first line in which two descriptions differ.
+fn first_difference(expected: &str, found: &str) -> String {
+    let pairs = expected.lines().zip(found.lines()).find(|(expected, found)| expected != found);
+    let (expected, found) = pairs.unwrap_or(("", "its length"));
+    format!("expected \"{}\", found \"{}\"", expected.trim(), found.trim())
+}

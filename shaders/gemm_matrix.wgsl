@@ -1,12 +1,13 @@
-// Activation rows × weightᵀ (prefill) on cooperative matrices: f16 products, f32 sums. A workgroup of eight subgroups
-// of 32 computes a tile of 128 tokens × 128 rows; each subgroup 64 × 32 of it, as 4 × 2 matrices of 16 × 16. Both
-// operands pass through workgroup memory in slabs of 32 columns, converted to f16 on the way and carried in registers
+// Activation rows × weightᵀ (prefill) on cooperative matrices: f16 products, f32 sums. A workgroup computes a
+// tile of 128 tokens × TILE_ROWS rows; each of its subgroups of 32 lanes 64 × 32 of it, as 4 × 2 matrices of 16 × 16.
+// Both operands pass through workgroup memory in slabs of 32 columns, converted to f16 on the way and carried in registers
 // while the slab before is multiplied; rows of a slab are padded by 8 so that the loads of a matrix spread over the
 // banks. Workgroup memory is written, and matrices are loaded from it, by quads.
 enable f16;
 enable wgpu_cooperative_matrix;
 #import step
 #import WEIGHTS
+#import TILE
 #import activation
 
 override COLS: u32;          // input features, a multiple of 4
@@ -24,17 +25,18 @@ override CHUNKS: u32 = (COLS + CHUNK - 1u) / CHUNK;
 @bind var<storage, read> residual: array<f32>;       // (tokens, columns)
 @bind var<storage, read_write> output: array<f32>;   // (tokens, columns)
 
-const TILE: u32 = 128u;
+const TILE_TOKENS: u32 = 128u;
+const WORKGROUP: u32 = TILE_ROWS * 2u;                   // a subgroup for each 64 × 32
 const SLAB: u32 = 32u;
 const QUADS: u32 = SLAB / 4u;                            // of a slab row
 const STRIDE: u32 = QUADS + 2u;
 const SLAB_CHUNKS: u32 = SLAB / CHUNK;
-const INPUTS: u32 = TILE * QUADS / 256u;                 // quads of the inputs' slab that an invocation carries
-const CHUNKS_CARRIED: u32 = (TILE * SLAB_CHUNKS + 255u) / 256u;
+const INPUTS: u32 = TILE_TOKENS * QUADS / WORKGROUP;                 // quads of the inputs' slab that an invocation carries
+const CHUNKS_CARRIED: u32 = (TILE_ROWS * SLAB_CHUNKS + WORKGROUP - 1u) / WORKGROUP;
 
-var<workgroup> inputs: array<vec4<f16>, TILE * STRIDE>;   // (tile tokens, slab)
-var<workgroup> weights: array<vec4<f16>, TILE * STRIDE>;  // (tile rows, slab)
-var<workgroup> staged: array<f32, 8u * 256u>;             // (subgroups, 16, 16)
+var<workgroup> inputs: array<vec4<f16>, TILE_TOKENS * STRIDE>;   // (tile tokens, slab)
+var<workgroup> weights: array<vec4<f16>, TILE_ROWS * STRIDE>;  // (tile rows, slab)
+var<workgroup> staged: array<f32, WORKGROUP / 32u * 256u>;             // (subgroups, 16, 16)
 
 // What an invocation carries of a slab from storage to workgroup memory.
 struct Carried {
@@ -45,7 +47,7 @@ struct Carried {
 fn fetch(slab: u32, first_token: u32, tokens: u32, first_row: u32, lid: u32) -> Carried {
     var carried: Carried;
     for (var n = 0u; n < INPUTS; n++) {
-        let i = lid + n * 256u;
+        let i = lid + n * WORKGROUP;
         let token = first_token + i / QUADS;
         let at = slab * QUADS + i % QUADS;
         carried.inputs[n] = vec4<f32>();
@@ -54,7 +56,7 @@ fn fetch(slab: u32, first_token: u32, tokens: u32, first_row: u32, lid: u32) -> 
         }
     }
     for (var n = 0u; n < CHUNKS_CARRIED; n++) {
-        let i = lid + n * 256u;
+        let i = lid + n * WORKGROUP;
         let row = min(first_row + i / SLAB_CHUNKS, ROWS - 1u);
         carried.chunks[n] = load_chunk(row, min(slab * SLAB_CHUNKS + i % SLAB_CHUNKS, CHUNKS - 1u));
     }
@@ -63,12 +65,12 @@ fn fetch(slab: u32, first_token: u32, tokens: u32, first_row: u32, lid: u32) -> 
 
 fn store(carried: Carried, slab: u32, lid: u32) {
     for (var n = 0u; n < INPUTS; n++) {
-        let i = lid + n * 256u;
+        let i = lid + n * WORKGROUP;
         inputs[i / QUADS * STRIDE + i % QUADS] = vec4<f16>(carried.inputs[n]);
     }
     for (var n = 0u; n < CHUNKS_CARRIED; n++) {
-        let i = lid + n * 256u;
-        if i >= TILE * SLAB_CHUNKS {
+        let i = lid + n * WORKGROUP;
+        if i >= TILE_ROWS * SLAB_CHUNKS {
             break;
         }
         let part = i % SLAB_CHUNKS;
@@ -101,11 +103,11 @@ fn finish(first_token: u32, tokens: u32, first_row: u32, subgroup: u32, lane: u3
     }
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let tokens = select(step.tokens, step.logit_rows, LOGIT_ROWS);
-    let first_token = group.x * TILE;
-    let first_row = group.y * TILE;
+    let first_token = group.x * TILE_TOKENS;
+    let first_row = group.y * TILE_ROWS;
     let subgroup = lid / 32u;
     let lane = lid % 32u;
     let sub_token = (subgroup % 2u) * 64u;

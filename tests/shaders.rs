@@ -16,6 +16,7 @@ const SLOTS: &[(&str, Option<&str>, &str)] = &[
     ("REDUCE", None, "lib/reduce_"),
     ("TILE", Some("gemv"), "lib/rows_"),
     ("TILE", Some("gemm"), "lib/tile_"),
+    ("TILE", Some("gemm_matrix"), "lib/matrix_"),
     ("TILE", Some("gemv_experts"), "lib/rows_"),
     ("TILE", Some("gemv_staged"), "lib/rows_"),
     ("TILE", Some("gemm_experts"), "lib/tile_"),

@@ -235,12 +235,14 @@ fn gemm(weight: &WeightType, layout: &PackedLayout, call: &Call<'_>) -> Kernel {
     let overrides = vec![("LOGIT_ROWS", f64::from(u8::from(logit_rows)))];
     // Half precision products would lose what f32 weights carry.
     if call.traits.cooperative_matrix && weight.format.name() != "f32" {
+        // A large GPU has more processors than a few rows fill with the larger tile (see docs/speed.md).
+        let tile = if layout.rows > 4096 { 128 } else { 64 };
         return Kernel {
             source: "gemm_matrix",
-            slots: vec![],
+            slots: vec![("TILE", format!("lib/matrix_{tile}"))],
             overrides,
             bindings: vec![],
-            workgroups: [per(128), rows_per(128), Extent::Fixed(1)],
+            workgroups: [per(128), rows_per(tile), Extent::Fixed(1)],
             scratch: vec![],
         };
     }
@@ -301,6 +303,7 @@ pub(super) fn cases() -> Vec<Case> {
     cases.push(column_case());
     cases.push(logit_case());
     cases.push(odd_columns_case());
+    cases.push(many_rows_case());
     cases
 }
 
@@ -320,6 +323,22 @@ fn odd_columns_case() -> Case {
         ],
         outputs: vec![CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(33)]))],
         step: Step::new(3, 0, 1),
+        max_nmse: 1e-6,
+    }
+}
+
+/// More rows than the smaller tile of the cooperative matrix kernel is chosen for.
+fn many_rows_case() -> Case {
+    const ROWS: usize = 4200;
+    Case {
+        label: format!("f16 by {ROWS}"),
+        op: Box::new(Matmul::plain()),
+        inputs: vec![
+            CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(64)])),
+            CaseInput::Weight { format: &crate::quant::F16, rows: ROWS, cols: 64, slice_rows: ROWS },
+        ],
+        outputs: vec![CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(ROWS as u32)]))],
+        step: Step::new(130, 0, 1),
         max_nmse: 1e-6,
     }
 }

@@ -46,6 +46,8 @@ pub static SNIPPETS: &[(&str, &str)] = files![
     "lib/kv_f16",
     "lib/kv_f32",
     "lib/nf4_values",
+    "lib/matrix_128",
+    "lib/matrix_64",
     "lib/reduce_subgroup",
     "lib/reduce_workgroup",
     "lib/rows_2x1",

@@ -16,6 +16,7 @@ mod output;
 mod perplexity;
 mod placement;
 mod plan;
+mod rates;
 mod resolve;
 mod tokenize;
 

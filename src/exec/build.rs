@@ -3,6 +3,7 @@
 //! A plan that an adapter does not hold after all fails before anything is read from the checkpoint. Invariant: the
 //! buffers made are those the plan counts.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use super::ExecError;
@@ -90,8 +91,8 @@ impl<'a> Allocated<'a> {
         for unit in plan.units().filter(|unit| !plan.streams(*unit)) {
             for id in &plan.graph.units[unit].weights {
                 // A tied head finds the embedding already there.
-                if !self.places.contains_key(&(None, *id)) {
-                    self.places.insert((None, *id), lane.allocate_weight(&plan, *id)?);
+                if let Entry::Vacant(place) = self.places.entry((None, *id)) {
+                    place.insert(lane.allocate_weight(&plan, *id)?);
                 }
             }
         }

@@ -57,7 +57,7 @@ pub enum AdapterChoice {
     /// As many of the best, each a piece of hardware of its own.
     Best(usize),
     /// These, in this order; one that is named twice is opened twice.
-    List(Vec<AdapterChoice>),
+    List(Vec<Self>),
     /// No adapter: the host executor.
     Host,
 }

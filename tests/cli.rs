@@ -66,7 +66,7 @@ fn greedy<'a>(prompt: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 #[test]
 fn help_lists_every_command_flag_default_and_variable() {
     let help = ok(&["--help"]).stdout;
-    for command in ["generate", "chat", "logits", "tokenize", "perplexity", "adapters", "inspect", "bench"] {
+    for command in ["generate", "chat", "logits", "tokenize", "perplexity", "adapters", "inspect", "plan", "bench"] {
         assert!(help.contains(command), "{command} is listed: {help}");
         assert!(ok(&[command, "--help"]).stdout.contains("Usage: wgpt"), "{command} has help");
     }
@@ -86,6 +86,10 @@ fn help_lists_every_command_flag_default_and_variable() {
         "--stop",
         "--context-length",
         "--adapter",
+        "--adapters",
+        "--memory",
+        "--memory-fraction",
+        "--offload",
         "--quiet",
     ];
     for part in flags.iter().chain(&["[default: 50]", "[default: 0.8]", "[default: 200]", "WGPT_TOP_P"]) {

@@ -173,7 +173,7 @@ fn an_error_names_the_least_streaming_that_would_do() {
 #[test]
 fn an_estimate_names_what_binds() {
     let units = units(&[(1_000_000, 0); 10]);
-    let bound = |plan: &Plan, rates| plan.estimate(&[units.clone()], &[rates], 1);
+    let bound = |plan: &Plan, rates| plan.estimate(std::slice::from_ref(&units), &[rates], 1);
     let rates = budget(1 << 30, 1e9).rates;
     let resident = bound(&Plan::single(10), rates);
     assert_eq!(resident.bound, Bound::Memory, "resident weights are read");

@@ -66,7 +66,8 @@ fn greedy<'a>(prompt: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 #[test]
 fn help_lists_every_command_flag_default_and_variable() {
     let help = ok(&["--help"]).stdout;
-    for command in ["generate", "chat", "logits", "tokenize", "perplexity", "adapters", "inspect", "bench", "quantize"]
+    for command in
+        ["generate", "chat", "logits", "tokenize", "perplexity", "adapters", "inspect", "plan", "bench", "quantize"]
     {
         assert!(help.contains(command), "{command} is listed: {help}");
         assert!(ok(&[command, "--help"]).stdout.contains("Usage: wgpt"), "{command} has help");
@@ -87,6 +88,10 @@ fn help_lists_every_command_flag_default_and_variable() {
         "--stop",
         "--context-length",
         "--adapter",
+        "--adapters",
+        "--memory",
+        "--memory-fraction",
+        "--offload",
         "--quiet",
     ];
     for part in flags.iter().chain(&["[default: 50]", "[default: 0.8]", "[default: 200]", "WGPT_TOP_P"]) {

@@ -146,10 +146,30 @@ fn wrong_flags_are_refused_with_what_is_right() {
 }
 
 #[test]
+fn a_probe_is_remembered_and_used_by_plans() {
+    let cache = tempfile::tempdir().expect("a scratch folder");
+    let with_cache = |args: &[&str]| {
+        let output = wgpt(args).env("XDG_CACHE_HOME", cache.path()).output().expect("the program starts");
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("whole UTF-8")
+    };
+    let plan = ["plan", "--checkpoint", STORIES, "--adapter", "0"];
+    assert!(with_cache(&plan).contains("assumed"), "nothing is measured yet");
+    let list: Value = serde_json::from_str(&with_cache(&["adapters", "--probe", "--json"])).expect("JSON");
+    let rates = &list[0]["rates"];
+    for (rate, range) in [("memory", 1e8..1e14), ("bus", 1e7..1e13), ("flops", 1e8..1e16), ("crossing", 1e-7..0.1)] {
+        assert!(rates[rate].as_f64().is_some_and(|rate| range.contains(&rate)), "{rate} is plausible: {rates}");
+    }
+    assert!(with_cache(&plan).contains("measured"), "the plan goes by what was measured");
+    std::fs::write(cache.path().join("wgpt/adapters.json"), "{").expect("damaged");
+    assert!(with_cache(&plan).contains("assumed"), "a damaged file is as good as none");
+}
+
+#[test]
 fn a_plan_says_where_what_and_how_fast() {
     let (code, text, _) = run(&["plan", "--checkpoint", STORIES, "--adapters", "0,0", "--offload", "4"]);
     assert_eq!(code, Some(0), "{text}");
-    for part in ["embedding", "head", "streamed", "KV cache", "ring", "host", "decode", "prefill", "binds", "assumed"] {
+    for part in ["embedding", "head", "streamed", "KV cache", "ring", "host", "decode", "prefill", "binds", "reads"] {
         assert!(text.contains(part), "{part:?} is shown: {text}");
     }
     let planned = plan(&["--adapters", "0,0", "--offload", "4"]);

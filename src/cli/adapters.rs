@@ -1,17 +1,34 @@
 //! `wgpt adapters`: what there is to compute on.
 //!
-//! Lists and opens nothing. Invariant: the index shown is what `--adapter` takes.
+//! Lists, and opens only what is to be measured. Invariant: the index shown is what `--adapter` takes.
 
 use anyhow::Result;
 use comfy_table::{Table, presets};
+use wgpt::exec::{MeasuredRates, probe};
 use wgpt::gpu::AdapterInfo;
+use wgpt::plan::Rates;
 
 use super::args::AdaptersArgs;
 use super::output::{Text, bytes};
-use super::resolve;
+use super::{rates, resolve};
+
+/// An adapter with what was measured on it.
+#[derive(serde::Serialize)]
+struct Listed {
+    #[serde(flatten)]
+    info: AdapterInfo,
+    /// `None` before the first `--probe`.
+    rates: Option<Rates>,
+}
 
 pub(super) fn run(args: &AdaptersArgs) -> Result<()> {
     let adapters = resolve::adapters();
+    let mut measured = rates::load();
+    if args.probe {
+        measure(&adapters, &mut measured)?;
+    }
+    let list = |info: AdapterInfo| Listed { rates: measured.get(&info), info };
+    let adapters: Vec<Listed> = adapters.into_iter().map(list).collect();
     let mut stdout = Text::new();
     if args.json {
         stdout.show(&(serde_json::to_string_pretty(&adapters)? + "\n"))?;
@@ -24,7 +41,18 @@ pub(super) fn run(args: &AdaptersArgs) -> Result<()> {
     Ok(())
 }
 
-fn table(adapters: &[AdapterInfo]) -> Table {
+/// Measures every adapter; one that fails is said and left out.
+fn measure(adapters: &[AdapterInfo], measured: &mut MeasuredRates) -> Result<()> {
+    for info in adapters {
+        match probe(info.index) {
+            Ok(rates) => measured.insert(info, rates),
+            Err(error) => eprintln!("adapter {} ({}) was not measured: {error}", info.index, info.name),
+        }
+    }
+    rates::save(measured)
+}
+
+fn table(adapters: &[Listed]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
     table.set_header([
@@ -35,12 +63,14 @@ fn table(adapters: &[AdapterInfo]) -> Table {
         "driver",
         "memory",
         "free",
+        "reads",
+        "receives",
         "binding",
         "buffer",
         "workgroup",
         "features",
     ]);
-    for info in adapters {
+    for Listed { info, rates } in adapters {
         let limits = &info.limits;
         let mut features = info.features.join(" ");
         if limits.subgroup_sizes.1 > 0 {
@@ -56,6 +86,8 @@ fn table(adapters: &[AdapterInfo]) -> Table {
             info.driver.clone(),
             known(info.memory.map(|memory| memory.total)),
             known(info.memory.and_then(|memory| memory.free)),
+            rate(rates.map(|rates| rates.memory)),
+            rate(rates.map(|rates| rates.bus)),
             bytes(limits.max_binding),
             bytes(limits.max_buffer),
             format!("{}, {}", limits.workgroup_invocations, bytes(limits.workgroup_storage.into())),
@@ -63,6 +95,11 @@ fn table(adapters: &[AdapterInfo]) -> Table {
         ]);
     }
     table
+}
+
+/// Bytes a second, where they were measured.
+fn rate(bytes_per_second: Option<f64>) -> String {
+    bytes_per_second.map_or_else(|| "--probe".to_owned(), |rate| format!("{}/s", bytes(rate as u64)))
 }
 
 fn known(count: Option<u64>) -> String {

@@ -277,6 +277,10 @@ pub(super) struct PerplexityArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct AdaptersArgs {
+    /// Measure what each adapter does a second (a second or two each) and remember it for plans
+    #[arg(long)]
+    pub(super) probe: bool,
+
     /// Print a JSON array
     #[arg(long)]
     pub(super) json: bool,

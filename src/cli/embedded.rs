@@ -64,7 +64,8 @@ fn fingerprint() -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
-fn cache_folder() -> Option<PathBuf> {
+/// The user's cache folder for wgpt.
+pub(super) fn cache_folder() -> Option<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = || variable("HOME");
     let base = variable("XDG_CACHE_HOME").or_else(|| {

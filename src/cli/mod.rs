@@ -19,6 +19,7 @@ mod plan;
 mod profile;
 mod quantize;
 mod quantize_args;
+mod rates;
 mod resolve;
 mod tokenize;
 

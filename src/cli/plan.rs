@@ -54,8 +54,10 @@ struct AdapterPart {
     total: u64,
     /// Bytes of its streamed weights, on the host.
     streamed_bytes: u64,
-    /// What it is taken to do a second.
+    /// What it does a second.
     rates: Rates,
+    /// Whether that was measured, by `wgpt adapters --probe`; else it is assumed.
+    measured: bool,
 }
 
 pub(super) fn run(args: &PlanArgs) -> Result<()> {
@@ -127,6 +129,7 @@ fn report(checkpoint: String, graph: &Graph, placed: &Placed) -> Report {
         total: adapter.bytes.total(),
         streamed_bytes: adapter.host_bytes,
         rates: adapter.rates,
+        measured: adapter.measured,
     });
     Report {
         checkpoint,
@@ -151,10 +154,11 @@ fn describe(report: &Report, placed: &Placed) -> String {
     text += &speed("decode", &report.decode);
     text += &speed("prefill", &report.prefill);
     text += &format!("context  {} tokens, prompts in chunks of {}\n", report.context_length, report.prefill_chunk);
-    for AdapterPart { index, rates, .. } in &report.adapters {
+    for AdapterPart { index, rates, measured, .. } in &report.adapters {
+        let how = if *measured { "measured" } else { "assumed " };
         let (memory, bus, compute) = (rates.memory / 1e9, rates.bus / 1e9, rates.flops / 1e12);
         text += &format!(
-            "assumed  adapter {index} reads {memory:.0} GB/s, receives {bus:.0} GB/s and computes {compute} TFLOP/s\n"
+            "{how} adapter {index} reads {memory:.0} GB/s, receives {bus:.0} GB/s and computes {compute:.2} TFLOP/s\n"
         );
     }
     text

@@ -18,7 +18,7 @@ use wgpt::session::{Chat, Language, SamplingDefaults, Session};
 use super::args::{ChatArgs, ChatSamplingArgs, CheckpointArgs, ContextArgs, ModelArgs, SamplingArgs};
 use super::embedded;
 use super::output::{Notes, seconds};
-use super::plan;
+use super::{plan, rates};
 
 /// Where checkpoints are looked for.
 const FOLDER: &str = "checkpoints";
@@ -168,6 +168,7 @@ fn options(model: &ModelArgs, context: &ContextArgs) -> ExecOptions {
         adapter: model.placement.choice(),
         memory: model.placement.memory(),
         offload: model.placement.offload(),
+        rates: rates::load(),
         context_length: context.context_length,
         quantize: model.quantize.wanted(),
         ..ExecOptions::default()

@@ -12,6 +12,7 @@ mod lane;
 mod load;
 mod open;
 mod place;
+mod probe;
 mod rates;
 mod single;
 
@@ -23,6 +24,8 @@ pub use host::HostExecutor;
 pub use load::{WeightSource, check_tensors};
 pub use open::{ExecOptions, LoadReport, describe_checkpoint, lower_checkpoint, open, plan_checkpoint};
 pub use place::{MemoryLimit, Placed, PlacedAdapter};
+pub use probe::probe;
+pub use rates::MeasuredRates;
 pub use single::{CaseResult, FilledCase, PreparedCase};
 
 /// Tokens of one forward.

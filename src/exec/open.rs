@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use super::gpu::Refusal;
 use super::load::{WeightSource, check_tensors};
 use super::place::{Candidate, MemoryLimit, Placed, candidates, place};
-use super::{ExecError, Executor, GpuExecutor, HostExecutor};
+use super::{ExecError, Executor, GpuExecutor, HostExecutor, MeasuredRates};
 use crate::checkpoint::Checkpoint;
 use crate::gpu::{AdapterChoice, Device, DeviceOptions, GpuError, adapters};
 use crate::graph::{Graph, GraphError, LowerOptions, Quantize, QuantizedFormats, lower};
@@ -31,6 +31,8 @@ pub struct ExecOptions {
     pub memory: MemoryLimit,
     /// How much to stream from the host.
     pub offload: Offload,
+    /// What adapters were measured to do; others are taken to be as others of their class.
+    pub rates: MeasuredRates,
     /// Positions of the KV cache; by default the model's own, at most 4096.
     pub context_length: Option<u32>,
     /// Tokens of one prefill forward.

@@ -44,8 +44,10 @@ pub struct PlacedAdapter {
     pub info: AdapterInfo,
     /// Bytes it may hold; `None` where no one knows a limit.
     pub budget: Option<u64>,
-    /// What it is taken to do a second.
+    /// What it does a second.
     pub rates: Rates,
+    /// Whether that was measured; else it is assumed.
+    pub measured: bool,
     /// Bytes the plan puts on it.
     pub bytes: AdapterBytes,
     /// Bytes of its streamed weights, which the host keeps.
@@ -78,6 +80,7 @@ pub(super) struct Candidate {
     pub(super) profile: DeviceProfile,
     pub(super) budget: Option<u64>,
     pub(super) rates: Rates,
+    pub(super) measured: bool,
 }
 
 /// The adapters of the options with their budgets, as the user named them.
@@ -90,11 +93,10 @@ pub(super) fn candidates(options: &ExecOptions, present: &[AdapterInfo]) -> Resu
     let indices: Vec<usize> = chosen.iter().map(|info| info.index).collect();
     let profiles = profiles(&indices, options.device)?;
     let described = chosen.into_iter().zip(profiles).zip(budgets);
-    let candidate = |((info, profile), budget): ((&AdapterInfo, DeviceProfile), Option<u64>)| Candidate {
-        info: info.clone(),
-        profile,
-        budget,
-        rates: assumed(info),
+    let candidate = |((info, profile), budget): ((&AdapterInfo, DeviceProfile), Option<u64>)| {
+        let measured = options.rates.get(info);
+        let (rates, measured) = (measured.unwrap_or_else(|| assumed(info)), measured.is_some());
+        Candidate { info: info.clone(), profile, budget, rates, measured }
     };
     Ok(described.map(candidate).collect())
 }
@@ -130,6 +132,7 @@ pub(super) fn place(graph: &Graph, candidates: &[Candidate], options: &ExecOptio
             info: candidates[*adapter].info.clone(),
             budget: candidates[*adapter].budget,
             rates: candidates[*adapter].rates,
+            measured: candidates[*adapter].measured,
             bytes: plan.adapter_bytes(&costs[index], index),
             host_bytes: plan.streamed_bytes(&costs[index], index),
             candidate: *adapter,

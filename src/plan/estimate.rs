@@ -70,7 +70,10 @@ impl Seconds {
         // An embedding is looked up, not read.
         let read = if tokens == 1 || unit.flops == 0 { unit.read } else { all };
         self.memory += read as f64 / rates.memory;
-        self.compute += unit.flops as f64 * f64::from(tokens) / rates.flops;
+        if tokens > 1 {
+            // Of one token the rate of reading says it all.
+            self.compute += unit.flops as f64 * f64::from(tokens) / rates.flops;
+        }
         self.latency += unit.dispatches as f64 * rates.dispatch;
         if residency == Residency::Streamed {
             self.bus += unit.weight_bytes() as f64 / rates.bus;

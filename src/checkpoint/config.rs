@@ -190,7 +190,7 @@ impl Config {
         self.shared.read.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
     }
 
-    fn full_name(&self, key: &str) -> String {
+    pub(super) fn full_name(&self, key: &str) -> String {
         let mut name: String = self.path.iter().flat_map(|part| [part.as_str(), "."]).collect();
         name.push_str(key);
         name

@@ -143,10 +143,21 @@ fn open_hugging_face(directory: &Path, kind: &Kind) -> Result<Checkpoint, Checkp
             return Err(CheckpointError::BadTensor { file: files[*shard].clone(), tensor: tensor.clone(), reason });
         }
     }
-    quantized::compose(&mut tensors, &files, &mappings, &config)?;
+    quantized::compose(&mut tensors, &files, &mappings, &config, older_quantization(directory)?)?;
     let directory = Some(directory.to_owned());
     let path = directory.clone().unwrap_or_default();
     Ok(Checkpoint { path, directory, files, mappings, tensors, config: Some(config), gguf: None })
+}
+
+/// What older quantizers wrote beside the config, and whose it is.
+fn older_quantization(directory: &Path) -> Result<Option<(Config, &'static str)>, CheckpointError> {
+    let Some((path, method)) =
+        quantized::OLDER.iter().map(|(name, method)| (directory.join(name), *method)).find(|(path, _)| path.is_file())
+    else {
+        return Ok(None);
+    };
+    let config = Config::parse(path.display().to_string(), &read_json(&path)?, RowConventions::default())?;
+    Ok(Some((config, method)))
 }
 
 /// Adds a tensor, whose name must be new.

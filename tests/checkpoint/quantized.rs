@@ -131,6 +131,69 @@ fn what_the_config_asks_for_and_is_not_built_is_refused_by_name() {
     }
 }
 
+/// A tiny checkpoint as it was published before configs had a section: a file beside it, with some keys changed.
+fn older(name: &str, file: &str, section: Value) -> TempDir {
+    let folder = copy(&tiny(name));
+    let path = folder.path().join("config.json");
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).expect("a config")).expect("JSON");
+    config.as_object_mut().expect("an object").remove("quantization_config");
+    fs::write(path, config.to_string()).expect("it writes");
+    fs::write(folder.path().join(file), section.to_string()).expect("it writes");
+    folder
+}
+
+#[test]
+fn what_stands_in_a_file_beside_older_configs_is_read() {
+    let gptq = json!({"bits": 4, "group_size": 128, "damp_percent": 0.01, "desc_act": false, "sym": false});
+    let awq = json!({"zero_point": true, "q_group_size": 128, "w_bit": 4, "version": "GEMM"});
+    for (name, file, section) in
+        [("tiny-llama-gptq", "quantize_config.json", gptq), ("tiny-llama-awq", "quant_config.json", awq)]
+    {
+        let (expected, found) = (tiny(name), older(name, file, section));
+        let [expected, found] = [expected.as_path(), found.path()]
+            .map(|path| Checkpoint::open(path).unwrap_or_else(|error| panic!("{name}: {error}")));
+        let [expected, found] = [&expected, &found].map(|checkpoint| checkpoint.tensor(DOWN).expect("it is there"));
+        assert!(expected.rows_from(0..128) == found.rows_from(0..128), "{name}: the same weights");
+    }
+    let folder = older("tiny-llama-gptq", "quantize_config.json", json!({"bits": 4, "group_size": 128, "rotate": 1}));
+    assert_refused(folder.path(), &["quantize_config.json", "\"rotate\" is set, which is not supported"]);
+    let folder = older("tiny-llama-gptq", "quantize_config.json", json!({"bits": 2, "group_size": 128}));
+    assert_refused(folder.path(), &["quantize_config.json: \"bits\" is 2"]);
+}
+
+#[test]
+fn scales_of_activations_are_left_out() {
+    let folder = with_tensor("tiny-llama-fp8", "model.norm.weight", Some);
+    let path = folder.path().join("model.safetensors");
+    let bytes = fs::read(&path).expect("the weights");
+    let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let scale = 0.5f32.to_le_bytes();
+    let further = ["k_proj.k_scale", "v_proj.output_scale", "q_proj.input_scale"];
+    let further = further.map(|name| {
+        let view = TensorView::new(Dtype::F32, vec![], &scale).expect("a shape that fits");
+        (format!("model.layers.0.self_attn.{name}"), view)
+    });
+    let all = file.tensors().into_iter().chain(further);
+    fs::write(&path, serialize(all, None).expect("it serializes")).expect("it writes");
+    let checkpoint = Checkpoint::open(folder.path()).expect("it opens");
+    let scales: Vec<_> = checkpoint.names().filter(|name| name.ends_with("_scale")).collect();
+    assert!(scales.is_empty(), "{scales:?}");
+}
+
+#[test]
+fn squares_of_compressed_tensors_are_those_of_fp8() {
+    let weights = json!({"type": "float", "num_bits": 8, "strategy": "block", "block_structure": [128, 128]});
+    let changes = json!({
+        "quant_method": "compressed-tensors", "format": "float-quantized", "weight_block_size": null, "fmt": null,
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+    });
+    let folder = configured("tiny-llama-fp8", &changes);
+    let [expected, found] = [tiny("tiny-llama-fp8").as_path(), folder.path()]
+        .map(|path| Checkpoint::open(path).unwrap_or_else(|error| panic!("{error}")));
+    let [expected, found] = [&expected, &found].map(|checkpoint| checkpoint.tensor(DOWN).expect("it is there"));
+    assert!(expected.rows_from(0..128) == found.rows_from(0..128), "the same weights");
+}
+
 #[test]
 fn shapes_that_contradict_the_config_say_what_was_expected() {
     let table = [

@@ -36,6 +36,9 @@ const HARMLESS: &[&str] = &[
     "version",
 ];
 
+/// Ends of the names of activations' and caches' scales.
+const ACTIVATION_SCALES: [&str; 5] = [".input_scale", ".output_scale", ".q_scale", ".k_scale", ".v_scale"];
+
 impl Settings {
     pub(super) fn fp8(section: &Config) -> Result<Self, CheckpointError> {
         section.ignore(HARMLESS);
@@ -43,21 +46,7 @@ impl Settings {
             "e4m3" | "float8_e4m3fn" => {}
             other => return Err(unsupported(section, "fmt", other, "e4m3")),
         }
-        let square = match section.u32s("weight_block_size")?.as_deref() {
-            None => None,
-            Some(&[rows, cols]) if rows > 0 && cols > 0 && cols.is_multiple_of(32) => {
-                Some((rows as usize, cols as usize))
-            }
-            Some(other) => {
-                return Err(unsupported(
-                    section,
-                    "weight_block_size",
-                    format!("{other:?}"),
-                    "[rows, a multiple of 32]",
-                ));
-            }
-        };
-        Ok(Self { square })
+        Ok(Self { square: square(section, "weight_block_size")? })
     }
 
     /// The libraries' common form: one group of settings, whose weights must be 8-bit floats.
@@ -78,15 +67,7 @@ impl Settings {
         let Some(weights) = group.section("weights")? else {
             return Err(unsupported(section, "config_groups.group_0.weights", "missing", "8-bit floats"));
         };
-        weights.ignore(&[
-            "actorder",
-            "block_structure",
-            "dynamic",
-            "group_size",
-            "observer",
-            "observer_kwargs",
-            "symmetric",
-        ]);
+        weights.ignore(&["actorder", "dynamic", "group_size", "observer", "observer_kwargs", "symmetric"]);
         let (kind, bits) = (weights.str("type")?, weights.u32("num_bits")?);
         if (kind, bits) != ("float", 8) {
             let found = format!("{bits}-bit {kind}");
@@ -94,8 +75,20 @@ impl Settings {
         }
         match weights.str_or("strategy", "tensor")? {
             "tensor" | "channel" => Ok(Self { square: None }),
-            other => Err(unsupported(section, "config_groups.group_0.weights.strategy", other, "tensor, channel")),
+            "block" => Ok(Self { square: square(&weights, "block_structure")? }),
+            other => Err(unsupported(&weights, "strategy", other, "tensor, channel, block")),
         }
+    }
+}
+
+/// Rows and columns of the weights that share a scale, if the section says so.
+fn square(section: &Config, key: &str) -> Result<Option<(usize, usize)>, CheckpointError> {
+    match section.u32s(key)?.as_deref() {
+        None => Ok(None),
+        Some(&[rows, cols]) if rows > 0 && cols > 0 && cols.is_multiple_of(32) => {
+            Ok(Some((rows as usize, cols as usize)))
+        }
+        Some(other) => Err(unsupported(section, key, format!("{other:?}"), "[rows, a multiple of 32]")),
     }
 }
 
@@ -111,10 +104,11 @@ pub(super) fn compose(parts: &mut Parts<'_>, settings: &Settings) -> Result<(), 
             Some(scales) => scales,
             None => parts.need(&format!("{name}_scale"), &codes)?,
         };
-        // What the libraries multiply activations by before they quantize them.
-        parts.take(&format!("{stem}.input_scale"));
         let linear = linear(codes, scales, settings)?;
         parts.put(name, linear)?;
+    }
+    for suffix in ACTIVATION_SCALES {
+        parts.stems(suffix).iter().for_each(|stem| drop(parts.take(&format!("{stem}{suffix}"))));
     }
     Ok(())
 }

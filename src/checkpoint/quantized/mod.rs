@@ -50,16 +50,25 @@ const KEY: &str = "quantization_config";
 /// Every method there is code for, as errors list them.
 const METHODS: &str = "gptq, awq, bitsandbytes (4 bits), fp8, fbgemm_fp8, compressed-tensors (float-quantized)";
 
-/// Replaces the tensors of quantized linears by one each, if the config says that there are any.
+/// Files that said the same before configs had such a section, and whose they are.
+pub(super) const OLDER: [(&str, &str); 2] = [("quantize_config.json", "gptq"), ("quant_config.json", "awq")];
+
+/// Replaces the tensors of quantized linears by one each, if the config says that there are any. `older` is one of
+/// the [`OLDER`] files with its method, which counts where the config says nothing.
 pub(super) fn compose(
     tensors: &mut BTreeMap<String, TensorEntry>,
     files: &[PathBuf],
     mappings: &[Arc<Mapping>],
     config: &Config,
+    older: Option<(Config, &'static str)>,
 ) -> Result<(), CheckpointError> {
-    let Some(section) = config.section(KEY)? else { return Ok(()) };
     let mut parts = Parts::new(tensors, files, mappings);
-    match method(&section)? {
+    let (section, named) = match (config.section(KEY)?, older) {
+        (Some(section), _) => (section, None),
+        (None, Some((older, method))) if !parts.stems(".qweight").is_empty() => (older, Some(method)),
+        _ => return Ok(()),
+    };
+    match named.map_or_else(|| method(&section), Ok)? {
         "gptq" => grouped::compose(&mut parts, grouped::Settings::gptq(&section)?),
         "awq" => grouped::compose(&mut parts, grouped::Settings::awq(&section)?),
         "bitsandbytes" => {
@@ -69,6 +78,11 @@ pub(super) fn compose(
         "fp8" | "fbgemm_fp8" => fp8::compose(&mut parts, &fp8::Settings::fp8(&section)?),
         "compressed-tensors" => fp8::compose(&mut parts, &fp8::Settings::compressed_tensors(&section)?),
         other => Err(unsupported(&section, "quant_method", other, METHODS)),
+    }?;
+    // What stands in the config is looked at with the family's keys.
+    match section.unread().first() {
+        Some(key) if named.is_some() => Err(unsupported(&section, key, "set", "nothing by that name")),
+        _ => Ok(()),
     }
 }
 
@@ -85,7 +99,7 @@ fn method(section: &Config) -> Result<&str, CheckpointError> {
 fn unsupported(section: &Config, key: &str, value: impl ToString, supported: &str) -> CheckpointError {
     CheckpointError::UnsupportedValue {
         file: section.file().into(),
-        key: format!("{KEY}.{key}"),
+        key: section.full_name(key),
         value: value.to_string(),
         supported: supported.into(),
     }

@@ -13,7 +13,7 @@ use wgpt::exec::{Batch, ExecOptions, LogitRows, lower_checkpoint, open};
 use wgpt::gpu::AdapterChoice;
 use wgpt::graph::Quantize;
 use wgpt::ops::KvFormat;
-use wgpt::quant::{self, BlockFormat, FORMATS};
+use wgpt::quant::{self, FORMATS};
 
 fn quantize(name: &str) -> Quantize {
     Quantize { format: quant::format(name).expect("a format"), head: None, requantize: false }

@@ -90,7 +90,7 @@ fn nf4_and_fp4_are_bitsandbytes_s() {
         // Every code, through a block of scale 1.
         let mut block = vec![0; format.block_bytes()];
         block[..4].copy_from_slice(&1f32.to_le_bytes());
-        (0..8).for_each(|i| block[4 + i] = (((2 * i) << 4) | (2 * i + 1)) as u8);
+        (0..8u8).for_each(|i| block[4 + usize::from(i)] = ((2 * i) << 4) | (2 * i + 1));
         let mut found = vec![0.0; 64];
         format.dequantize(&block, &mut found);
         let table = floats(&golden, &format!("{name}.table"));

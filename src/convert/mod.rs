@@ -80,9 +80,8 @@ pub struct Written {
     pub bytes: u64,
 }
 
-/// Bytes that [`to_gguf`] will have written of tensors, for a progress bar, and the file itself.
-///
-/// Writes `output` whole or not at all. `progress` is told of the bytes of all tensors first, then of bytes written.
+/// Writes a checkpoint as the GGUF file `output`, whole or not at all. `progress` is told of the bytes of all tensors
+/// first, then of bytes written.
 ///
 /// # Errors
 /// A checkpoint that can't be read or translated, a format that GGUF lacks, or a file that can't be written.

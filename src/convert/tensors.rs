@@ -68,7 +68,7 @@ pub(super) fn translated(
     }
     plan.norm(&spec.norm)?;
     if !spec.is_tied() {
-        plan.linears(std::slice::from_ref(&spec.lm_head))?;
+        plan.linears(&[&spec.lm_head])?;
     }
     Ok(plan.planned)
 }
@@ -89,20 +89,16 @@ impl Plan<'_> {
         let attention = &layer.attention;
         let (q, k) =
             if interleaved { self.interleaved(attention)? } else { (attention.q.clone(), attention.k.clone()) };
-        self.linears(&[q, k, attention.v.clone()])?;
-        self.linears(std::slice::from_ref(&attention.o))?;
+        self.linears(&[&q, &k, &attention.v])?;
+        self.linears(&[&attention.o])?;
         if let Some(norm) = &attention.qk_norm {
             for vector in [Some(&norm.weight), norm.bias.as_ref()].into_iter().flatten() {
                 self.vectors(vector, norm.one_plus)?;
             }
         }
         match &layer.mlp {
-            MlpSpec::Plain { up, down, .. } => {
-                self.linears(std::slice::from_ref(up)).and_then(|()| self.linears(std::slice::from_ref(down)))
-            }
-            MlpSpec::Gated { gate, up, down, .. } => {
-                self.linears(&[gate.clone(), up.clone()]).and_then(|()| self.linears(std::slice::from_ref(down)))
-            }
+            MlpSpec::Plain { up, down, .. } => self.linears(&[up]).and_then(|()| self.linears(&[down])),
+            MlpSpec::Gated { gate, up, down, .. } => self.linears(&[gate, up]).and_then(|()| self.linears(&[down])),
             MlpSpec::Experts(_) => Err(self.refused("a mixture of experts")),
         }
     }
@@ -121,7 +117,7 @@ impl Plan<'_> {
     }
 
     /// Linears of one input: one tensor where they share one, else one each.
-    fn linears(&mut self, linears: &[LinearSpec]) -> Result<(), ConvertError> {
+    fn linears(&mut self, linears: &[&LinearSpec]) -> Result<(), ConvertError> {
         let tensor = |linear: &LinearSpec| linear.weight.parts[0].tensor.clone();
         for fused in linears.chunk_by(|a, b| tensor(a) == tensor(b)) {
             let weights: Vec<_> = fused.iter().map(|linear| linear.weight.clone()).collect();

@@ -49,7 +49,7 @@ impl<'c> WeightSource<'c> {
         self.in_pieces(weight, rows, pack, |piece| take(&piece))
     }
 
-    /// Hands all rows of a weight in stored form to `take`, piece after piece in order; made as packed ones are.
+    /// Hands all rows of a weight in stored form to `take`, piece after piece in order; on all cores, in bounded memory.
     ///
     /// # Errors
     /// A tensor that can't be read or quantized, or what `take` says.

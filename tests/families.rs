@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Golden, golden, max_difference, nmse, repository, tiny_checkpoints};
+use common::{Golden, all_adapters, golden, max_difference, nmse, repository, tiny_checkpoints};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -68,6 +68,8 @@ fn is_quantized(folder: &Path) -> bool {
 
 #[test]
 fn every_family_runs_in_f16() {
+    let matrices = all_adapters()[0].features.iter().any(|name| name == "cooperative-matrix");
+    let most = if matrices { 1e-4 } else { 1e-5 };
     let whole = tiny_checkpoints().into_iter().filter(|folder| folder.join("model.safetensors").is_file());
     let whole = whole.filter(|folder| !is_quantized(folder));
     for source in whole {
@@ -76,9 +78,9 @@ fn every_family_runs_in_f16() {
         let folder = changed(&name, |_| (), |tensors| tensors.into_iter().map(halved).collect());
         let host = logits(folder.path(), &golden, AdapterChoice::Host, KvFormat::F16);
         let found = logits(folder.path(), &golden, AdapterChoice::Default, KvFormat::F16);
-        // The same weights: what differs is the rounding of keys and values.
+        // The same weights: what differs is the rounding of keys and values, and on cooperative matrices of activations.
         let error = nmse(&host, &found);
-        assert!(error <= 1e-5, "{name}: nmse {error} against the host");
+        assert!(error <= most, "{name}: nmse {error} against the host");
         // Rounded weights: far from the exact ones only if something is wrong.
         let error = nmse(&golden.logits, &found);
         assert!(error <= 1e-3, "{name}: nmse {error} against the golden logits");

@@ -131,8 +131,23 @@ fn stablelm_s_first_configs_are_read() {
         config["model_type"] = "stablelm_epoch".into();
         rename(config, "partial_rotary_factor", "rope_pct");
         rename(config, "layer_norm_eps", "norm_eps");
+        config["num_heads"] = config["num_attention_heads"].clone();
+        config["rotary_scaling_factor"] = 1.0.into();
     };
     same_logits("tiny-stablelm-3b", &changed("tiny-stablelm-3b", edit, |tensors| tensors));
+}
+
+/// Keys that published configs of Llama's shape carry besides those of transformers itself.
+#[test]
+fn keys_that_say_nothing_of_the_maths_are_passed_over() {
+    let edit = |config: &mut Value| {
+        config["max_sequence_length"] = 2048.into();
+        config["is_llama_config"] = true.into();
+        config["rope_interleaved"] = false.into();
+        config["use_mrope"] = false.into();
+        config["transformers.js_config"] = serde_json::json!({"dtype": "q4"});
+    };
+    same_logits("tiny-llama-mha", &changed("tiny-llama-mha", edit, |tensors| tensors));
 }
 
 /// Phi 1.5 and 2 as they were first published: other names, and q, k, v as one tensor.
@@ -199,6 +214,8 @@ fn what_changes_the_maths_and_is_not_built_is_refused_by_name() {
         ("tiny-llama-mha", "rope_scaling", serde_json::json!({"type": "spiral", "factor": 2.0}), "\"spiral\""),
         ("tiny-llama-mha", "rope_scaling", serde_json::json!({"type": "linear", "factor": -2.0}), "factor\" is -2"),
         ("tiny-llama-mha", "residual_multiplier", 0.5.into(), "residual_multiplier"),
+        ("tiny-llama-mha", "rope_interleaved", true.into(), "rope_interleaved"),
+        ("tiny-stablelm-3b", "rotary_scaling_factor", 2.0.into(), "rotary_scaling_factor"),
         ("tiny-llama-mha", "num_local_experts", 8.into(), "num_local_experts"),
         ("tiny-llama-mha", "attention_bias", true.into(), "self_attn.q_proj.bias"),
         ("tiny-mistral", "layer_types", serde_json::json!(["chunked_attention"]), "layer_types[0]\" is \"chunked"),

@@ -80,6 +80,7 @@ const HARMLESS: &[&str] = &[
     // how it was made and saved
     "_attn_implementation",
     "_attn_implementation_autoset",
+    "_flash_attn_2_enabled",
     "_from_model_config",
     "_name_or_path",
     "architectures",
@@ -90,6 +91,7 @@ const HARMLESS: &[&str] = &[
     "dtype",
     "finetuning_task",
     "gradient_checkpointing",
+    "is_llama_config",
     "name",
     "pretraining_tp",
     "torch_dtype",
@@ -146,6 +148,7 @@ const HARMLESS: &[&str] = &[
     "exponential_decay_length_penalty",
     "length_penalty",
     "max_length",
+    "max_sequence_length",
     "max_new_tokens",
     "min_length",
     "min_p",

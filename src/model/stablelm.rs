@@ -18,6 +18,11 @@ fn describe(source: &Source<'_>) -> Result<ModelSpec, ModelError> {
     let bias = AttentionBias::qkv(config.bool_or("use_qkv_bias", false)?);
     let qk_norm = config.bool_or("qk_layernorm", false)?;
     let parallel = config.bool_or("use_parallel_residual", false)?;
+    // Two keys of the first configs: the heads once more, and a scaling of RoPE that none of them uses.
+    config.ignore(&["num_heads"]);
+    if let Some(other) = config.opt_f32("rotary_scaling_factor")?.filter(|factor| *factor != 1.0) {
+        return Err(decoder.unsupported("rotary_scaling_factor", other, "; expected 1"));
+    }
     let part = &["partial_rotary_factor", "rope_pct"];
     let rope = decoder.rope(&RopeKeys { part, default_part: 0.25, ..RopeKeys::default() })?;
     let norm = |name: String| NormSpec::layer(&name, decoder.hidden, eps);

@@ -244,6 +244,36 @@ fn what_changes_the_maths_and_is_not_built_is_refused_by_name() {
     }
 }
 
+/// Not a number in one expert's weights shows whether they were read: whatever it is multiplied by.
+#[test]
+fn only_the_chosen_experts_weights_are_read() {
+    const LAYERS: usize = 2;
+    const EXPERTS: usize = 4;
+    const CHOSEN: usize = 2;
+    let mut golden = golden(&repository("checkpoints/tiny-mixtral"));
+    golden.tokens.truncate(1);
+    let logits = |folder: &Path| logits(folder, &golden, AdapterChoice::Default, KvFormat::F32);
+    let expected = logits(&repository("checkpoints/tiny-mixtral"));
+    for layer in 0..LAYERS {
+        let poisoned = |expert: usize| {
+            let prefix = format!("model.layers.{layer}.block_sparse_moe.experts.{expert}.");
+            let poison = |(name, dtype, shape, mut data): Moved| {
+                if name.starts_with(&prefix) {
+                    data.chunks_exact_mut(4).for_each(|value| value.copy_from_slice(&f32::NAN.to_le_bytes()));
+                }
+                (name, dtype, shape, data)
+            };
+            changed("tiny-mixtral", |_| (), |tensors| tensors.into_iter().map(poison).collect())
+        };
+        let untouched = (0..EXPERTS).filter(|expert| {
+            let found = logits(poisoned(*expert).path());
+            assert!(found == expected || found.iter().all(|logit| logit.is_nan()), "read as a whole or not at all");
+            found == expected
+        });
+        assert_eq!(untouched.count(), EXPERTS - CHOSEN, "layer {layer}: all but the chosen ones");
+    }
+}
+
 #[test]
 fn a_scaling_tells_how_far_the_context_reaches() {
     let limit = |name: &str| {

@@ -4,22 +4,15 @@
 #import step
 #import WEIGHTS
 #import TILE
-#import activation
+#import epilogue
 
 override COLS: u32;          // input features, a multiple of 4
 override ROWS: u32;          // rows of this slice
 override FIRST_ROW: u32;     // the slice's first row in the weight
-override FIRST_COLUMN: u32;  // where the weight's first row lands in the output
-override COLUMNS: u32;       // columns of the output
-override BIAS: bool;
-override RESIDUAL: bool;
 override LOGIT_ROWS: bool;   // as many rows as logits are wanted, else one per token
 override CHUNKS: u32 = (COLS + CHUNK - 1u) / CHUNK;
 
 @bind var<storage, read> input: array<vec4<f32>>;    // (tokens, cols / 4)
-@bind var<storage, read> bias: array<f32>;           // (rows of the weight)
-@bind var<storage, read> residual: array<f32>;       // (tokens, columns)
-@bind var<storage, read_write> output: array<f32>;   // (tokens, columns)
 
 const TILE_TOKENS: u32 = 16u * TOKENS_PER_INVOCATION;
 const TILE_ROWS: u32 = 16u * ROWS_PER_INVOCATION;
@@ -86,16 +79,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var j = 0u; j < ROWS_PER_INVOCATION; j++) {
             let row = first_row + tx + 16u * j;
             if token < tokens && row < ROWS {
-                let at = token * COLUMNS + FIRST_COLUMN + FIRST_ROW + row;
-                var value = sums[i][j];
-                if BIAS {
-                    value += bias[FIRST_ROW + row];
-                }
-                value = activate(value);
-                if RESIDUAL {
-                    value += residual[at];
-                }
-                output[at] = value;
+                finish(token, FIRST_ROW + row, sums[i][j]);
             }
         }
     }

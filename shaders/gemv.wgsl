@@ -6,24 +6,17 @@
 #import WEIGHTS
 #import TILE
 #import REDUCE
-#import activation
+#import epilogue
 
 override COLS: u32;          // input features, a multiple of 4
 override ROWS: u32;          // rows of this slice
 override FIRST_ROW: u32;     // the slice's first row in the weight
-override FIRST_COLUMN: u32;  // where the weight's first row lands in the output
-override COLUMNS: u32;       // columns of the output
-override BIAS: bool;
-override RESIDUAL: bool;
 override LOGIT_ROWS: bool;   // as many rows as logits are wanted, else one per token
 override WORKGROUP: u32 = 128u;
 override LANES: u32 = 128u;
 override CHUNKS: u32 = (COLS + CHUNK - 1u) / CHUNK;
 
 @bind var<storage, read> input: array<vec4<f32>>;    // (tokens, cols / 4)
-@bind var<storage, read> bias: array<f32>;           // (rows of the weight)
-@bind var<storage, read> residual: array<f32>;       // (tokens, columns)
-@bind var<storage, read_write> output: array<f32>;   // (tokens, columns)
 
 fn input4(token: u32, at: u32) -> vec4<f32> {
     // Dense formats pad a row's last chunk with zeros; the input has nothing there.
@@ -31,19 +24,6 @@ fn input4(token: u32, at: u32) -> vec4<f32> {
         return vec4<f32>();
     }
     return input[token * (COLS / 4u) + at];
-}
-
-fn finish(token: u32, row: u32, sum: f32) {
-    let at = token * COLUMNS + FIRST_COLUMN + row;
-    var value = sum;
-    if BIAS {
-        value += bias[row];
-    }
-    value = activate(value);
-    if RESIDUAL {
-        value += residual[at];
-    }
-    output[at] = value;
 }
 
 @compute @workgroup_size(WORKGROUP)

@@ -7,15 +7,11 @@
 #import WEIGHTS
 #import TILE
 #import REDUCE
-#import activation
+#import epilogue
 
 override COLS: u32;          // input features, whole chunks
 override ROWS: u32;          // rows of this slice
 override FIRST_ROW: u32;     // the slice's first row in the weight
-override FIRST_COLUMN: u32;  // where the weight's first row lands in the output
-override COLUMNS: u32;       // columns of the output
-override BIAS: bool;
-override RESIDUAL: bool;
 override WORKGROUP: u32 = 128u;
 override LANES: u32 = 32u;
 override CHUNKS: u32 = COLS / CHUNK;
@@ -23,24 +19,8 @@ override STRIDE: u32 = LANES + 1u;  // so that what is written side by side fall
 override STAGE: u32 = STRIDE * CHUNK / 4u;
 
 @bind var<storage, read> input: array<vec4<f32>>;    // (cols / 4)
-@bind var<storage, read> bias: array<f32>;           // (rows of the weight)
-@bind var<storage, read> residual: array<f32>;       // (columns)
-@bind var<storage, read_write> output: array<f32>;   // (columns)
 
 var<workgroup> stage: array<vec4<f32>, STAGE>;       // (quads of a chunk, lanes)
-
-fn finish(row: u32, sum: f32) {
-    let at = FIRST_COLUMN + row;
-    var value = sum;
-    if BIAS {
-        value += bias[row];
-    }
-    value = activate(value);
-    if RESIDUAL {
-        value += residual[at];
-    }
-    output[at] = value;
-}
 
 @compute @workgroup_size(WORKGROUP)
 fn main(
@@ -79,7 +59,7 @@ fn main(
     for (var r = 0u; r < ROWS_PER_LANE; r++) {
         let sum = reduce_sum(sums[r], lid);
         if lane == 0u && first + r < ROWS {
-            finish(FIRST_ROW + first + r, sum);
+            finish(0u, FIRST_ROW + first + r, sum);
         }
     }
 }

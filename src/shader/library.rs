@@ -41,6 +41,7 @@ pub static SNIPPETS: &[(&str, &str)] = files![
     "lib/f8_e4m3",
     "lib/float_table",
     "lib/fp4_values",
+    "lib/epilogue",
     "lib/group_scales",
     "lib/iq4_values",
     "lib/kv_f16",

@@ -257,6 +257,15 @@ impl<'a> Decoder<'a> {
         })
     }
 
+    /// One vector for all heads of q and one for all of k, as the columns of both take them: `<at>.<name>.<suffix>`.
+    pub(super) fn per_head(&self, at: &str, [q, k]: [&str; 2], suffix: &str) -> VectorSpec {
+        let repeated = |name: &str, heads: u32| {
+            let part = Part::whole(format!("{at}.{name}.{suffix}"), self.head_dim as usize);
+            std::iter::repeat_n(part, heads as usize)
+        };
+        VectorSpec { parts: repeated(q, self.heads).chain(repeated(k, self.kv_heads)).collect() }
+    }
+
     /// The tensors `gate_proj`, `up_proj` and `down_proj` under `at`.
     pub(super) fn gated_linears(&self, at: &str, intermediate: usize, bias: bool) -> [LinearSpec; 3] {
         [

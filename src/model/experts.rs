@@ -59,7 +59,7 @@ fn describe_qwen2(source: &Source<'_>) -> Result<ModelSpec, ModelError> {
 
 fn describe_qwen3(source: &Source<'_>) -> Result<ModelSpec, ModelError> {
     let decoder = Decoder::read(source, QWEN3_MOE.model_type)?;
-    let mut spec = qwen::qwen3(&decoder)?;
+    let mut spec = qwen::qwen3(&decoder, 0)?;
     sparse_layers(&decoder, &mut spec, |_, _| ())?;
     Ok(spec)
 }

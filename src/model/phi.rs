@@ -42,14 +42,7 @@ fn describe_phi(source: &Source<'_>) -> Result<ModelSpec, ModelError> {
 
 /// LayerNorms of each head, one for all heads of q and one for all of k.
 fn head_norms(decoder: &Decoder<'_>, at: &str, eps: f32) -> QkNormSpec {
-    let vector = |suffix: &str| {
-        let repeated = |name: &str, heads: u32| {
-            let part = Part::whole(format!("{at}.{name}.{suffix}"), decoder.head_dim as usize);
-            std::iter::repeat_n(part, heads as usize)
-        };
-        let q = repeated("q_layernorm", decoder.heads);
-        VectorSpec { parts: q.chain(repeated("k_layernorm", decoder.kv_heads)).collect() }
-    };
+    let vector = |suffix| decoder.per_head(at, ["q_layernorm", "k_layernorm"], suffix);
     let (weight, bias) = (vector("weight"), Some(vector("bias")));
     QkNormSpec { kind: NormKind::Layer, eps, span: NormSpan::Head, one_plus: false, weight, bias }
 }

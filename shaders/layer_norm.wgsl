@@ -3,6 +3,7 @@
 // one-pass E[x²] − E[x]² cancels in f32. With LOGIT_ROWS_ONLY the output holds only the step's trailing rows.
 #import step
 #import REDUCE
+#import QUANTIZED
 
 override WORKGROUP: u32;         // invocations
 override LANES: u32;             // = WORKGROUP
@@ -32,11 +33,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         squares += dot(deviation, deviation);
     }
     let scale = inverseSqrt(reduce_sum(squares, lid) / f32(COLS) + EPS);
-    for (var at = lid; at < quads; at += WORKGROUP) {
-        var value = (x[row * quads + at] - mean) * scale * weight[at] + bias[at];
-        if RESIDUAL {
-            value += residual[group.x * quads + at];
+    for (var start = 0u; start < quads; start += WORKGROUP) {
+        let at = start + lid;
+        var value = vec4(0.0);
+        if at < quads {
+            value = (x[row * quads + at] - mean) * scale * weight[at] + bias[at];
+            if RESIDUAL {
+                value += residual[group.x * quads + at];
+            }
+            output[group.x * quads + at] = value;
         }
-        output[group.x * quads + at] = value;
+        store_quantized(group.x, at, value, lid);
     }
 }

@@ -19,6 +19,8 @@ const SLOTS: &[(&str, Option<&str>, &str)] = &[
     ("TILE", Some("gemm_matrix"), "lib/matrix_"),
     ("TILE", Some("gemv_experts"), "lib/rows_"),
     ("TILE", Some("gemv_staged"), "lib/rows_"),
+    ("TILE", Some("gemv_integer"), "lib/rows_"),
+    ("QUANTIZED", None, "lib/quantized_"),
     ("TILE", Some("gemm_experts"), "lib/tile_"),
 ];
 
@@ -85,8 +87,12 @@ fn slot_choices(kernel: &str) -> Vec<Vec<(&'static str, &'static str)>> {
     for import in slots {
         let known = SLOTS.iter().find(|(slot, only, _)| *slot == import && only.is_none_or(|only| only == kernel));
         let (slot, _, prefix) = known.unwrap_or_else(|| panic!("{kernel}: the table lacks what fills {import}"));
-        let fillers: Vec<&str> =
-            SNIPPETS.iter().map(|(name, _)| *name).filter(|name| name.starts_with(prefix)).collect();
+        let integer = |name: &str| {
+            let format = name.strip_prefix("quant/").and_then(wgpt::quant::format);
+            format.is_none_or(|format| format.integer())
+        };
+        let fits = |name: &str| name.starts_with(prefix) && (kernel != "gemv_integer" || integer(name));
+        let fillers: Vec<&str> = SNIPPETS.iter().map(|(name, _)| *name).filter(|name| fits(name)).collect();
         assert!(!fillers.is_empty(), "{kernel}: nothing fills {slot}");
         let with = |choice: &Vec<_>, filler| choice.iter().copied().chain([(*slot, filler)]).collect();
         choices = choices.iter().flat_map(|choice| fillers.iter().map(move |filler| with(choice, *filler))).collect();
@@ -106,7 +112,7 @@ fn every_kernel_composes_with_every_choice_of_slots() {
 fn operand(input: &CaseInput, case: &Case) -> Operand {
     match (input, input.fill(case.step, &mut Numbers::new(1))) {
         (CaseInput::Activation(ty), _) => Operand::Activation(ty.clone()),
-        (_, CaseValue::F32(values)) => Operand::Vector(values.len()),
+        (_, CaseValue::F32(values) | CaseValue::Q8(values, _)) => Operand::Vector(values.len()),
         (_, CaseValue::U32(_)) => Operand::Activation(TensorType { dtype: DType::U32, shape: vec![Dim::Tokens] }),
         (_, CaseValue::Weight(weight, _)) => Operand::Weight(weight),
         (_, CaseValue::State(state, _)) => Operand::State(state),

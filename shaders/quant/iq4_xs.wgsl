@@ -1,5 +1,6 @@
 // iq4_xs weights, a group of 32 a chunk, eight chunks a block. Interface: shaders/quant/README.md; twin:
 // src/quant/iq4_xs.rs.
+#import byte_table
 #import codes
 #import iq4_values
 
@@ -22,5 +23,13 @@ fn load_chunk(row: u32, chunk: u32) -> Chunk {
 }
 
 fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
-    return look_up(IQ4_VALUES, nibbles4(c.quants, i)) * c.scale;
+    return numbers4(chunk_codes(c, i) ^ 0x80808080u, 128.0) * c.scale;
+}
+
+fn chunk_codes(c: Chunk, i: u32) -> u32 {
+    return look_up(IQ4_VALUES, nibbles(c.quants, i));
+}
+
+fn half_scale(c: Chunk, half: u32) -> vec2<f32> {
+    return vec2<f32>(c.scale, 0.0);
 }

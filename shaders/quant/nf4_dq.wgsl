@@ -21,5 +21,5 @@ fn load_chunk(row: u32, chunk: u32) -> Chunk {
 }
 
 fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
-    return look_up_floats(VALUES, nibbles4(c.quants, i)) * c.scale;
+    return look_up_floats(VALUES, unpack4xU8(nibbles(c.quants, i))) * c.scale;
 }

@@ -23,6 +23,14 @@ fn load_chunk(row: u32, chunk: u32) -> Chunk {
 }
 
 fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
-    let scale = select(c.scales.x, c.scales.y, i >= 4u);
-    return numbers4(pairs4(c.quants, i), 0.0) * scale - select(c.mins.x, c.mins.y, i >= 4u);
+    let scale_min = half_scale(c, i / 4u);
+    return numbers4(chunk_codes(c, i), 0.0) * scale_min.x - scale_min.y;
+}
+
+fn chunk_codes(c: Chunk, i: u32) -> u32 {
+    return pairs(c.quants, i);
+}
+
+fn half_scale(c: Chunk, half: u32) -> vec2<f32> {
+    return select(vec2<f32>(c.scales.x, c.mins.x), vec2<f32>(c.scales.y, c.mins.y), half == 1u);
 }

@@ -17,5 +17,13 @@ fn load_chunk(row: u32, chunk: u32) -> Chunk {
 }
 
 fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
-    return numbers4(nibbles4(c.quants, i), 8.0) * c.scale;
+    return numbers4(chunk_codes(c, i), 8.0) * c.scale;
+}
+
+fn chunk_codes(c: Chunk, i: u32) -> u32 {
+    return nibbles(c.quants, i);
+}
+
+fn half_scale(c: Chunk, half: u32) -> vec2<f32> {
+    return vec2<f32>(c.scale, 8.0 * c.scale);
 }

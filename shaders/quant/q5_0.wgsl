@@ -20,6 +20,13 @@ fn load_chunk(row: u32, chunk: u32) -> Chunk {
 }
 
 fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
-    let codes = nibbles4(c.quants, i) | (bits4(c.high_bits, i) << vec4<u32>(4u));
-    return numbers4(codes, 16.0) * c.scale;
+    return numbers4(chunk_codes(c, i), 16.0) * c.scale;
+}
+
+fn chunk_codes(c: Chunk, i: u32) -> u32 {
+    return nibbles(c.quants, i) | (bits(c.high_bits, i) << 4u);
+}
+
+fn half_scale(c: Chunk, half: u32) -> vec2<f32> {
+    return vec2<f32>(c.scale, 16.0 * c.scale);
 }

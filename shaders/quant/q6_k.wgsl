@@ -26,6 +26,13 @@ fn load_chunk(row: u32, chunk: u32) -> Chunk {
 }
 
 fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
-    let codes = nibbles4(c.quants, i) | (pairs4(c.high_bits, i) << vec4<u32>(4u));
-    return numbers4(codes, 32.0) * select(c.scales.x, c.scales.y, i >= 4u);
+    return numbers4(chunk_codes(c, i), 32.0) * half_scale(c, i / 4u).x;
+}
+
+fn chunk_codes(c: Chunk, i: u32) -> u32 {
+    return nibbles(c.quants, i) | (pairs(c.high_bits, i) << 4u);
+}
+
+fn half_scale(c: Chunk, half: u32) -> vec2<f32> {
+    return select(c.scales.x, c.scales.y, half == 1u) * vec2<f32>(1.0, 32.0);
 }

@@ -19,6 +19,13 @@ fn load_chunk(row: u32, chunk: u32) -> Chunk {
 
 fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
     // Signed bytes, 128 higher: without their sign they are codes like any other.
-    let bytes = vec4<u32>(c.quants[i] ^ 0x80808080u) >> vec4<u32>(0u, 8u, 16u, 24u);
-    return numbers4(bytes & vec4<u32>(255u), 128.0) * c.scale;
+    return numbers4(c.quants[i] ^ 0x80808080u, 128.0) * c.scale;
+}
+
+fn chunk_codes(c: Chunk, i: u32) -> u32 {
+    return c.quants[i];
+}
+
+fn half_scale(c: Chunk, half: u32) -> vec2<f32> {
+    return vec2<f32>(c.scale, 0.0);
 }

@@ -20,3 +20,12 @@ fn load_chunk(row: u32, chunk: u32) -> Chunk {
 fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
     return vec4<f32>(unpack4xU8(c.quants[i])) * c.scale - c.min;
 }
+
+fn chunk_codes(c: Chunk, i: u32) -> u32 {
+    // 128 lower, so that they are signed; the min takes it back.
+    return c.quants[i] ^ 0x80808080u;
+}
+
+fn half_scale(c: Chunk, half: u32) -> vec2<f32> {
+    return vec2<f32>(c.scale, c.min - 128.0 * c.scale);
+}

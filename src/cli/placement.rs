@@ -4,7 +4,7 @@
 //! flags that say two things about one adapter are refused, never ranked.
 
 use clap::Args;
-use wgpt::exec::MemoryLimit;
+use wgpt::exec::{Activations, MemoryLimit};
 use wgpt::gpu::AdapterChoice;
 use wgpt::plan::Offload;
 
@@ -34,6 +34,11 @@ pub(super) struct PlacementArgs {
     /// all [default without the flag: none]
     #[arg(long, value_name = "N|all", env = "WGPT_OFFLOAD", num_args = 0..=1, default_missing_value = "needed", value_parser = offload)]
     pub(super) offload: Option<Offload>,
+
+    /// What decode multiplies quantized weights by: activations as they are, or rounded to 8 bits, sixteen to a scale,
+    /// which GPUs are several times as fast at [default: q8 on GPUs, f32 on the host and on software adapters]
+    #[arg(long, value_name = "f32|q8", env = "WGPT_ACTIVATIONS", value_parser = activations)]
+    pub(super) activations: Option<Activations>,
 }
 
 impl PlacementArgs {
@@ -52,6 +57,14 @@ impl PlacementArgs {
     /// How much to stream.
     pub(super) fn offload(&self) -> Offload {
         self.offload.unwrap_or_default()
+    }
+}
+
+fn activations(text: &str) -> Result<Activations, String> {
+    match text.trim() {
+        "f32" => Ok(Activations::F32),
+        "q8" => Ok(Activations::Q8),
+        _ => Err("expected f32 or q8".into()),
     }
 }
 

@@ -169,6 +169,7 @@ fn options(model: &ModelArgs, context: &ContextArgs) -> ExecOptions {
         memory: model.placement.memory(),
         offload: model.placement.offload(),
         rates: rates::load(),
+        activations: model.placement.activations,
         context_length: context.context_length,
         quantize: model.quantize.wanted(),
         ..ExecOptions::default()

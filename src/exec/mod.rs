@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub use gpu::{GpuExecutor, GpuOptions};
 pub use host::HostExecutor;
 pub use load::{WeightSource, check_tensors};
-pub use open::{ExecOptions, LoadReport, describe_checkpoint, lower_checkpoint, open, plan_checkpoint};
+pub use open::{Activations, ExecOptions, LoadReport, describe_checkpoint, lower_checkpoint, open, plan_checkpoint};
 pub use place::{MemoryLimit, Placed, PlacedAdapter};
 pub use probe::probe;
 pub use rates::MeasuredRates;

@@ -39,10 +39,21 @@ pub struct ExecOptions {
     pub prefill_chunk: Option<u32>,
     /// How keys and values are held; by default f32 for f32 checkpoints and f16 for all others.
     pub kv_format: Option<KvFormat>,
+    /// How decode takes activations where weights are quantized; by default as is best for the adapters.
+    pub activations: Option<Activations>,
     /// How much of the adapter to use.
     pub device: DeviceOptions,
     /// Quantize weights while they load; none takes them as they are stored.
     pub quantize: Option<Quantize>,
+}
+
+/// What decode multiplies quantized weights by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activations {
+    /// Activations as they are.
+    F32,
+    /// Activations rounded to 8 bits, sixteen to a scale: GPUs are several times as fast at integer dot products.
+    Q8,
 }
 
 /// What was decided on the way.
@@ -101,7 +112,9 @@ fn lower_quantized(
     };
     let exact = format_of(&spec.embedding.parts[0].tensor).is_some_and(|format| format.name() == "f32");
     let kv_format = options.kv_format.unwrap_or(if exact { KvFormat::F32 } else { KvFormat::F16 });
-    let lowered = lower(&spec, &LowerOptions { context_length, kv_format, format_of: &format_of });
+    let any_integer = || checkpoint.tensors().any(|view| format_of(view.name).is_some_and(|format| format.integer()));
+    let integer = options.activations == Some(Activations::Q8) && any_integer();
+    let lowered = lower(&spec, &LowerOptions { context_length, kv_format, integer, format_of: &format_of });
     let graph = match (lowered, unreadable.into_inner()) {
         (Err(GraphError::MissingTensor(_)), Some(error)) => return Err(error.into()),
         (lowered, _) => lowered?,
@@ -122,10 +135,10 @@ fn widened(checkpoint: &Checkpoint) -> Option<String> {
 /// # Errors
 /// Whatever is wrong with the checkpoint, the adapters or their sizes.
 pub fn plan_checkpoint(checkpoint: &Checkpoint, options: &ExecOptions) -> Result<(Graph, Placed), ExecError> {
-    let (_, graph) = lower_checkpoint(checkpoint, options)?;
-    let found = find(options)?;
-    let candidates = found.ok_or(ExecError::NothingToPlan)?;
-    let placed = place_or_advise(checkpoint, &graph, &candidates, options)?;
+    let candidates = find(options)?.ok_or(ExecError::NothingToPlan)?;
+    let options = settled(options, Some(&candidates));
+    let (_, graph) = lower_checkpoint(checkpoint, &options)?;
+    let placed = place_or_advise(checkpoint, &graph, &candidates, &options)?;
     Ok((graph, placed))
 }
 
@@ -139,9 +152,11 @@ pub fn open(
     options: &ExecOptions,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(Box<dyn Executor>, LoadReport), ExecError> {
-    let (_, graph, quantized) = lower_quantized(checkpoint, options)?;
-    let (executor, mut report) = match find(options)? {
-        Some(candidates) => open_placed(checkpoint, options, graph, candidates, progress)?,
+    let found = find(options)?;
+    let options = settled(options, found.as_deref());
+    let (_, graph, quantized) = lower_quantized(checkpoint, &options)?;
+    let (executor, mut report) = match found {
+        Some(candidates) => open_placed(checkpoint, &options, graph, candidates, progress)?,
         None => {
             let notice = "no GPU adapter found: computing on the host".to_owned();
             let notices = if options.adapter == AdapterChoice::Host { vec![] } else { vec![notice] };
@@ -153,6 +168,14 @@ pub fn open(
     report.notices.extend(widened(checkpoint));
     report.quantized = quantized;
     Ok((executor, report))
+}
+
+/// The options with what they leave open and the adapters decide.
+fn settled(options: &ExecOptions, found: Option<&[Candidate]>) -> ExecOptions {
+    // A CPU's vectors are no faster at integers.
+    let integer = found.is_some_and(|found| found.iter().all(|candidate| !candidate.profile.traits.software));
+    let best = if integer { Activations::Q8 } else { Activations::F32 };
+    ExecOptions { activations: Some(options.activations.unwrap_or(best)), ..options.clone() }
 }
 
 /// The adapters that may be used; `None` for the host.

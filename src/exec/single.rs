@@ -3,7 +3,8 @@
 use super::ExecError;
 use crate::gpu::{Buffer, BufferPart, Device, Dispatch, GpuError, Usage};
 use crate::ops::{
-    Bind, Call, Case, CaseValue, HostInput, HostSlice, HostWeight, KvFormat, Numbers, Operand, Phase, Step,
+    Bind, Call, Case, CaseValue, HostInput, HostSlice, HostWeight, KvFormat, Numbers, Operand, Phase, Step, decode_q8,
+    encode_q8,
 };
 
 /// Words behind every output that no kernel may touch.
@@ -21,8 +22,17 @@ pub struct FilledCase<'c> {
 #[derive(Debug)]
 pub struct PreparedCase {
     step: Step,
-    outputs: Vec<(Buffer, u64, Option<KvFormat>)>,
+    outputs: Vec<(Buffer, u64, Stored)>,
     dispatches: Vec<Dispatch>,
+}
+
+/// How an output's values lie in its buffer.
+#[derive(Debug, Clone, Copy)]
+enum Stored {
+    F32,
+    F16,
+    /// Rows of so many values in 8-bit blocks.
+    Q8(usize),
 }
 
 /// What a kernel wrote.
@@ -96,8 +106,9 @@ impl<'c> FilledCase<'c> {
             })?);
         }
         let formats = self.outputs.iter().map(|value| match value {
-            CaseValue::State(ty, _) => Some(ty.format),
-            _ => None,
+            CaseValue::State(ty, _) if ty.format == KvFormat::F16 => Stored::F16,
+            CaseValue::Q8(_, cols) => Stored::Q8(*cols),
+            _ => Stored::F32,
         });
         let outputs = outputs.into_iter().zip(formats).map(|(mut made, format)| {
             let (buffer, bytes) = made.swap_remove(0);
@@ -146,13 +157,16 @@ fn part((buffer, bytes): &(Buffer, u64)) -> BufferPart<'_> {
     buffer.part(0, *bytes)
 }
 
-fn decode(bytes: &[u8], format: Option<KvFormat>) -> Vec<f32> {
-    match format {
-        Some(KvFormat::F16) => {
+fn decode(bytes: &[u8], stored: Stored) -> Vec<f32> {
+    match stored {
+        Stored::Q8(cols) => decode_q8(bytes, cols),
+        Stored::F16 => {
             let halves = bytes.chunks_exact(2).map(|pair| half::f16::from_le_bytes([pair[0], pair[1]]));
             halves.map(half::f16::to_f32).collect()
         }
-        _ => bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect(),
+        Stored::F32 => {
+            bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect()
+        }
     }
 }
 
@@ -171,6 +185,7 @@ fn upload(device: &Device, value: &CaseValue) -> Result<Vec<(Buffer, u64)>, GpuE
     match value {
         CaseValue::F32(values) => Ok(vec![with_guard(bytemuck::cast_slice(values))?]),
         CaseValue::U32(values) => Ok(vec![with_guard(bytemuck::cast_slice(values))?]),
+        CaseValue::Q8(values, cols) => Ok(vec![with_guard(&encode_q8(values, *cols))?]),
         CaseValue::Weight(_, slices) => slices.iter().map(|bytes| with_guard(bytes)).collect(),
         CaseValue::State(ty, values) => Ok(vec![match ty.format {
             KvFormat::F32 => with_guard(bytemuck::cast_slice(values))?,
@@ -191,20 +206,20 @@ fn operand(value: &CaseValue, case: &crate::ops::CaseInput) -> Operand {
             dtype: crate::tensor::DType::U32,
             shape: vec![crate::tensor::Dim::Tokens],
         }),
-        (CaseValue::F32(values), _) => Operand::Vector(values.len()),
+        (CaseValue::F32(values) | CaseValue::Q8(values, _), _) => Operand::Vector(values.len()),
     }
 }
 
 fn value_slice(value: &CaseValue) -> &[f32] {
     match value {
-        CaseValue::F32(values) | CaseValue::State(_, values) => values,
+        CaseValue::F32(values) | CaseValue::Q8(values, _) | CaseValue::State(_, values) => values,
         other => panic!("not an output: {other:?}"),
     }
 }
 
 fn host_input(value: &CaseValue) -> HostInput<'_> {
     match value {
-        CaseValue::F32(values) | CaseValue::State(_, values) => HostInput::F32(values),
+        CaseValue::F32(values) | CaseValue::Q8(values, _) | CaseValue::State(_, values) => HostInput::F32(values),
         CaseValue::U32(ids) => HostInput::U32(ids),
         CaseValue::Weight(ty, packed) => {
             let slices = ty.slices.iter().zip(packed);

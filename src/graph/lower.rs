@@ -10,7 +10,7 @@ use crate::model::{
 };
 use crate::ops::{
     Activation, AddPositions, Attention, Columns, Embed, KvFormat, Matmul, Norm, NormGroups, NormKind, Op, QkNorm,
-    RopeAppend, RopeStyle, Softcap, StateType,
+    QuantizeRow, RopeAppend, RopeStyle, Softcap, StateType,
 };
 use crate::quant::BlockFormat;
 use crate::tensor::{DType, Dim, TensorType};
@@ -22,6 +22,8 @@ pub struct LowerOptions<'a> {
     pub context_length: u32,
     /// How keys and values are held.
     pub kv_format: KvFormat,
+    /// Whether decode multiplies quantized weights by rows rounded to 8 bits.
+    pub integer: bool,
     /// The format a tensor of this name is stored in; `None` where the checkpoint lacks it.
     pub format_of: &'a dyn Fn(&str) -> Option<&'static dyn BlockFormat>,
 }
@@ -33,7 +35,8 @@ pub struct LowerOptions<'a> {
 pub fn lower(spec: &ModelSpec, options: &LowerOptions<'_>) -> Result<Graph, GraphError> {
     let graph = empty(spec, options);
     let hidden_size = spec.hidden_size;
-    let mut lowering = Lowering { options: *options, hidden_size, weight_ids: HashMap::new(), graph };
+    let mut lowering =
+        Lowering { options: *options, hidden_size, weight_ids: HashMap::new(), rounded: HashMap::new(), graph };
     lowering.multiple_of_four("hidden_size", spec.hidden_size)?;
     let mut hidden = lowering.unit("embedding".into(), lowering.graph.tokens, |l| l.embedding(spec))?;
     for (index, layer) in spec.layers.iter().enumerate() {
@@ -64,6 +67,8 @@ struct Lowering<'a> {
     hidden_size: usize,
     graph: Graph,
     weight_ids: HashMap<WeightSpec, TensorId>,
+    /// By activation: the same in 8-bit blocks.
+    rounded: HashMap<TensorId, TensorId>,
 }
 
 impl Lowering<'_> {
@@ -275,8 +280,16 @@ impl Lowering<'_> {
         inputs.extend(residual);
         let output = self.hidden(name, rows, width);
         let logit_rows_only = rows == Dim::LogitRows;
-        let op = Norm { kind: spec.kind, eps: spec.eps, logit_rows_only, residual: residual.is_some() };
-        self.node(op, inputs, vec![output]);
+        // What is added to the residual stream goes through another norm before a matmul reads it.
+        let rounded = if residual.is_none() { self.rounded_beside(output) } else { None };
+        let op = Norm {
+            kind: spec.kind,
+            eps: spec.eps,
+            logit_rows_only,
+            residual: residual.is_some(),
+            quantized: rounded.is_some(),
+        };
+        self.node(op, inputs, std::iter::once(output).chain(rounded).collect());
         output
     }
 
@@ -325,7 +338,10 @@ impl Lowering<'_> {
             inputs.push(self.vector(bias.label(), Vector::Spec(bias.clone())));
         }
         inputs.extend(residual);
-        let op = Matmul { bias: spec.bias.is_some(), residual: residual.is_some(), activation, columns };
+        let integer = self.options.integer && self.format(&spec.weight)?.integer();
+        inputs.extend(integer.then(|| self.rounded(x)));
+        let (bias, residual) = (spec.bias.is_some(), residual.is_some());
+        let op = Matmul { bias, residual, activation, columns, quantized: integer };
         self.node(op, inputs, vec![output]);
         Ok(())
     }
@@ -348,6 +364,31 @@ impl Lowering<'_> {
             start += spec.weight.rows() as u32;
         }
         Ok(output)
+    }
+
+    /// `x` in 8-bit blocks: as its op writes it, or by an op of its own.
+    fn rounded(&mut self, x: TensorId) -> TensorId {
+        if let Some(known) = self.rounded.get(&x) {
+            return *known;
+        }
+        let output = self.rounded_tensor(x);
+        self.node(QuantizeRow, vec![x], vec![output]);
+        output
+    }
+
+    /// Where the op that makes `x` also writes it rounded; nowhere where nobody would read that.
+    fn rounded_beside(&mut self, x: TensorId) -> Option<TensorId> {
+        let columns = self.graph.activation(x).and_then(TensorType::columns)?;
+        let whole = columns.is_multiple_of(2 * DType::Q8_BLOCK as u32);
+        (self.options.integer && whole).then(|| self.rounded_tensor(x))
+    }
+
+    fn rounded_tensor(&mut self, x: TensorId) -> TensorId {
+        let ty = self.graph.activation(x).expect("only activations are rounded").rounded();
+        let name = format!("{}, rounded", self.graph.tensors[x.0].name);
+        let output = self.tensor(name, TensorKind::Activation(ty));
+        self.rounded.insert(x, output);
+        output
     }
 
     /// The tensor of a weight; the same rows are the same tensor, so tied weights are held once.

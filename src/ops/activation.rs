@@ -1,6 +1,7 @@
 //! Activation functions, and `gated_activation`: act(gate) · up.
 
-use super::{Bind, Call, Case, CaseInput, Extent, HostInput, Kernel, Op, Step};
+use super::quantize_row::{quantized_slot, round_rows};
+use super::{Bind, Call, Case, CaseInput, Extent, HostInput, Kernel, Op, Phase, Step};
 use crate::tensor::{Dim, TensorType};
 
 /// An activation function. Its number is the override `ACTIVATION` of shaders/lib/activation.wgsl.
@@ -70,6 +71,8 @@ pub struct GatedActivation {
     pub interleaved: bool,
     /// One, or a token's experts.
     pub groups: u32,
+    /// A second output holds the same in 8-bit blocks, as [`super::QuantizeRow`] makes it; written at decode only.
+    pub quantized: bool,
 }
 
 const INVOCATIONS: u32 = 64;
@@ -81,16 +84,20 @@ impl Op for GatedActivation {
 
     fn kernels(&self, call: &Call<'_>) -> Vec<Kernel> {
         let cols = call.columns(0) / 2 / self.groups;
+        let quantized = self.quantized && call.phase == Phase::Decode;
+        let mut bindings = vec![("x", Bind::Input(0)), ("output", Bind::Output(0))];
+        bindings.extend(quantized.then_some(("quantized", Bind::Output(1))));
         vec![Kernel {
             source: "gated_activation",
-            slots: vec![],
+            slots: vec![quantized_slot(quantized)],
             overrides: vec![
                 self.activation.constant(),
+                ("WORKGROUP", f64::from(INVOCATIONS)),
                 ("COLS", f64::from(cols)),
                 ("GROUPS", f64::from(self.groups)),
                 ("INTERLEAVED", f64::from(u8::from(self.interleaved))),
             ],
-            bindings: vec![("x", Bind::Input(0)), ("output", Bind::Output(0))],
+            bindings,
             workgroups: [
                 Extent::Fixed((cols / 4).div_ceil(INVOCATIONS)),
                 Extent::Tokens { per: 1 },
@@ -109,24 +116,37 @@ impl Op for GatedActivation {
                 *value = (self.activation.apply(f64::from(row[gate])) * f64::from(row[up])) as f32;
             }
         }
+        if self.quantized && tokens == 1 {
+            let (gated, rounded) = outputs.split_at_mut(1);
+            rounded[0].copy_from_slice(gated[0]);
+            round_rows(rounded[0]);
+        }
     }
 }
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for activation in Activation::ALL {
-        for (tokens, groups, cols, interleaved) in
-            [(1, 1, 12, false), (1, 3, 1536, false), (5, 1, 1028, false), (3, 2, 260, true)]
-        {
+        for (tokens, groups, cols, interleaved, quantized) in [
+            (1, 1, 12, false, false),
+            (1, 1, 1568, false, true),
+            (1, 3, 1536, false, false),
+            (5, 1, 1028, false, false),
+            (3, 2, 260, true, false),
+        ] {
+            let output = TensorType::f32([Dim::Tokens, Dim::Fixed(groups * cols)]);
+            let mut outputs = vec![CaseInput::Activation(output.clone())];
+            outputs.extend(quantized.then(|| CaseInput::Activation(output.rounded())));
             cases.push(Case {
                 label: format!(
-                    "gated_activation {activation:?} tokens {tokens} cols {groups}x{cols} interleaved {interleaved}"
+                    "gated_activation {activation:?} tokens {tokens} cols {groups}x{cols} interleaved {interleaved} \
+                     quantized {quantized}"
                 ),
-                op: Box::new(GatedActivation { activation, interleaved, groups }),
+                op: Box::new(GatedActivation { activation, interleaved, groups, quantized }),
                 inputs: vec![CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(2 * groups * cols)]))],
-                outputs: vec![CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(groups * cols)]))],
+                outputs,
                 step: Step::new(tokens, 3, 1),
-                max_nmse: 1e-11,
+                max_nmse: if quantized { 1e-6 } else { 1e-11 },
             });
         }
     }

@@ -1,8 +1,9 @@
 //! Test and bench cases: an op with operand types, a step, and how close kernel and reference must be.
 
+use super::quantize_row::round_rows;
 use super::{KvFormat, Op, StateType, Step, WeightType};
 use crate::quant::BlockFormat;
-use crate::tensor::TensorType;
+use crate::tensor::{DType, TensorType};
 
 /// An operand that a case fills with seeded numbers.
 #[derive(Debug, Clone)]
@@ -76,6 +77,7 @@ pub fn all_cases() -> Vec<Case> {
     cases.extend(super::softcap::cases());
     cases.extend(super::route::cases());
     cases.extend(super::experts::cases());
+    cases.extend(super::quantize_row::cases());
     cases
 }
 
@@ -86,6 +88,8 @@ pub enum CaseValue {
     F32(Vec<f32>),
     /// Token ids.
     U32(Vec<u32>),
+    /// An activation of 8-bit blocks, its values rounded, and their number in a row.
+    Q8(Vec<f32>, usize),
     /// A weight: its type and each slice's packed bytes.
     Weight(WeightType, Vec<Vec<u8>>),
     /// A key or value cache, its values as its format rounds them.
@@ -96,7 +100,14 @@ impl CaseInput {
     /// Seeded numbers for this operand.
     pub fn fill(&self, step: Step, numbers: &mut Numbers) -> CaseValue {
         match self {
-            Self::Activation(ty) => CaseValue::F32(numbers.values(ty.elements(step.extents()) as usize)),
+            Self::Activation(ty) => {
+                let mut values = numbers.values(ty.elements(step.extents()) as usize);
+                if ty.dtype != DType::Q8 {
+                    return CaseValue::F32(values);
+                }
+                round_rows(&mut values);
+                CaseValue::Q8(values, ty.columns().expect("rows of 8-bit blocks have a fixed length") as usize)
+            }
             Self::Vector(len) => CaseValue::F32(numbers.values(*len)),
             Self::Tokens { vocab_size } => {
                 CaseValue::U32((0..step.tokens).map(|_| numbers.next() % vocab_size).collect())

@@ -1,6 +1,6 @@
 //! `matmul`: activations × weightᵀ, with bias, activation and residual in its epilogue.
 //!
-//! One row runs `gemv` (bound by reading weights), several run a tiled `gemm`: on cooperative matrices where the
+//! One row runs `gemv` (bound by reading weights), by integer dot products where the row was rounded before; several run a tiled `gemm`: on cooperative matrices where the
 //! adapter has them and the weights carry no more than 16 bits, else in f32.
 
 use super::{
@@ -22,7 +22,7 @@ pub struct Columns {
 /// `output = activation(x · weightᵀ + bias) + residual`.
 ///
 /// Inputs: x `(tokens, cols)`, weight `(rows, cols)`, then the bias vector `(rows)` and the residual
-/// `(tokens, rows)` where there are any. Output: `(tokens, rows)`, or a column range of a wider tensor.
+/// `(tokens, rows)` where there are any, then x rounded to 8-bit blocks where decode is to read that. Output: `(tokens, rows)`, or a column range of a wider tensor.
 #[derive(Debug, Clone)]
 pub struct Matmul {
     /// A bias vector follows the weight.
@@ -33,12 +33,20 @@ pub struct Matmul {
     pub activation: Activation,
     /// Set where the output is part of a wider tensor.
     pub columns: Option<Columns>,
+    /// x rounded follows, which decode multiplies by integer dot products; for formats whose codes are
+    /// [`BlockFormat::integer`].
+    pub quantized: bool,
 }
 
 impl Matmul {
     /// x · weightᵀ and nothing else.
     pub const fn plain() -> Self {
-        Self { bias: false, residual: false, activation: Activation::Identity, columns: None }
+        Self { bias: false, residual: false, activation: Activation::Identity, columns: None, quantized: false }
+    }
+
+    /// Which input x rounded is.
+    fn quantized_input(&self) -> usize {
+        2 + usize::from(self.bias) + usize::from(self.residual)
     }
 
     fn columns(&self, rows: usize) -> Columns {
@@ -86,6 +94,7 @@ impl Op for Matmul {
         slices
             .map(|(slice, (first_row, layout))| {
                 let mut kernel = match call.phase {
+                    Phase::Decode if self.quantized => gemv_integer(weight, layout, call),
                     Phase::Decode if stages(weight, call) => gemv_staged(weight, layout, call),
                     Phase::Decode => gemv(weight, layout, call),
                     // A CPU gains nothing from tiles in workgroup memory and pays for their barriers.
@@ -94,6 +103,9 @@ impl Op for Matmul {
                 };
                 kernel.overrides.extend(self.overrides(weight, *first_row, layout));
                 kernel.bindings = self.bindings(weight, slice);
+                if self.quantized && call.phase == Phase::Decode {
+                    kernel.bindings[0] = ("quantized", Bind::Input(self.quantized_input()));
+                }
                 kernel.slots.push(weight_slot(weight));
                 kernel
             })
@@ -102,7 +114,10 @@ impl Op for Matmul {
 
     fn reference(&self, _step: Step, inputs: &[HostInput<'_>], outputs: &mut [&mut [f32]]) {
         let weight = inputs[1].weight();
-        let x = inputs[0].f32();
+        let mut x = inputs[0].f32();
+        if self.quantized && x.len() == weight.cols {
+            x = inputs[self.quantized_input()].f32();
+        }
         let bias = self.bias.then(|| inputs[2].f32());
         let residual = self.residual.then(|| inputs[2 + usize::from(self.bias)].f32());
         let Columns { start, of } = self.columns(weight.rows);
@@ -199,6 +214,27 @@ fn gemv_staged(weight: &WeightType, layout: &PackedLayout, call: &Call<'_>) -> K
     }
 }
 
+fn gemv_integer(weight: &WeightType, layout: &PackedLayout, call: &Call<'_>) -> Kernel {
+    let chunks = (weight.cols / weight.format.chunk_len()) as u32;
+    // As gemv_staged; one row a team is enough where activations take no more room than weights.
+    let (workgroup, lanes, rows) = match call.traits.software {
+        true => (32, 8, 2),
+        false => (128, (chunks / 5).max(1).next_power_of_two().clamp(16, 64), 1),
+    };
+    let groups = (layout.rows as u32).div_ceil(rows * workgroup / lanes);
+    let x = groups.min(32768);
+    let mut overrides = vec![("WORKGROUP", f64::from(workgroup)), ("LANES", f64::from(lanes))];
+    let reduce = reduce_slot(call.traits, workgroup, &mut overrides);
+    Kernel {
+        source: "gemv_integer",
+        slots: vec![reduce, ("TILE", format!("lib/rows_{rows}x1"))],
+        overrides,
+        bindings: vec![],
+        workgroups: [Extent::Fixed(x), Extent::Fixed(groups.div_ceil(x)), Extent::Fixed(1)],
+        scratch: vec![],
+    }
+}
+
 fn gemv(weight: &WeightType, layout: &PackedLayout, call: &Call<'_>) -> Kernel {
     let GemvShape { workgroup, lanes, rows, tokens } = GemvShape::choose(weight, call);
     let groups = (layout.rows as u32).div_ceil(rows * workgroup / lanes);
@@ -280,7 +316,7 @@ pub(super) fn cases() -> Vec<Case> {
             let first = (index + shape) % epilogues.len();
             let epilogues = if format.name() == "f16" { &epilogues[..] } else { &epilogues[first..=first] };
             for &(bias, residual, activation) in epilogues {
-                let op = Matmul { bias, residual, activation, columns: None };
+                let op = Matmul { bias, residual, activation, ..Matmul::plain() };
                 let label = format!("{} {tokens}x{cols} by {rows}/{slice_rows} {op:?}", format.name());
                 let output = TensorType::f32([Dim::Tokens, Dim::Fixed(rows as u32)]);
                 let mut inputs = vec![
@@ -300,10 +336,41 @@ pub(super) fn cases() -> Vec<Case> {
             }
         }
     }
+    cases.extend(integer_cases());
     cases.push(column_case());
     cases.push(logit_case());
     cases.push(odd_columns_case());
     cases.push(many_rows_case());
+    cases
+}
+
+/// Every format whose codes are integers, times a rounded row: rows that more lanes share than there are chunks, and
+/// fewer; several slices; and several tokens, which read the row as it is.
+fn integer_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for format in FORMATS.iter().filter(|format| format.integer()) {
+        for (tokens, rows, cols, slice_rows) in [(1, 67, 96, 67), (1, 130, 1024, 64), (1, 5, 4352, 3), (3, 33, 64, 33)]
+        {
+            let cols = whole_blocks(*format, cols);
+            let op = Matmul { bias: true, residual: true, quantized: true, ..Matmul::plain() };
+            let row = TensorType::f32([Dim::Tokens, Dim::Fixed(cols as u32)]);
+            let output = CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(rows as u32)]));
+            cases.push(Case {
+                label: format!("{} {tokens}x{cols} by {rows}/{slice_rows} {op:?}", format.name()),
+                op: Box::new(op),
+                inputs: vec![
+                    CaseInput::Activation(row.clone()),
+                    CaseInput::Weight { format: *format, rows, cols, slice_rows },
+                    CaseInput::Vector(rows),
+                    output.clone(),
+                    CaseInput::Activation(row.rounded()),
+                ],
+                outputs: vec![output],
+                step: Step::new(tokens, 2, 1),
+                max_nmse: if tokens == 1 { 1e-10 } else { 1e-6 },
+            });
+        }
+    }
     cases
 }
 

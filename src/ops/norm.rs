@@ -1,5 +1,6 @@
 //! `rms_norm`, `layer_norm`: each row brought to unit scale, then weighted.
 
+use super::quantize_row::{quantized_slot, round_rows};
 use super::{Bind, Call, Case, CaseInput, Extent, HostInput, Kernel, Op, Phase, Step, reduce_slot};
 use crate::tensor::{Dim, TensorType};
 
@@ -13,7 +14,7 @@ pub enum NormKind {
 }
 
 /// Inputs: x `(tokens, cols)`, weight `(cols)`, for [`NormKind::Layer`] also bias `(cols)`, then the residual
-/// `(rows, cols)` where there is one. Output: `(rows, cols)`, norm(x) + residual.
+/// `(rows, cols)` where there is one. Output: `(rows, cols)`, norm(x) + residual; at decode also rounded, where wanted.
 #[derive(Debug, Clone)]
 pub struct Norm {
     /// Which norm.
@@ -24,6 +25,8 @@ pub struct Norm {
     pub logit_rows_only: bool,
     /// A residual follows the other inputs.
     pub residual: bool,
+    /// A second output holds the same in 8-bit blocks, as [`super::QuantizeRow`] makes it; written at decode only.
+    pub quantized: bool,
 }
 
 /// Most invocations of a workgroup: one row alone should be over soon, of many rows several share a processor.
@@ -76,11 +79,13 @@ impl Op for Norm {
             ("LOGIT_ROWS_ONLY", f64::from(u8::from(self.logit_rows_only))),
             ("RESIDUAL", f64::from(u8::from(self.residual))),
         ];
-        let slot = reduce_slot(call.traits, workgroup, &mut overrides);
+        let reduce = reduce_slot(call.traits, workgroup, &mut overrides);
+        let quantized = self.quantized && call.phase == Phase::Decode;
+        bindings.extend(quantized.then_some(("quantized", Bind::Output(1))));
         let rows = if self.logit_rows_only { Extent::LogitRows { per: 1 } } else { Extent::Tokens { per: 1 } };
         vec![Kernel {
             source: self.name(),
-            slots: vec![slot],
+            slots: vec![reduce, quantized_slot(quantized)],
             overrides,
             bindings,
             workgroups: [rows, Extent::Fixed(1), Extent::Fixed(1)],
@@ -106,19 +111,27 @@ impl Op for Norm {
                 *value = ((f64::from(row[at]) - centre) * scale * f64::from(weight[at]) + bias + added) as f32;
             }
         }
+        if self.quantized && rows == 1 {
+            let (normed, rounded) = outputs.split_at_mut(1);
+            rounded[0].copy_from_slice(normed[0]);
+            round_rows(rounded[0]);
+        }
     }
 }
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for kind in [NormKind::Rms, NormKind::Layer] {
-        for (tokens, logit_rows, cols, logit_rows_only, residual) in [
-            (1, 1, 12, false, false),
-            (1, 1, 2560, false, true),
-            (5, 1, 576, false, false),
-            (6, 1, 100, false, true),
-            (7, 3, 100, true, false),
-            (3, 1, 4544, true, false),
+        for (tokens, logit_rows, cols, logit_rows_only, residual, quantized) in [
+            (1, 1, 12, false, false, false),
+            (1, 1, 2560, false, true, false),
+            (1, 1, 2560, false, false, true),
+            (1, 1, 4544, false, false, true),
+            (5, 1, 576, false, false, true),
+            (6, 1, 100, false, true, false),
+            (7, 3, 100, true, false, false),
+            (7, 1, 160, true, false, true),
+            (3, 1, 4544, true, false, false),
         ] {
             let row = TensorType::f32([Dim::Tokens, Dim::Fixed(cols)]);
             let rows = if logit_rows_only { Dim::LogitRows } else { Dim::Tokens };
@@ -128,17 +141,23 @@ pub(super) fn cases() -> Vec<Case> {
             }
             let output = TensorType::f32([rows, Dim::Fixed(cols)]);
             inputs.extend(residual.then(|| CaseInput::Activation(output.clone())));
-            let op = Norm { kind, eps: 1e-5, logit_rows_only, residual };
+            // At prefill nothing is written there: it is as if it were not.
+            let rounded = quantized && output.shape[0].length(Step::new(tokens, 3, logit_rows).extents()) == 1;
+            let mut outputs = vec![CaseInput::Activation(output.clone())];
+            outputs.extend(rounded.then(|| CaseInput::Activation(output.rounded())));
+            let op = Norm { kind, eps: 1e-5, logit_rows_only, residual, quantized };
             cases.push(Case {
                 label: format!(
-                    "{} tokens {tokens} logit rows {logit_rows} only {logit_rows_only} cols {cols} residual {residual}",
+                    "{} tokens {tokens} logit rows {logit_rows} only {logit_rows_only} cols {cols} residual {residual} \
+                     quantized {quantized}",
                     op.name()
                 ),
                 op: Box::new(op),
                 inputs,
-                outputs: vec![CaseInput::Activation(output)],
+                outputs,
                 step: Step::new(tokens, 3, logit_rows),
-                max_nmse: 1e-11,
+                // Rounding brings a value half-way between two codes to either side.
+                max_nmse: if rounded { 1e-6 } else { 1e-11 },
             });
         }
     }

@@ -1,9 +1,8 @@
 //! How the codes of a group of 32 weights lie in packed bytes.
 //!
-//! Codes of 8 bits lie in the order of the weights. Narrower ones share bytes: the fields of byte `k` of a
-//! little-endian word hold, from the lowest up, weights `8w + 2k` and `8w + 2k + 1` for one run of eight weights `w`
-//! after the other. For 4 bits that is simply weight `8w + i` in bits `4i..4i + 4` of word `w`. Whatever the width,
-//! a shift and a mask bring the same four weights to the four bytes of a word: parts of a code join by `or`, and
+//! Codes of 8 bits lie in the order of the weights. Narrower ones share bytes: field `f` (counted from the lowest bits)
+//! of byte `b` of a little-endian word holds weight `4f + b` of the weights of that word. Whatever the width, a shift
+//! and a mask bring the same four neighbouring weights to the four bytes of a word: parts of a code join by `or`, and
 //! integer dot products can take the words as they are. Twin: `shaders/lib/codes.wgsl`.
 
 /// Weights of a group: what one chunk of a kernel holds, or half of it.
@@ -12,8 +11,8 @@ pub(super) const GROUP: usize = 32;
 /// A group's codes in the order of its weights.
 pub(super) type Codes = [u8; GROUP];
 
-/// A byte in each of the eight of a word.
-const EVERY: u64 = 0x0101_0101_0101_0101;
+/// A byte in each of the four of a word.
+const EVERY: u32 = 0x0101_0101;
 
 /// Writes bits `from..from + bits` of every code into `4 * bits` bytes.
 #[inline(always)]
@@ -23,11 +22,9 @@ pub(super) fn pack(codes: &Codes, from: usize, bits: usize, packed: &mut [u8]) {
         return;
     }
     let mask = EVERY * (0xff >> (8 - bits));
-    // As many runs of eight weights share a word as pairs of codes fill a byte.
-    for (word, runs) in packed[..4 * bits].as_chunks_mut().0.iter_mut().zip(codes.chunks_exact(32 / bits)) {
-        let runs = runs.as_chunks().0.iter().map(|run| u64::from_le_bytes(*run) >> from & mask);
-        let joined = runs.enumerate().fold(0, |joined, (i, run)| joined | run << (2 * bits * i));
-        *word = even_bytes(joined | joined >> (8 - bits)).to_le_bytes();
+    for (word, weights) in packed[..4 * bits].as_chunks_mut().0.iter_mut().zip(codes.chunks_exact(32 / bits)) {
+        let fours = weights.as_chunks().0.iter().map(|four| u32::from_le_bytes(*four) >> from & mask);
+        *word = fours.enumerate().fold(0, |joined, (field, four)| joined | four << (bits * field)).to_le_bytes();
     }
 }
 
@@ -39,27 +36,13 @@ pub(super) fn unpack(packed: &[u8], from: usize, bits: usize, codes: &mut Codes)
         return;
     }
     let mask = EVERY * (0xff >> (8 - bits));
-    for (word, runs) in packed[..4 * bits].as_chunks().0.iter().zip(codes.chunks_exact_mut(32 / bits)) {
-        let spread = spread_bytes(u32::from_le_bytes(*word));
-        let joined = spread | spread << (8 - bits);
-        for (i, run) in runs.as_chunks_mut().0.iter_mut().enumerate() {
-            let code_bits = (joined >> (2 * bits * i) & mask) << from;
-            *run = (u64::from_le_bytes(*run) | code_bits).to_le_bytes();
+    for (word, weights) in packed[..4 * bits].as_chunks().0.iter().zip(codes.chunks_exact_mut(32 / bits)) {
+        let word = u32::from_le_bytes(*word);
+        for (field, four) in weights.as_chunks_mut().0.iter_mut().enumerate() {
+            let code_bits = (word >> (bits * field) & mask) << from;
+            *four = (u32::from_le_bytes(*four) | code_bits).to_le_bytes();
         }
     }
-}
-
-/// Bytes 0, 2, 4 and 6.
-const fn even_bytes(word: u64) -> u32 {
-    let bytes = word & 0x00ff_00ff_00ff_00ff;
-    let pairs = (bytes | bytes >> 8) & 0x0000_ffff_0000_ffff;
-    (pairs | pairs >> 16) as u32
-}
-
-/// The inverse of [`even_bytes`], zeros between.
-const fn spread_bytes(word: u32) -> u64 {
-    let halves = (word as u64 | (word as u64) << 16) & 0x0000_ffff_0000_ffff;
-    (halves | halves << 8) & 0x00ff_00ff_00ff_00ff
 }
 
 /// Stored nibbles of 16 bytes: byte `i` holds weight `i` in its low and weight `i + 16` in its high nibble.
@@ -121,21 +104,21 @@ mod tests {
             pack(&codes, 0, 4, &mut nibbles);
             pack(&codes, 4, 2, &mut pairs);
             pack(&codes, 4, 1, &mut bits);
-            let (eight, odd) = (weight / 8, weight % 2);
-            let lane = 8 * (weight % 8 / 2);
-            assert_eq!(word(&nibbles, eight) >> (4 * odd) & 0x0f0f_0f0f, 15 << lane, "weight {weight}, 4 bits");
-            let pair = word(&pairs, eight / 2) >> (4 * (eight % 2) + 2 * odd) & 0x0303_0303;
+            let (four, lane) = (weight / 4, 8 * (weight % 4));
+            let nibble = word(&nibbles, four / 2) >> (4 * (four % 2)) & 0x0f0f_0f0f;
+            assert_eq!(nibble, 15 << lane, "weight {weight}, 4 bits");
+            let pair = word(&pairs, four / 4) >> (2 * (four % 4)) & 0x0303_0303;
             assert_eq!(pair, 3 << lane, "weight {weight}, 2 bits");
-            assert_eq!(word(&bits, 0) >> (2 * eight + odd) & 0x0101_0101, 1 << lane, "weight {weight}, 1 bit");
+            assert_eq!(word(&bits, 0) >> four & 0x0101_0101, 1 << lane, "weight {weight}, 1 bit");
         }
     }
 
     #[test]
-    fn nibbles_lie_in_the_order_of_the_weights() {
+    fn a_byte_of_nibbles_holds_weights_four_apart() {
         let codes: Codes = std::array::from_fn(|i| if i < 16 { i as u8 } else { 31 - i as u8 });
         let mut packed = [0; 16];
         pack(&codes, 0, 4, &mut packed);
         let words: Vec<u32> = packed.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
-        assert_eq!(words, [0x7654_3210, 0xfedc_ba98, 0x89ab_cdef, 0x0123_4567], "0 to 15 count up, 16 to 31 down");
+        assert_eq!(words, [0x7362_5140, 0xfbea_d9c8, 0x8c9d_aebf, 0x0415_2637], "0 to 15 count up, 16 to 31 down");
     }
 }

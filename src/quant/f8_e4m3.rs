@@ -42,6 +42,7 @@ impl<const LEN: usize> Grouped for F8E4M3<LEN> {
         _ => panic!("a length without a snippet"),
     };
     const GGML_TYPE: Option<u32> = None;
+    const INTEGER: bool = false;
     const LEN: usize = LEN;
     const BYTES: usize = HEAD + LEN;
     const LOW_BITS: usize = 8;

@@ -45,6 +45,8 @@ pub(super) trait Grouped: Debug + Send + Sync {
     const LOW_BITS: usize;
     /// Bits of a code in region 2, above those.
     const HIGH_BITS: usize = 0;
+    /// Whether codes are worth whole numbers that a signed byte holds: see [`BlockFormat::integer`].
+    const INTEGER: bool = true;
 
     /// The codes of a block's group.
     fn codes(block: &[u8], group: usize) -> Codes;
@@ -123,6 +125,10 @@ impl<F: Grouped> BlockFormat for F {
 
     fn chunk_bytes(&self) -> usize {
         self.chunk_len() * F::LOW_BITS / 8
+    }
+
+    fn integer(&self) -> bool {
+        F::INTEGER
     }
 
     fn side_bytes_per_row(&self, cols: usize) -> Vec<usize> {

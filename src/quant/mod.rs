@@ -86,6 +86,12 @@ pub trait BlockFormat: Debug + Send + Sync {
         CHUNK_BYTES
     }
 
+    /// Whether weights are whole numbers of their scales that a signed byte holds, less a min: then the snippet has
+    /// `chunk_codes` and `half_scale`, and decode may multiply by integer dot products.
+    fn integer(&self) -> bool {
+        false
+    }
+
     /// Bytes of side data (scales and mins; further bits) a row of `cols` weights needs in each region after the
     /// first.
     fn side_bytes_per_row(&self, cols: usize) -> Vec<usize>;

@@ -9,12 +9,21 @@ pub enum DType {
     F32,
     /// 32-bit unsigned integer: token ids.
     U32,
+    /// A row rounded to 8 bits, for integer dot products: a scale for each [`DType::Q8_BLOCK`] values.
+    Q8,
 }
 
 impl DType {
-    /// Bytes of one element.
-    pub const fn bytes(self) -> u64 {
-        4
+    /// Values of [`DType::Q8`] that share a scale; a row's length is a multiple of twice as many.
+    pub const Q8_BLOCK: usize = 16;
+
+    /// Bytes of so many elements of whole rows. Of [`DType::Q8`] a block takes its codes, its scale, and the sum of
+    /// its values.
+    pub const fn bytes(self, elements: u64) -> u64 {
+        match self {
+            Self::F32 | Self::U32 => 4 * elements,
+            Self::Q8 => elements / Self::Q8_BLOCK as u64 * (Self::Q8_BLOCK as u64 + 8),
+        }
     }
 }
 
@@ -64,6 +73,11 @@ impl TensorType {
         Self { dtype: DType::F32, shape: shape.into() }
     }
 
+    /// The same values, rounded to 8 bits.
+    pub fn rounded(&self) -> Self {
+        Self { dtype: DType::Q8, shape: self.shape.clone() }
+    }
+
     /// Elements in a forward of these extents.
     pub fn elements(&self, extents: Extents) -> u64 {
         self.shape.iter().map(|dim| u64::from(dim.length(extents))).product()
@@ -71,7 +85,7 @@ impl TensorType {
 
     /// Bytes in a forward of these extents.
     pub fn bytes(&self, extents: Extents) -> u64 {
-        self.elements(extents) * self.dtype.bytes()
+        self.dtype.bytes(self.elements(extents))
     }
 
     /// Length of the innermost dimension, where it is fixed.
@@ -97,6 +111,7 @@ impl std::fmt::Display for TensorType {
         let dtype = match self.dtype {
             DType::F32 => "f32",
             DType::U32 => "u32",
+            DType::Q8 => "q8",
         };
         write!(f, "{dtype} ({})", dims.join(", "))
     }

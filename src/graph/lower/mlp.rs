@@ -69,7 +69,9 @@ impl Lowering<'_> {
     ) -> Result<TensorId, GraphError> {
         let both = self.concatenated(format!("{name} gate, up"), &[gate, up], x)?;
         let inner = self.hidden(format!("{name} gated"), Dim::Tokens, up.weight.rows());
-        self.node(GatedActivation { activation, interleaved: false, groups: 1 }, vec![both], vec![inner]);
+        let rounded = self.rounded_beside(inner);
+        let op = GatedActivation { activation, interleaved: false, groups: 1, quantized: rounded.is_some() };
+        self.node(op, vec![both], std::iter::once(inner).chain(rounded).collect());
         Ok(inner)
     }
 
@@ -82,7 +84,8 @@ impl Lowering<'_> {
         let both = self.by_experts(at("experts' gate, up"), spec, &spec.gate_up, [x, selection], true)?;
         let inner_width = (spec.down.cols as u32 * top_k) as usize;
         let inner = self.hidden(at("experts' gated"), Dim::Tokens, inner_width);
-        let gated = GatedActivation { activation: spec.activation, interleaved: false, groups: top_k };
+        let gated =
+            GatedActivation { activation: spec.activation, interleaved: false, groups: top_k, quantized: false };
         self.node(gated, vec![both], vec![inner]);
         let down = self.by_experts(at("experts' down"), spec, &spec.down, [inner, selection], false)?;
         let mut shared = Vec::new();

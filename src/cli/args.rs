@@ -70,7 +70,7 @@ pub(super) enum Command {
     Bench(BenchArgs),
     /// Write a checkpoint as a GGUF file with its weights in another format.
     ///
-    /// Reads GGUF files of every family, and Hugging Face folders of the most common ones; llama.cpp and other engines
+    /// Reads GGUF files of every family, and Hugging Face folders of those that llama.cpp has; llama.cpp and other engines
     /// load what it writes. The file gives what --quantize gives when the same checkpoint is loaded with it.
     Quantize(QuantizeCommandArgs),
 }

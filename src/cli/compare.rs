@@ -11,7 +11,7 @@ use std::io::Write as _;
 
 use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
-use wgpt::exec::{Executor, Logits, describe_checkpoint};
+use wgpt::exec::{Logits, describe_checkpoint};
 use wgpt::session::Language;
 
 use super::args::ContextArgs;
@@ -45,7 +45,9 @@ pub(super) fn run(args: &CompareArgs) -> Result<()> {
     let paths = [a, b].map(|opened| opened.path.display().to_string());
     let shown = if args.json { format!("{}\n", comparison.json(&paths, &windows)) } else { comparison.text(&paths) };
     Text::new().show(&shown)?;
-    executors.iter().for_each(|executor: &Box<dyn Executor>| notes.memory(&executor.memory()));
+    for executor in &executors {
+        notes.memory(&executor.memory());
+    }
     Ok(())
 }
 

@@ -70,8 +70,8 @@ pub(super) enum Command {
     Bench(BenchArgs),
     /// Write a checkpoint as a GGUF file with its weights in another format.
     ///
-    /// Reads GGUF files of every family, and Hugging Face folders of those that llama.cpp has; llama.cpp and other engines
-    /// load what it writes. The file gives what --quantize gives when the same checkpoint is loaded with it.
+    /// Reads GGUF files of every family, and Hugging Face folders of those that llama.cpp has; llama.cpp and other
+    /// engines load what it writes. The file gives what --quantize gives when the same checkpoint is loaded with it.
     Quantize(QuantizeCommandArgs),
 }
 

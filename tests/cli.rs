@@ -66,9 +66,20 @@ fn greedy<'a>(prompt: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 #[test]
 fn help_lists_every_command_flag_default_and_variable() {
     let help = ok(&["--help"]).stdout;
-    for command in
-        ["generate", "chat", "logits", "tokenize", "perplexity", "adapters", "inspect", "plan", "bench", "quantize"]
-    {
+    let commands = [
+        "generate",
+        "chat",
+        "logits",
+        "tokenize",
+        "perplexity",
+        "compare",
+        "adapters",
+        "inspect",
+        "plan",
+        "bench",
+        "quantize",
+    ];
+    for command in commands {
         assert!(help.contains(command), "{command} is listed: {help}");
         assert!(ok(&[command, "--help"]).stdout.contains("Usage: wgpt"), "{command} has help");
     }
@@ -428,6 +439,63 @@ fn reference_perplexity(file: &Path, window: usize, windows: usize) -> f64 {
         }
     }
     f64::exp(sum / count)
+}
+
+/// `compare` on the host, as JSON.
+fn compare(args: &[&str]) -> Value {
+    let fixed = ["compare", "--adapter", "host", "--quiet", "--json"];
+    json(&ok(&[&fixed[..], args].concat()).stdout)
+}
+
+#[test]
+fn comparisons_are_those_of_float64_references() {
+    let golden = json(&std::fs::read_to_string(repository("tests/golden/compare.json")).expect("the golden file"));
+    for case in golden["cases"].as_array().expect("cases") {
+        let path = |key: &str| format!("checkpoints/{}", case[key].as_str().expect("a checkpoint"));
+        let (a, b) = (path("a"), path("b"));
+        let (context, chunks) = (case["context"].to_string(), case["chunks"].to_string());
+        let mut args = vec![&a[..], &b, "--text", "tests/golden/perplexity.txt", "--context", &context];
+        args.extend(["--chunks", &chunks]);
+        if case["quantized"] == true {
+            args.extend(["--quantize-b", "q8_0"]);
+        }
+        let found = compare(&args);
+        assert_eq!(found["scored"], case["scored"], "{case}: {found}");
+        let near = |found: &Value, expected: &Value, tolerance: f64, what: &str| {
+            let numbers = found.as_f64().zip(expected.as_f64());
+            let near = numbers.is_some_and(|(found, expected)| (found - expected).abs() <= tolerance * expected.abs());
+            assert!(near, "{a} and {b}: {what} is {found}, torch has {expected}");
+        };
+        near(&found["a"]["perplexity"], &case["perplexity"][0], 1e-5, "the perplexity of A");
+        near(&found["b"]["perplexity"], &case["perplexity"][1], 1e-5, "the perplexity of B");
+        for figure in ["mean", "median", "p99", "max"] {
+            near(&found["kl_divergence"][figure], &case["kl_divergence"][figure], 1e-3, figure);
+        }
+        near(&found["same_top_token"], &case["same_top_token"], 1e-12, "the share of equal tokens");
+        for figure in ["mean_absolute", "rms"] {
+            near(&found["probability_change"][figure], &case[figure], 1e-3, figure);
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_is_no_distance_from_itself_and_others_are_refused() {
+    let text = ["--text", "tests/golden/perplexity.txt", "--context", "32", "--chunks", "2"];
+    let same = compare(&[&[LLAMA][..], &text].concat());
+    for figure in ["mean", "median", "p99", "max"] {
+        assert_eq!(same["kl_divergence"][figure], 0.0, "exactly: {same}");
+    }
+    assert_eq!((&same["same_top_token"], &same["perplexity_ratio"]), (&json("1.0"), &json("1.0")), "{same}");
+    // an adapter's kernels against the host's loops
+    let adapter = ["compare", LLAMA, "--adapter-b", "host", "--quiet", "--json"];
+    let found = json(&ok(&[&adapter[..], &text].concat()).stdout);
+    assert!(found["kl_divergence"]["max"].as_f64().is_some_and(|max| max < 1e-5), "{found}");
+    let shown = ok(&[&["compare", LLAMA, LLAMA, "--adapter", "host", "--quantize-b", "q4_0"][..], &text].concat());
+    for part in ["perplexity of A", "ratio B / A", "KL divergence, mean", "99th percentile", "same top token", "Δp"] {
+        assert!(shown.stdout.contains(part), "{part}: {}", shown.stdout);
+    }
+    let other = "checkpoints/wgpt-stories-4m";
+    fails(&[&["compare", LLAMA, other][..], &text].concat(), &[LLAMA, other, "can't be compared", "512"]);
 }
 
 #[test]

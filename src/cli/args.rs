@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use super::compare_args::CompareArgs;
 use super::placement::PlacementArgs;
 use super::quantize_args::{QuantizeArgs, QuantizeCommandArgs};
 
@@ -50,6 +51,13 @@ pub(super) enum Command {
     /// tokenizer adds one; the second half of each window is scored. llama.cpp's tool does the same, so figures
     /// compare.
     Perplexity(PerplexityArgs),
+    /// Measure how far one model's predictions are from another's on a text.
+    ///
+    /// Over the same windows as perplexity: the Kullback-Leibler divergence of B's predictions from A's, how often both
+    /// find the same token most probable, how much the probability of the token that follows changes, and both
+    /// perplexities. For what quantizing costs: `wgpt compare A --quantize-b q4_k --text FILE`. Both models are loaded;
+    /// their vocabularies must be the same.
+    Compare(CompareArgs),
     /// List the adapters that wgpt can compute on.
     Adapters(AdaptersArgs),
     /// Show what a checkpoint holds, without loading its weights.
@@ -62,8 +70,8 @@ pub(super) enum Command {
     Bench(BenchArgs),
     /// Write a checkpoint as a GGUF file with its weights in another format.
     ///
-    /// Reads GGUF files of every family, and Hugging Face folders of the most common ones; llama.cpp and other engines
-    /// load what it writes. The file gives what --quantize gives when the same checkpoint is loaded with it.
+    /// Reads GGUF files of every family, and Hugging Face folders of those that llama.cpp has; llama.cpp and other
+    /// engines load what it writes. The file gives what --quantize gives when the same checkpoint is loaded with it.
     Quantize(QuantizeCommandArgs),
 }
 

@@ -8,6 +8,8 @@ mod adapters;
 mod args;
 mod bench;
 mod chat;
+mod compare;
+mod compare_args;
 mod embedded;
 mod generate;
 mod inspect;
@@ -22,6 +24,7 @@ mod quantize_args;
 mod rates;
 mod resolve;
 mod tokenize;
+mod windows;
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -38,6 +41,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Command::Logits(args) => logits::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Adapters(args) => adapters::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Plan(args) => plan::run(&args),

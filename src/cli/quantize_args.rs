@@ -11,7 +11,7 @@ use wgpt::quant::{BlockFormat, FORMATS, format_called};
 use super::args::CheckpointArgs;
 
 /// How weights are quantized while they load.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(super) struct QuantizeArgs {
     /// Quantize weights that are not quantized yet while they load: q8_0, q6_k, q5_k, q4_k, q4_0, nf4, nf4-dq and the
     /// other formats (a wrong one lists them); also bnb.nf4, bnb.nf4-dq, bnb.fp4, bnb.fp4-dq, and int8 for q8_0.

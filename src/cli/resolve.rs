@@ -138,7 +138,13 @@ fn seed(given: Option<u64>, temperature: f32, notes: Notes) -> u64 {
     })
 }
 
-fn load(opened: &Opened, model: &ModelArgs, context: &ContextArgs, notes: Notes) -> Result<Box<dyn Executor>> {
+/// Loads the weights of an open checkpoint onto the adapter of the flags.
+pub(super) fn load(
+    opened: &Opened,
+    model: &ModelArgs,
+    context: &ContextArgs,
+    notes: Notes,
+) -> Result<Box<dyn Executor>> {
     let start = Instant::now();
     let options = options(model, context);
     let path = opened.path.display();

@@ -2,7 +2,7 @@
 
 use super::ConvertError;
 use crate::checkpoint::{Checkpoint, GgufValue};
-use crate::model::{MlpSpec, ModelSpec, Residual};
+use crate::model::{AttentionSpec, MlpSpec, ModelSpec, Residual, RopeScaling, RopeSpec};
 use crate::ops::NormKind;
 use crate::quant::BlockFormat;
 
@@ -38,7 +38,6 @@ pub(super) fn say_how_it_was_made(pairs: &mut Vec<(String, GgufValue)>, format: 
 
 /// The architecture's own keys.
 pub(super) fn of_model(checkpoint: &Checkpoint, spec: &ModelSpec) -> Result<Vec<(String, GgufValue)>, ConvertError> {
-    let config = checkpoint.config()?;
     let (architecture, _) = checkpoint.gguf_architecture().expect("tensors were translated by its table");
     let name = checkpoint.path().file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
     let mut pairs = vec![
@@ -46,39 +45,154 @@ pub(super) fn of_model(checkpoint: &Checkpoint, spec: &ModelSpec) -> Result<Vec<
         ("general.type".to_owned(), GgufValue::String("model".into())),
         ("general.name".to_owned(), GgufValue::String(name)),
     ];
-    let mut put = |key: &str, value: GgufValue| pairs.push((format!("{architecture}.{key}"), value));
-    let first = &spec.layers[0];
-    let attention = &first.attention;
-    put("context_length", GgufValue::U32(spec.max_position_embeddings));
-    put("embedding_length", GgufValue::U32(spec.hidden_size as u32));
-    put("block_count", GgufValue::U32(spec.layers.len() as u32));
-    put("feed_forward_length", GgufValue::U32(first.mlp.intermediate_size() as u32));
-    put("attention.head_count", GgufValue::U32(attention.heads));
-    put("attention.head_count_kv", GgufValue::U32(attention.kv_heads));
-    put("vocab_size", GgufValue::U32(spec.vocab_size() as u32));
-    if (attention.heads * attention.head_dim) as usize != spec.hidden_size || architecture == "qwen3" {
-        put("attention.key_length", GgufValue::U32(attention.head_dim));
-        put("attention.value_length", GgufValue::U32(attention.head_dim));
-    }
-    match spec.norm.kind {
-        NormKind::Rms => put("attention.layer_norm_rms_epsilon", GgufValue::F32(spec.norm.eps)),
-        NormKind::Layer => put("attention.layer_norm_epsilon", GgufValue::F32(spec.norm.eps)),
-    }
-    if let Some(window) = attention.window {
-        put("attention.sliding_window", GgufValue::U32(window));
-    }
-    if let Some(rope) = &attention.rope {
-        put("rope.dimension_count", GgufValue::U32(rope.rotary_dim));
-        let newer = config.section("rope_parameters")?.map_or(Ok(None), |section| section.opt_f32("rope_theta"))?;
-        let theta = config.opt_any_f32(&["rope_theta", "rotary_emb_base"])?.or(newer);
-        put("rope.freq_base", GgufValue::F32(theta.unwrap_or(10000.0)));
-    }
-    if architecture == "gptneox" {
-        put("use_parallel_residual", GgufValue::Bool(first.residual == Residual::Parallel));
-    }
-    if architecture == "falcon" {
-        put("tensor_data_layout", GgufValue::String("jploski".into()));
-    }
-    debug_assert!(!matches!(first.mlp, MlpSpec::Experts(_)), "experts were refused before");
+    let mut keys = Keys { architecture, pairs: Vec::new() };
+    keys.sizes(spec);
+    keys.attention(&spec.layers[0].attention, spec);
+    keys.positions(spec);
+    keys.experts(checkpoint, spec)?;
+    keys.peculiar(checkpoint, spec)?;
+    pairs.append(&mut keys.pairs);
     Ok(pairs)
+}
+
+/// Keys under the architecture's name.
+struct Keys {
+    architecture: &'static str,
+    pairs: Vec<(String, GgufValue)>,
+}
+
+impl Keys {
+    fn put(&mut self, key: &str, value: GgufValue) {
+        self.pairs.push((format!("{}.{key}", self.architecture), value));
+    }
+
+    fn number(&mut self, key: &str, value: u32) {
+        self.put(key, GgufValue::U32(value));
+    }
+
+    fn float(&mut self, key: &str, value: f32) {
+        self.put(key, GgufValue::F32(value));
+    }
+
+    fn sizes(&mut self, spec: &ModelSpec) {
+        self.number("context_length", spec.max_position_embeddings);
+        self.number("embedding_length", spec.hidden_size as u32);
+        self.number("block_count", spec.layers.len() as u32);
+        self.number("vocab_size", spec.vocab_size() as u32);
+        match spec.norm.kind {
+            NormKind::Rms => self.float("attention.layer_norm_rms_epsilon", spec.norm.eps),
+            NormKind::Layer => self.float("attention.layer_norm_epsilon", spec.norm.eps),
+        }
+    }
+
+    fn attention(&mut self, attention: &AttentionSpec, spec: &ModelSpec) {
+        self.number("attention.head_count", attention.heads);
+        self.number("attention.head_count_kv", attention.kv_heads);
+        // Files of these say it even where it follows.
+        let says_so = ["qwen3", "qwen3moe", "gemma", "gemma2", "gemma3"].contains(&self.architecture);
+        if says_so || (attention.heads * attention.head_dim) as usize != spec.hidden_size {
+            self.number("attention.key_length", attention.head_dim);
+            self.number("attention.value_length", attention.head_dim);
+        }
+        if let Some(clip) = attention.clip_qkv {
+            self.float("attention.clamp_kqv", clip);
+        }
+        if let Some(cap) = attention.softcap {
+            self.float("attn_logit_softcapping", cap);
+        }
+        if let Some(cap) = spec.logit_softcap {
+            self.float("final_logit_softcapping", cap);
+        }
+    }
+
+    /// Windows and rotations.
+    fn positions(&mut self, spec: &ModelSpec) {
+        let windows: Vec<Option<u32>> = spec.layers.iter().map(|layer| layer.attention.window).collect();
+        if let Some(window) = windows.iter().flatten().next() {
+            self.number("attention.sliding_window", *window);
+        }
+        let ropes = |slides: bool| {
+            let of_kind = spec.layers.iter().filter(move |layer| layer.attention.window.is_some() == slides);
+            of_kind.filter_map(|layer| layer.attention.rope.as_ref()).next()
+        };
+        let Some(rope) = ropes(false).or(ropes(true)) else { return };
+        self.number("rope.dimension_count", rope.rotary_dim);
+        self.float("rope.freq_base", rope.theta);
+        if self.architecture == "gemma3" {
+            // Known without a key: every sixth layer sees all, the others rotate by 10000.
+            if let Some(local) = ropes(true).filter(|local| local.theta != 10_000.0) {
+                self.float("rope.freq_base_swa", local.theta);
+            }
+            let every = windows.iter().position(Option::is_none).map_or(windows.len() + 1, |first| first + 1);
+            if every != 6 && windows.iter().any(Option::is_some) {
+                self.number("attention.sliding_window_pattern", every as u32);
+            }
+        }
+        self.scaling(rope);
+    }
+
+    fn scaling(&mut self, rope: &RopeSpec) {
+        let named = |name: &str| GgufValue::String(name.into());
+        match rope.scaling {
+            RopeScaling::Linear { factor } => {
+                self.put("rope.scaling.type", named("linear"));
+                self.float("rope.scaling.factor", factor);
+            }
+            RopeScaling::Yarn { factor, original, beta_fast, beta_slow } => {
+                self.put("rope.scaling.type", named("yarn"));
+                self.float("rope.scaling.factor", factor);
+                self.number("rope.scaling.original_context_length", original);
+                for (key, beta, usual) in [("fast", beta_fast, 32.0), ("slow", beta_slow, 1.0)] {
+                    if beta != usual {
+                        self.float(&format!("rope.scaling.yarn_beta_{key}"), beta);
+                    }
+                }
+            }
+            RopeScaling::Long { original } => {
+                self.number("rope.scaling.original_context_length", original);
+                self.float("rope.scaling.attn_factor", rope.magnitude);
+            }
+            // A tensor says it, or nothing does, which is found when the file is read back.
+            RopeScaling::None | RopeScaling::Llama3 | RopeScaling::Dynamic => {}
+        }
+    }
+
+    /// Inner widths, of experts where there are any.
+    fn experts(&mut self, checkpoint: &Checkpoint, spec: &ModelSpec) -> Result<(), ConvertError> {
+        let width = spec.layers[0].mlp.intermediate_size() as u32;
+        let MlpSpec::Experts(experts) = &spec.layers[0].mlp else {
+            self.number("feed_forward_length", width);
+            return Ok(());
+        };
+        self.number("feed_forward_length", checkpoint.config()?.opt_u32("intermediate_size")?.unwrap_or(width));
+        self.number("expert_count", experts.experts);
+        self.number("expert_used_count", experts.top_k);
+        if self.architecture != "llama" {
+            self.number("expert_feed_forward_length", width);
+        }
+        if let Some(shared) = &experts.shared {
+            self.number("expert_shared_feed_forward_length", shared.up.weight.rows() as u32);
+        }
+        Ok(())
+    }
+
+    /// What one architecture has and no other.
+    fn peculiar(&mut self, checkpoint: &Checkpoint, spec: &ModelSpec) -> Result<(), ConvertError> {
+        match self.architecture {
+            "gptneox" | "stablelm" => {
+                let parallel = spec.layers[0].residual == Residual::Parallel;
+                self.put("use_parallel_residual", GgufValue::Bool(parallel));
+            }
+            "falcon" => self.put("tensor_data_layout", GgufValue::String("jploski".into())),
+            "mpt" => {
+                let attention = checkpoint.config()?.section("attn_config")?;
+                let bias = attention.map(|attention| attention.opt_f32("alibi_bias_max")).transpose()?.flatten();
+                self.float("attention.max_alibi_bias", bias.unwrap_or(8.0));
+            }
+            // Where the key is missing, llama.cpp once guessed a window.
+            "phi3" if spec.layers[0].attention.window.is_none() => self.number("attention.sliding_window", 0),
+            _ => {}
+        }
+        Ok(())
+    }
 }

@@ -23,7 +23,28 @@ use crate::tokenizer::TokenizerError;
 use tensors::{Planned, Rows};
 
 /// `model_type`s whose Hugging Face folders can be written as GGUF.
-pub const FAMILIES: &[&str] = &["llama", "mistral", "gpt_neox", "qwen2", "qwen3", "falcon"];
+pub const FAMILIES: &[&str] = &[
+    "llama",
+    "mistral",
+    "mixtral",
+    "gpt_neox",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "falcon",
+    "phi",
+    "phi3",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "stablelm",
+    "olmo",
+    "olmo2",
+    "gpt2",
+    "gpt_bigcode",
+    "mpt",
+];
 
 /// Why a checkpoint can't be written.
 #[derive(Debug, thiserror::Error)]

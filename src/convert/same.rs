@@ -1,14 +1,18 @@
 //! Whether a written file is the model it was written from.
 //!
-//! Compares what both say of themselves, not their weights. Names of tensors, and the order of rows that comes with
-//! GGUF's RoPE, are the only things that may differ.
+//! Compares what both say of themselves, not their weights. Names of tensors, the order of rows that comes with GGUF's
+//! RoPE, and whether RoPE's frequencies are scaled by a rule or by a tensor are the only things that may differ; the
+//! frequencies themselves must be equal to the rounding of one division.
 
 use std::path::Path;
 
 use super::ConvertError;
 use crate::checkpoint::Checkpoint;
-use crate::exec::describe_checkpoint;
-use crate::model::{LayerSpec, LinearSpec, MlpSpec, ModelSpec, NormSpec, Part, VectorSpec, WeightSpec};
+use crate::exec::{WeightSource, describe_checkpoint};
+use crate::graph::Vector;
+use crate::model::{
+    LayerSpec, LinearSpec, MlpSpec, ModelSpec, NormSpec, Part, RopeScaling, RopeSpec, VectorSpec, WeightSpec,
+};
 use crate::ops::RopeStyle;
 use crate::session::Language;
 use crate::tokenizer::Special;
@@ -26,6 +30,9 @@ pub(super) fn check(checkpoint: &Checkpoint, spec: &ModelSpec, written: &Path) -
     if expected != found {
         return Err(differs(first_difference(&format!("{expected:#?}"), &format!("{found:#?}"))));
     }
+    if let Some((layer, context)) = other_frequencies((checkpoint, spec), (&copy, &described))? {
+        return Err(differs(format!("layer {layer} would rotate otherwise in a context of {context} tokens")));
+    }
     let (expected, found) = (Language::of(checkpoint)?, Language::of(&copy)?);
     let ids = |language: &Language| language.tokenizer.encode(PROBE, Special::Add);
     let (ids, found_ids) = (ids(&expected)?, ids(&found)?);
@@ -38,6 +45,33 @@ pub(super) fn check(checkpoint: &Checkpoint, spec: &ModelSpec, written: &Path) -
         return Err(differs(format!("its end of text is {:?} and not {:?}", ends.1, ends.0)));
     }
     Ok(())
+}
+
+/// The first layer that RoPE treats otherwise, and the length of a context where it does: lengths about those at which
+/// scalings that depend on it change.
+fn other_frequencies(
+    (a, spec_a): (&Checkpoint, &ModelSpec),
+    (b, spec_b): (&Checkpoint, &ModelSpec),
+) -> Result<Option<(usize, u32)>, ConvertError> {
+    let of = |checkpoint: &Checkpoint, rope: &RopeSpec, context: u32| -> Result<Vec<f32>, ConvertError> {
+        let source = WeightSource::new(checkpoint);
+        Ok(rope.inverse_frequencies(context, |spec| source.vector(&Vector::Spec(spec.clone())))?)
+    };
+    for (layer, pair) in spec_a.layers.iter().zip(&spec_b.layers).enumerate() {
+        let (Some(rope_a), Some(rope_b)) = (&pair.0.attention.rope, &pair.1.attention.rope) else { continue };
+        let original = match rope_a.scaling {
+            RopeScaling::Long { original } => original,
+            _ => spec_a.max_position_embeddings,
+        };
+        for context in [1, original, original.saturating_add(1), spec_a.max_context_length.saturating_mul(2)] {
+            let frequencies = (of(a, rope_a, context)?, of(b, rope_b, context)?);
+            let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 2.0 * f32::EPSILON * a.abs();
+            if !frequencies.0.iter().zip(&frequencies.1).all(near) {
+                return Ok(Some((layer, context)));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// The spec without names.
@@ -68,6 +102,7 @@ fn bare_layer(layer: &mut LayerSpec) {
         norm.one_plus = false;
     }
     if let Some(rope) = &mut attention.rope {
+        *rope = rope.outline();
         rope.style = RopeStyle::HalfSplit;
     }
     match &mut layer.mlp {
@@ -75,7 +110,15 @@ fn bare_layer(layer: &mut LayerSpec) {
         MlpSpec::Gated { gate, up, down, .. } => {
             [gate, up, down].into_iter().for_each(|linear| *linear = bare_linear(linear, ""));
         }
-        MlpSpec::Experts(_) => {}
+        MlpSpec::Experts(experts) => {
+            experts.router = bare_linear(&experts.router, "");
+            experts.gate_up = bare_weight(&experts.gate_up, "");
+            experts.down = bare_weight(&experts.down, "");
+            if let Some(shared) = &mut experts.shared {
+                let linears = [&mut shared.gate, &mut shared.up, &mut shared.down];
+                linears.into_iter().chain(&mut shared.scale).for_each(|linear| *linear = bare_linear(linear, ""));
+            }
+        }
     }
 }
 

@@ -102,7 +102,8 @@ fn describe_bigcode(source: &Source<'_>) -> Result<ModelSpec, ModelError> {
     let mut gpt = Gpt::read(source, BIGCODE.model_type, "gelu_pytorch_tanh")?;
     let multi_query = gpt.decoder.config.bool_or("multi_query", true)?;
     gpt.decoder.kv_heads = if multi_query { 1 } else { gpt.decoder.heads };
-    let layers = (0..gpt.decoder.layers).map(|i| gpt.layer(i, FusedRows::PerGroup)).collect();
+    let rows = FusedRows::of_checkpoint(source.config);
+    let layers = (0..gpt.decoder.layers).map(|i| gpt.layer(i, rows)).collect();
     let spec = gpt.model(layers, true)?;
     Ok(gpt.with_positions(spec))
 }

@@ -24,7 +24,7 @@ mod weights;
 
 pub use error::ModelError;
 pub use registry::{FAMILIES, Family, describe};
-pub use rope::{RopeSpec, rope_table};
+pub use rope::{RopeScaling, RopeSpec, rope_table};
 pub use spec::{
     AttentionSpec, ExpertsSpec, LayerSpec, LinearSpec, MlpSpec, ModelSpec, NormSpan, NormSpec, Part, QkNormSpec,
     Residual, SharedExpertSpec, Source, VectorSpec, WeightSpec,

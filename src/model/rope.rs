@@ -19,9 +19,45 @@ pub struct RopeSpec {
     pub magnitude: f32,
     /// How far beyond `max_position_embeddings` the scaling reaches, as a factor of it.
     pub stretch: f32,
+    /// Base of the unscaled frequencies.
+    pub theta: f32,
+    /// The rule by which they were changed.
+    pub scaling: RopeScaling,
     /// Radians a position, `(rotary_dim / 2)`, as far as they don't depend on the context.
     frequencies: Vec<f32>,
     by_context: ByContext,
+}
+
+/// How a config says that frequencies are scaled; what comes of it is in [`RopeSpec`] already.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RopeScaling {
+    /// Not, or by tensors of the checkpoint.
+    None,
+    /// All divided by a factor.
+    Linear {
+        /// The factor.
+        factor: f32,
+    },
+    /// By what a context takes; not before it is longer than the model's own.
+    Dynamic,
+    /// Llama 3's steps.
+    Llama3,
+    /// YaRN.
+    Yarn {
+        /// Divides low frequencies.
+        factor: f32,
+        /// Positions the model was trained on.
+        original: u32,
+        /// Rotations over those positions above which nothing changes.
+        beta_fast: f32,
+        /// And below which frequencies are divided by the whole factor.
+        beta_slow: f32,
+    },
+    /// LongRoPE's two lists.
+    Long {
+        /// Contexts up to so many positions take the short one.
+        original: u32,
+    },
 }
 
 /// What the frequencies take from the checkpoint's tensors or from the length of the context.
@@ -45,6 +81,25 @@ enum Divisors {
 }
 
 impl RopeSpec {
+    /// The same without its frequencies: what two specs must have in common that compute them in different ways.
+    pub fn outline(&self) -> Self {
+        Self { scaling: RopeScaling::None, frequencies: Vec::new(), by_context: ByContext::Fixed, ..self.clone() }
+    }
+
+    /// What unscaled frequencies are divided by, `(rotary_dim / 2)`, where a context has no say in it.
+    pub fn divisors(&self) -> Vec<f32> {
+        let base = frequencies(self.theta.into(), self.rotary_dim);
+        base.iter().zip(&self.frequencies).map(|(base, scaled)| base / scaled).collect()
+    }
+
+    /// LongRoPE's lists as a config has them, for short contexts and for long ones.
+    pub fn long_divisors(&self) -> Option<[&[f32]; 2]> {
+        match &self.by_context {
+            ByContext::Long { short: Divisors::Values(short), long: Divisors::Values(long), .. } => Some([short, long]),
+            _ => None,
+        }
+    }
+
     /// Radians a position, `(rotary_dim / 2)`, where the KV cache has room for `context_length` positions. Scalings
     /// that look at the sequence's length look at the room instead: keys that are already rotated stay right.
     ///
@@ -122,23 +177,33 @@ impl RopeConfig<'_> {
             Some(scaling) => scaling.opt_any_str(&["rope_type", "type"])?.unwrap_or("default"),
         };
         let mut by_context = ByContext::Fixed;
+        let mut rule = RopeScaling::None;
         let (frequencies, magnitude, stretch) = match (&self.scaling, kind) {
             (None, _) | (_, "default") => (base, 1.0, 1.0),
             (Some(scaling), "linear") => {
                 let factor = self.factor(scaling)?;
+                rule = RopeScaling::Linear { factor };
                 (base.iter().map(|f| f / factor).collect(), 1.0, factor)
             }
             (Some(scaling), "dynamic") => {
                 let factor = self.factor(scaling)?;
                 let original = self.max_position_embeddings;
                 by_context = ByContext::Dynamic { theta: self.theta, factor, original };
+                rule = RopeScaling::Dynamic;
                 (base, 1.0, factor)
             }
-            (Some(scaling), "llama3") => (llama3(&base, scaling)?, 1.0, 1.0),
-            (Some(scaling), "yarn") => self.yarn(&base, scaling)?,
+            (Some(scaling), "llama3") => {
+                rule = RopeScaling::Llama3;
+                (llama3(&base, scaling)?, 1.0, 1.0)
+            }
+            (Some(scaling), "yarn") => {
+                let (scaled, said) = self.yarn(&base, scaling)?;
+                rule = said;
+                scaled
+            }
             (Some(scaling), "longrope" | "su") => {
-                let (long, magnitude) = self.longrope(scaling)?;
-                by_context = long;
+                let (long, original, magnitude) = self.longrope(scaling)?;
+                (by_context, rule) = (long, RopeScaling::Long { original });
                 (base, magnitude, 1.0)
             }
             (_, other) => {
@@ -158,7 +223,16 @@ impl RopeConfig<'_> {
             RopeRows::HalfSplit => RopeStyle::HalfSplit,
             RopeRows::Interleaved => RopeStyle::Interleaved,
         };
-        Ok(RopeSpec { rotary_dim: self.rotary_dim, style, magnitude, stretch, frequencies, by_context })
+        Ok(RopeSpec {
+            rotary_dim: self.rotary_dim,
+            style,
+            magnitude,
+            stretch,
+            theta: self.theta,
+            scaling: rule,
+            frequencies,
+            by_context,
+        })
     }
 
     /// A scaling's factor.
@@ -172,7 +246,7 @@ impl RopeConfig<'_> {
     }
 
     /// LongRoPE: lists of the config, or tensors of a GGUF file.
-    fn longrope(&self, scaling: &Config) -> Result<(ByContext, f32), ModelError> {
+    fn longrope(&self, scaling: &Config) -> Result<(ByContext, u32, f32), ModelError> {
         let original = match (self.original_positions, scaling.opt_u32("original_max_position_embeddings")?) {
             (Some(outside), _) => outside,
             (None, Some(inside)) => inside,
@@ -197,11 +271,11 @@ impl RopeConfig<'_> {
         let factor = scaling.opt_f32("factor")?.unwrap_or(ratio);
         let default = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original as f32).ln()).sqrt() };
         let magnitude = scaling.opt_f32("attention_factor")?.unwrap_or(default);
-        Ok((ByContext::Long { original, short, long }, magnitude))
+        Ok((ByContext::Long { original, short, long }, original, magnitude))
     }
 
     /// YaRN: low frequencies are interpolated, high ones kept, with a linear ramp between.
-    fn yarn(&self, base: &[f32], scaling: &Config) -> Result<Scaled, ModelError> {
+    fn yarn(&self, base: &[f32], scaling: &Config) -> Result<(Scaled, RopeScaling), ModelError> {
         let factor = self.factor(scaling)?;
         let inside = scaling.opt_u32("original_max_position_embeddings")?;
         let original = self.original_positions.or(inside).unwrap_or(self.max_position_embeddings);
@@ -236,7 +310,8 @@ impl RopeConfig<'_> {
         let magnitude = scaling.opt_f32("attention_factor")?.unwrap_or(inferred);
         // Some configs count the stretched positions already.
         let stretch = (original as f32 * factor / self.max_position_embeddings as f32).max(1.0);
-        Ok((frequencies.collect(), magnitude, stretch))
+        let rule = RopeScaling::Yarn { factor, original, beta_fast, beta_slow };
+        Ok(((frequencies.collect(), magnitude, stretch), rule))
     }
 }
 

@@ -1,0 +1,118 @@
+//! Flags of `wgpt compare`: two checkpoints, what is done to each, and the text that both predict.
+//!
+//! Part of `args`, and raw like it. Flags without a suffix are for the first checkpoint, those that end in `-b` for the
+//! second; where they compute is said for both, unless `--adapter-b` names another place for the second.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::args::{CheckpointArgs, ModelArgs};
+use super::placement::PlacementArgs;
+use super::quantize_args::{Format, QuantizeArgs, format};
+
+#[derive(Debug, Args)]
+pub(super) struct CompareArgs {
+    /// Checkpoint to compare with, the better one: as --checkpoint of the other commands
+    #[arg(value_name = "A")]
+    a: PathBuf,
+
+    /// Checkpoint that is judged [default: A, for which a flag ending in -b should then say what is different]
+    #[arg(value_name = "B")]
+    b: Option<PathBuf>,
+
+    /// Text file to predict; a line break at its very end is not part of the text
+    #[arg(long, short = 'f', value_name = "FILE", visible_alias = "file")]
+    pub(super) text: PathBuf,
+
+    /// Tokens of a window
+    #[arg(long, value_name = "N", env = "WGPT_CONTEXT", default_value_t = 512, visible_alias = "context-length", value_parser = clap::value_parser!(u32).range(4..))]
+    pub(super) context: u32,
+
+    /// Windows to compare over [default: all]
+    #[arg(long, value_name = "N", env = "WGPT_CHUNKS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) chunks: Option<u64>,
+
+    #[command(flatten)]
+    placement: PlacementArgs,
+
+    /// Adapter of B: an index, a part of a name, or `host` [default: as for A]
+    #[arg(long, value_name = "INDEX|NAME|host", env = "WGPT_ADAPTER_B")]
+    adapter_b: Option<String>,
+
+    #[command(flatten)]
+    quantize: QuantizeArgs,
+
+    /// Quantize B's weights while they load, as --quantize does A's
+    #[arg(long, value_name = "FORMAT", env = "WGPT_QUANTIZE_B", value_parser = format)]
+    quantize_b: Option<Format>,
+
+    /// Format of B's head
+    #[arg(long, value_name = "FORMAT", env = "WGPT_QUANTIZE_HEAD_B", requires = "quantize_b", value_parser = format)]
+    quantize_head_b: Option<Format>,
+
+    /// Quantize B's weights that are quantized already too
+    #[arg(long, env = "WGPT_REQUANTIZE_B", requires = "quantize_b", value_parser = clap::builder::FalseyValueParser::new())]
+    requantize_b: bool,
+
+    /// Print a JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// No timings, memory figures or progress on stderr; errors still are
+    #[arg(long, short, env = "WGPT_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(super) quiet: bool,
+}
+
+impl CompareArgs {
+    /// A and B as the flags of a command with one model.
+    pub(super) fn models(&self) -> [ModelArgs; 2] {
+        let quantize = QuantizeArgs {
+            quantize: self.quantize_b,
+            quantize_head: self.quantize_head_b,
+            requantize: self.requantize_b,
+        };
+        let mut placement = self.placement.clone();
+        if self.adapter_b.is_some() {
+            placement = PlacementArgs { adapter: self.adapter_b.clone(), adapters: None, ..placement };
+        }
+        let model = |path: &PathBuf, placement, quantize| ModelArgs {
+            checkpoint: CheckpointArgs { checkpoint: Some(path.clone()) },
+            placement,
+            quantize,
+            quiet: self.quiet,
+        };
+        let b = self.b.as_ref().unwrap_or(&self.a);
+        [model(&self.a, self.placement.clone(), self.quantize.clone()), model(b, placement, quantize)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Typed {
+        #[command(flatten)]
+        compare: CompareArgs,
+    }
+
+    #[test]
+    fn flags_with_b_are_for_the_second_checkpoint_only() {
+        let typed = ["compare", "one", "two", "--text", "t", "--adapters", "2", "--quantize-b", "q4_k"];
+        let [a, b] = Typed::parse_from(typed).compare.models();
+        assert_eq!(a.checkpoint.checkpoint, Some("one".into()), "the first");
+        assert_eq!(b.checkpoint.checkpoint, Some("two".into()), "the second");
+        assert!(a.quantize.wanted().is_none(), "not for A");
+        assert_eq!(b.quantize.wanted().map(|quantize| quantize.format.name()), Some("q4_k"), "for B");
+        assert_eq!(a.placement.choice(), b.placement.choice(), "both in one place");
+        let typed = ["compare", "one", "--text", "t", "--adapters", "2", "--adapter-b", "host", "--quantize", "q8_0"];
+        let [a, b] = Typed::parse_from(typed).compare.models();
+        assert_eq!(b.checkpoint.checkpoint, Some("one".into()), "the same one");
+        assert!(a.quantize.wanted().is_some() && b.quantize.wanted().is_none(), "for A alone");
+        assert_eq!(b.placement.choice(), wgpt::gpu::AdapterChoice::Host, "B's own place");
+        assert_ne!(a.placement.choice(), b.placement.choice(), "and not A's");
+    }
+}

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use super::kv_cache_args::KvCacheArgs;
 use super::placement::PlacementArgs;
 use super::quantize_args::{QuantizeArgs, QuantizeCommandArgs};
 
@@ -87,6 +88,9 @@ pub(super) struct ModelArgs {
 
     #[command(flatten)]
     pub(super) quantize: QuantizeArgs,
+
+    #[command(flatten)]
+    pub(super) kv: KvCacheArgs,
 
     /// No timings, memory figures or progress on stderr; errors still are
     #[arg(long, short, env = "WGPT_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
@@ -293,6 +297,9 @@ pub(super) struct InspectArgs {
 
     #[command(flatten)]
     pub(super) quantize: QuantizeArgs,
+
+    #[command(flatten)]
+    pub(super) kv: KvCacheArgs,
 
     /// Print a JSON object
     #[arg(long)]

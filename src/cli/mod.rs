@@ -11,6 +11,7 @@ mod chat;
 mod embedded;
 mod generate;
 mod inspect;
+mod kv_cache_args;
 mod logits;
 mod output;
 mod perplexity;

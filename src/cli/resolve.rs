@@ -170,6 +170,7 @@ fn options(model: &ModelArgs, context: &ContextArgs) -> ExecOptions {
         offload: model.placement.offload(),
         rates: rates::load(),
         context_length: context.context_length,
+        kv_format: model.kv.kv_cache,
         quantize: model.quantize.wanted(),
         ..ExecOptions::default()
     }

@@ -3,7 +3,7 @@
 use super::ExecError;
 use crate::gpu::{Buffer, BufferPart, Device, Dispatch, GpuError, Usage};
 use crate::ops::{
-    Bind, Call, Case, CaseValue, HostInput, HostSlice, HostWeight, KvFormat, Numbers, Operand, Phase, Step,
+    Bind, Call, Case, CaseValue, HostInput, HostSlice, HostWeight, Numbers, Operand, Phase, StateType, Step,
 };
 
 /// Words behind every output that no kernel may touch.
@@ -21,7 +21,7 @@ pub struct FilledCase<'c> {
 #[derive(Debug)]
 pub struct PreparedCase {
     step: Step,
-    outputs: Vec<(Buffer, u64, Option<KvFormat>)>,
+    outputs: Vec<(Buffer, u64, Option<StateType>)>,
     dispatches: Vec<Dispatch>,
 }
 
@@ -95,13 +95,13 @@ impl<'c> FilledCase<'c> {
                 }
             })?);
         }
-        let formats = self.outputs.iter().map(|value| match value {
-            CaseValue::State(ty, _) => Some(ty.format),
+        let states = self.outputs.iter().map(|value| match value {
+            CaseValue::State(ty, _) => Some(*ty),
             _ => None,
         });
-        let outputs = outputs.into_iter().zip(formats).map(|(mut made, format)| {
+        let outputs = outputs.into_iter().zip(states).map(|(mut made, state)| {
             let (buffer, bytes) = made.swap_remove(0);
-            (buffer, bytes, format)
+            (buffer, bytes, state)
         });
         Ok(PreparedCase { step: self.case.step, outputs: outputs.collect(), dispatches })
     }
@@ -130,12 +130,12 @@ impl PreparedCase {
         let all = device.read(&readback, bytes, <[u8]>::to_vec)?;
         let mut at = 0;
         let mut result = CaseResult { outputs: Vec::new(), guards_intact: true };
-        for (buffer, bytes, format) in &self.outputs {
+        for (buffer, bytes, state) in &self.outputs {
             let whole = &all[at..at + buffer.bytes() as usize];
             let (values, guard) = whole.split_at(*bytes as usize);
             result.guards_intact &=
                 guard[guard.len() - size_of_val(&GUARD)..] == *bytemuck::cast_slice::<u32, u8>(&GUARD);
-            result.outputs.push(decode(values, *format));
+            result.outputs.push(decode(values, *state));
             at += buffer.bytes() as usize;
         }
         Ok(result)
@@ -146,13 +146,10 @@ fn part((buffer, bytes): &(Buffer, u64)) -> BufferPart<'_> {
     buffer.part(0, *bytes)
 }
 
-fn decode(bytes: &[u8], format: Option<KvFormat>) -> Vec<f32> {
-    match format {
-        Some(KvFormat::F16) => {
-            let halves = bytes.chunks_exact(2).map(|pair| half::f16::from_le_bytes([pair[0], pair[1]]));
-            halves.map(half::f16::to_f32).collect()
-        }
-        _ => bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect(),
+fn decode(bytes: &[u8], state: Option<StateType>) -> Vec<f32> {
+    match state {
+        Some(state) => state.decode(bytes),
+        None => bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect(),
     }
 }
 
@@ -172,13 +169,7 @@ fn upload(device: &Device, value: &CaseValue) -> Result<Vec<(Buffer, u64)>, GpuE
         CaseValue::F32(values) => Ok(vec![with_guard(bytemuck::cast_slice(values))?]),
         CaseValue::U32(values) => Ok(vec![with_guard(bytemuck::cast_slice(values))?]),
         CaseValue::Weight(_, slices) => slices.iter().map(|bytes| with_guard(bytes)).collect(),
-        CaseValue::State(ty, values) => Ok(vec![match ty.format {
-            KvFormat::F32 => with_guard(bytemuck::cast_slice(values))?,
-            KvFormat::F16 => {
-                let halves: Vec<half::f16> = values.iter().map(|value| half::f16::from_f32(*value)).collect();
-                with_guard(bytemuck::cast_slice(&halves))?
-            }
-        }]),
+        CaseValue::State(ty, values) => Ok(vec![with_guard(&ty.encode(values))?]),
     }
 }
 

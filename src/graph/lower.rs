@@ -217,6 +217,7 @@ impl Lowering<'_> {
             rotary_dim: rope.map_or(0, |rope| rope.rotary_dim),
             style: rope.map_or(RopeStyle::HalfSplit, |rope| rope.style),
             clip: spec.clip_qkv,
+            format: state.format,
         };
         self.node(append, vec![qkv, table], vec![q, keys, values]);
         let output = self.hidden(format!("layer {index} attention"), Dim::Tokens, width);

@@ -3,6 +3,7 @@
 // y tokens. A value finds its pair by itself, so that neither pairs nor rotary_dim need to fall on quads.
 #import step
 #import APPEND
+#import turn
 
 override HEADS: u32;
 override KV_HEADS: u32;
@@ -55,7 +56,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(local_invocation_
     let position = step.position + token;
     let start = (token * (HEADS + 2u * KV_HEADS) + head) * HEAD_DIM;
     let at = quad * 4u;
-    // Lanes without a quad bring zeros: those of their block may wait for them.
+    // Lanes without a quad bring zeros: those of their span and block wait for them.
     let live = head < HEADS + 2u * KV_HEADS && at < HEAD_DIM;
     var values = vec4(0.0);
     if live && head < HEADS + KV_HEADS {
@@ -68,6 +69,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(local_invocation_
     } else if live {
         values = vec4(value_at(start + at), value_at(start + at + 1u), value_at(start + at + 2u), value_at(start + at + 3u));
     }
+    values = turned(values, lid);
     if live && head < HEADS {
         q[(token * HEADS + head) * (HEAD_DIM / 4u) + quad] = values;
     }

@@ -230,6 +230,7 @@ impl Lowering<'_> {
             window: spec.window.filter(|window| *window < self.options.context_length),
             softcap: spec.softcap,
             alibi: spec.alibi.as_ref().map(|(alibi, _)| *alibi),
+            format: state.format,
         };
         let mut inputs = vec![q, keys, values];
         if let Some((_, slopes)) = &spec.alibi {

@@ -32,6 +32,8 @@ pub struct Attention {
     pub softcap: Option<f32>,
     /// Position bias of the scores.
     pub alibi: Option<Alibi>,
+    /// How the caches hold keys and values: what was turned on its way there is turned back.
+    pub format: KvFormat,
 }
 
 /// How the position bias of ALiBi (Press et al. 2022) is computed: added to the scaled scores.
@@ -67,6 +69,8 @@ const TILE_HEADS: u32 = 4;
 const COLUMNS: u32 = 16;
 const ROWS: u32 = 4;
 
+/// Invocations of a workgroup of turn.wgsl.
+const TURN_LANES: u32 = 64;
 /// Queries, and keys, of a tile of attention_matrix.wgsl.
 const MATRIX_TILE: u32 = 32;
 
@@ -141,6 +145,7 @@ impl Attention {
         };
         let mut overrides = self.overrides(state);
         overrides.push(("PIECE", f64::from(PIECE)));
+        overrides.extend(state.format.turn_overrides(self.head_dim));
         let combine = Kernel {
             source: "attention_combine",
             slots: vec![],
@@ -196,6 +201,25 @@ impl Attention {
             ],
             scratch: vec![],
         }
+    }
+
+    /// A prefill kernel, and what turns its result back where the cache's values are turned.
+    fn turned_back(&self, attention: Kernel, state: StateType) -> Vec<Kernel> {
+        if state.format.span(self.head_dim) == 1 {
+            return vec![attention];
+        }
+        let row_quads = self.heads * self.head_dim / 4;
+        let mut overrides = state.format.turn_overrides(self.head_dim);
+        overrides.push(("ROW_QUADS", f64::from(row_quads)));
+        let turn = Kernel {
+            source: "turn",
+            slots: vec![],
+            overrides,
+            bindings: vec![("output", Bind::Output(0))],
+            workgroups: [Extent::Fixed(row_quads.div_ceil(TURN_LANES)), Extent::Tokens { per: 1 }, Extent::Fixed(1)],
+            scratch: vec![],
+        };
+        vec![attention, turn]
     }
 
     /// One head of one token: scores, softmax, weighted values, in two passes.
@@ -258,8 +282,10 @@ impl Op for Attention {
         let state = Call::state(&call.inputs[1]);
         match call.phase {
             Phase::Decode => self.decode(state, call.traits),
-            Phase::Prefill if self.fits_matrices(state, call.traits) => vec![self.prefill_matrix(state)],
-            Phase::Prefill => vec![self.prefill(state, call.traits)],
+            Phase::Prefill if self.fits_matrices(state, call.traits) => {
+                self.turned_back(self.prefill_matrix(state), state)
+            }
+            Phase::Prefill => self.turned_back(self.prefill(state, call.traits), state),
         }
     }
 
@@ -274,6 +300,7 @@ impl Op for Attention {
             let rows = kv_head * cache..(kv_head + 1) * cache;
             let slope = self.alibi.map_or(0.0, |_| inputs[3].f32()[row % heads]);
             self.head(step.position as usize + token, slope, query, &keys[rows.clone()], &values[rows], output);
+            self.format.turn(output);
         });
     }
 }
@@ -345,7 +372,7 @@ fn case(
     let Shape { tokens, position, context_length, heads, kv_heads, head_dim } = *shape;
     let rows = CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(heads * head_dim)]));
     let state = CaseInput::State(StateType { kv_heads, context_length, head_dim, format });
-    let op = Attention { heads, kv_heads, head_dim, scale, window, softcap, alibi };
+    let op = Attention { heads, kv_heads, head_dim, scale, window, softcap, alibi, format };
     let mut inputs = vec![rows.clone(), state.clone(), state];
     inputs.extend(alibi.map(|_| CaseInput::Vector(heads as usize)));
     Case {

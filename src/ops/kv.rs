@@ -1,8 +1,8 @@
 //! How keys and values are held in the cache: formats, sizes, and the bytes of a row.
 //!
 //! The host's caches hold f32 values as their format rounds them; only tests and benches make the bytes here, adapters
-//! make their own. Invariant: rounding a row is encoding and decoding it, and twin of shaders/lib/append_* and
-//! shaders/lib/kv_*. Blocks are ggml's q8_0 and q4_0, along a head; the last one of a head may be short.
+//! make their own. Invariant: rounding a row is encoding and decoding it. Twins: shaders/lib/append_*, kv_*
+//! and turn. Blocks are ggml's q8_0 and q4_0, along a head; the last one of a head may be short.
 
 use half::f16;
 
@@ -68,6 +68,35 @@ impl KvFormat {
             Self::F32 => [values * 4, 0],
             Self::Q8_0 => [values.next_multiple_of(16), scales],
             Self::Q4_0 => [values.next_multiple_of(16) / 2, scales],
+        }
+    }
+
+    /// Values of a head that are mixed with one another before they are rounded: the largest power of two that divides
+    /// it, at most 64; 1 where none are.
+    pub(super) fn span(self, head_dim: u32) -> u32 {
+        if self.has_blocks() { 1 << head_dim.trailing_zeros().min(6) } else { 1 }
+    }
+
+    /// What shaders/lib/turn.wgsl is specialised by.
+    pub(super) fn turn_overrides(self, head_dim: u32) -> Vec<(&'static str, f64)> {
+        let span = f64::from(self.span(head_dim));
+        vec![("SPAN", span), ("SPAN_SCALE", span.sqrt().recip())]
+    }
+
+    /// Turns a head's values by a Hadamard matrix, span by span, and back: it is its own inverse. An outlier becomes
+    /// a little of every value of its span, and no longer decides the scale of its block alone (Ashkboos et al. 2024,
+    /// QuaRot); products of heads that are both turned stay as they were.
+    pub fn turn(self, head: &mut [f32]) {
+        let span = self.span(head.len() as u32) as usize;
+        if span == 1 {
+            return;
+        }
+        for values in head.chunks_exact_mut(span) {
+            let from: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
+            for (row, value) in values.iter_mut().enumerate() {
+                let signed = |(col, from): (usize, &f64)| if (row & col).count_ones() % 2 == 1 { -from } else { *from };
+                *value = (from.iter().enumerate().map(signed).sum::<f64>() / (span as f64).sqrt()) as f32;
+            }
         }
     }
 
@@ -242,6 +271,28 @@ mod tests {
                 assert_eq!(codes, expected, "{format}: codes");
             }
         }
+    }
+
+    #[test]
+    fn turning_twice_is_nothing_and_keeps_products() {
+        for (head_dim, span) in [(4, 4), (12, 4), (80, 16), (96, 32), (64, 64), (128, 64), (256, 64)] {
+            assert_eq!(KvFormat::Q8_0.span(head_dim), span, "{head_dim}");
+            let (a, b) = (values(head_dim as usize), values(2 * head_dim as usize)[head_dim as usize..].to_vec());
+            let (mut turned_a, mut turned_b) = (a.clone(), b.clone());
+            KvFormat::Q8_0.turn(&mut turned_a);
+            KvFormat::Q8_0.turn(&mut turned_b);
+            let product =
+                |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+            let (before, after) = (product(&a, &b), product(&turned_a, &turned_b));
+            assert!((before - after).abs() < 1e-3, "{head_dim}: {before} and {after}");
+            assert!(turned_a != a, "{head_dim}: something happens");
+            KvFormat::Q8_0.turn(&mut turned_a);
+            let error = a.iter().zip(&turned_a).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(error < 1e-5, "{head_dim}: back but for {error}");
+        }
+        let mut same = values(64);
+        KvFormat::F16.turn(&mut same);
+        assert_eq!(same, values(64), "f16 is not turned");
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub static KERNELS: &[(&str, &str)] = files![
     "rope_append",
     "route",
     "softcap",
+    "turn",
 ];
 
 /// Snippets: files of `shaders/lib/` and `shaders/quant/`, imported by kernels.
@@ -67,6 +68,7 @@ pub static SNIPPETS: &[(&str, &str)] = files![
     "lib/tile_2x4",
     "lib/tile_4x4",
     "lib/tile_8x8",
+    "lib/turn",
     "lib/zero_point",
     "quant/bf16",
     "quant/f16",

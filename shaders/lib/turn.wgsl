@@ -15,7 +15,7 @@ fn turned(values: vec4<f32>, lid: u32) -> vec4<f32> {
     let pairs = vec4(values.x + values.y, values.x - values.y, values.z + values.w, values.z - values.w);
     turning[lid] = vec4(pairs.xy + pairs.zw, pairs.xy - pairs.zw);
     workgroupBarrier();
-    let lanes = SPAN / 4u;
+    let lanes = max(SPAN / 4u, 1u);  // not 0: compilers see the division even where it never runs
     let first = lid / lanes * lanes;
     var sum = vec4(0.0);
     for (var lane = 0u; lane < lanes; lane++) {

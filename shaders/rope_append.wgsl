@@ -1,6 +1,6 @@
 // Rotary position embedding (Su et al. 2021) of queries and keys, and the append of keys and values to the cache.
-// One invocation per quad of a token's fused row [q | k | v], HEAD_LANES a head; workgroups along x cover the row, along
-// y tokens. A value finds its pair by itself, so that neither pairs nor rotary_dim need to fall on quads.
+// One invocation per quad of a token's fused row [q | k | v], HEAD_LANES a head; workgroups along x cover the row,
+// along y tokens. A value finds its pair by itself, so that neither pairs nor rotary_dim need to fall on quads.
 #import step
 #import APPEND
 #import turn

@@ -1,6 +1,6 @@
-// What appending to a cache in blocks of 32 values takes, whatever the codes. Sixteen neighbouring lanes bring 64 values
-// of a head, two blocks, whose scales share a word: each word of a cache is written by one lane only. Lanes of the
-// workgroup: 64. Depends on KEYS and VALUES.
+// What appending to a cache in blocks of 32 values takes, whatever the codes. Sixteen neighbouring lanes bring 64
+// values of a head, two blocks, whose scales share a word: each word of a cache is written by one lane only. Lanes of
+// the workgroup: 64. Depends on KEYS and VALUES.
 #import cache_rows
 
 @bind var<storage, read_write> key_cache: array<u32>;    // (kv_heads, context_length, codes), then scales

@@ -1,7 +1,7 @@
 // Turns heads by an orthonormal Hadamard matrix in spans of SPAN values, SPAN / 4 neighbouring lanes each: an outlier
-// becomes a little of every value of its span, and no longer decides the scale of its block alone (Ashkboos et al. 2024,
-// QuaRot). Its own inverse; products of two turned heads are those of the heads. Every lane of the workgroup, at most
-// 64, calls it. Twin: src/ops/kv.rs.
+// becomes a little of every value of its span, and no longer decides the scale of its block alone (Ashkboos et al.
+// 2024, QuaRot). Its own inverse; products of two turned heads are those of the heads. Every lane of the workgroup,
+// at most 64, calls it. Twin: src/ops/kv.rs.
 override SPAN: u32;        // a power of two from 4 to 64; 1: nothing is turned
 override SPAN_SCALE: f32;  // 1 / √SPAN
 

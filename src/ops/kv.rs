@@ -221,7 +221,7 @@ impl StateType {
                 }
                 KvFormat::F16 => half(codes + 2 * i).to_f32(),
                 KvFormat::Q8_0 => self.format.value(bytes[codes + i], half(scale)),
-                KvFormat::Q4_0 => self.format.value(bytes[codes + i / 2] >> (i % 2 * 4) & 15, half(scale)),
+                KvFormat::Q4_0 => self.format.value((bytes[codes + i / 2] >> (i % 2 * 4)) & 15, half(scale)),
             }
         };
         let rows = 0..self.rows() as usize;

@@ -40,15 +40,16 @@ fn matmul(format: &'static dyn BlockFormat, tokens: u32, rows: usize, cols: usiz
     Figure { case, bytes: weight + activations, flops: 2.0 * f64::from(tokens) * (rows * cols) as f64 }
 }
 
-fn attention(tokens: u32, context: u32, heads: u32, head_dim: u32) -> Figure {
-    let state = StateType { kv_heads: heads, context_length: context, head_dim, format: KvFormat::F16 };
+fn attention(tokens: u32, context: u32, heads: u32, head_dim: u32, format: KvFormat) -> Figure {
+    let state = StateType { kv_heads: heads, context_length: context, head_dim, format };
     let width = heads * head_dim;
     let row = TensorType::f32([Dim::Tokens, Dim::Fixed(width)]);
-    let op = Attention { heads, kv_heads: heads, head_dim, scale: 0.1, window: None, softcap: None, alibi: None };
+    let op =
+        Attention { heads, kv_heads: heads, head_dim, scale: 0.1, window: None, softcap: None, alibi: None, format };
     let pairs = f64::from(tokens) * (f64::from(context) - f64::from(tokens) / 2.0);
     Figure {
         case: Case {
-            label: format!("attention {tokens} tokens, context {context}, {heads} heads of {head_dim}"),
+            label: format!("attention {tokens} tokens, context {context}, {heads} heads of {head_dim}, {format} cache"),
             op: Box::new(op),
             inputs: vec![CaseInput::Activation(row.clone()), CaseInput::State(state), CaseInput::State(state)],
             outputs: vec![CaseInput::Activation(row)],
@@ -110,10 +111,10 @@ fn figures(device: &Device, smoke: bool) -> Vec<Figure> {
         figures.extend(shapes.iter().take(4).map(|(rows, cols)| matmul(*format, prompt, *rows, *cols)));
     }
     let contexts: &[u32] = if smoke { &[64] } else { &[512, 2048, 8192] };
-    for context in contexts {
-        figures.push(attention(1, *context, 32, 80));
+    for format in KvFormat::ALL {
+        figures.extend(contexts.iter().map(|context| attention(1, *context, 32, 80, format)));
+        figures.push(if smoke { attention(16, 16, 4, 16, format) } else { attention(prompt, 512, 32, 80, format) });
     }
-    figures.push(if smoke { attention(16, 16, 4, 16) } else { attention(prompt, 512, 32, 80) });
     figures
 }
 

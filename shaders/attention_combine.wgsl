@@ -1,6 +1,8 @@
 // Joins attention_decode's pieces of the context: weights each piece's sums by exp(its maximum − the overall one)
-// (Milakov & Gimelshein 2018), in the order of the pieces. One workgroup per head; lanes stride over its quads.
+// (Milakov & Gimelshein 2018), in the order of the pieces, and turns the result back where the cache is turned. One
+// workgroup per head; lanes stride over its quads.
 #import step
+#import turn
 
 override HEAD_DIM: u32;
 override CONTEXT_LENGTH: u32;  // positions that the cache has room for
@@ -22,15 +24,21 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var piece = first + 1u; piece < end; piece++) {
         maximum = max(maximum, partials[piece * (1u + quads)].x);
     }
-    for (var quad = lid; quad < quads; quad += 32u) {
+    for (var start = 0u; start < quads; start += 32u) {
+        let quad = start + lid;
+        // Lanes behind the last quad repeat it and store nothing.
+        let at = min(quad, quads - 1u);
         var total = 0.0;
         var values = vec4(0.0);
         for (var piece = first; piece < end; piece++) {
             let head = partials[piece * (1u + quads)];
             let weight = exp(head.x - maximum);
             total += weight * head.y;
-            values += weight * partials[piece * (1u + quads) + 1u + quad];
+            values += weight * partials[piece * (1u + quads) + 1u + at];
         }
-        output[workgroup.x * quads + quad] = values / total;
+        values = turned(values / total, lid);
+        if quad < quads {
+            output[workgroup.x * quads + quad] = values;
+        }
     }
 }

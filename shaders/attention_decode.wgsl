@@ -20,7 +20,9 @@ override SCALE: f32;
 override WINDOW: u32;          // positions seen, the token's own included; 0: all
 override SOFTCAP: f32;         // scores are bent to ± this; 0: they are not
 // Sizes are named, since naga 30 loses count of overrides where a size is an expression without a name.
-override QUERY_QUADS: u32 = TILE_HEADS * HEAD_DIM / 4u;
+override QUERY_RUNS: u32 = (HEAD_DIM / 4u + KEY_QUADS - 1u) / KEY_QUADS;  // loads that bring a key
+override QUERY_ROW: u32 = QUERY_RUNS * KEY_QUADS;
+override QUERY_QUADS: u32 = TILE_HEADS * QUERY_ROW;
 override TILE_POSITIONS: u32 = TILE_HEADS * PIECE;
 override TILE_LANES: u32 = TILE_HEADS * WORKGROUP;
 
@@ -28,12 +30,10 @@ const MAX_HEADS = 4u;
 const NONE = -1.0e38;  // below every score, and far enough from -f32::MAX that differences stay finite
 
 @bind var<storage, read> q: array<vec4<f32>>;             // (heads, head_dim / 4)
-@bind var<storage, read> key_cache: array<kv4>;           // (kv_heads, context_length, head_dim / 4)
-@bind var<storage, read> value_cache: array<kv4>;         // (kv_heads, context_length, head_dim / 4)
 @bind var<storage, read> slopes: array<f32>;              // (heads), for ALiBi
 @bind var<storage, read_write> partials: array<vec4<f32>>;  // (heads, pieces, 1 + head_dim / 4): maximum, sum; values
 
-var<workgroup> queries: array<vec4<f32>, QUERY_QUADS>;  // (tile heads, head_dim / 4)
+var<workgroup> queries: array<vec4<f32>, QUERY_QUADS>;  // (tile heads, runs, KEY_QUADS): zeros behind head_dim
 var<workgroup> weights: array<f32, TILE_POSITIONS>;     // (tile heads, positions)
 var<workgroup> strands: array<vec4<f32>, TILE_LANES>;   // (tile heads, lanes)
 
@@ -58,20 +58,23 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         return;
     }
     // The last tile of a group may be partly empty: it repeats the last head and stores nothing of it.
-    for (var at = lid; at < TILE_HEADS * quads; at += WORKGROUP) {
-        let head = kv_head * group + min(first_head + at / quads, group - 1u);
-        queries[at] = q[head * quads + at % quads] * SCALE;
+    for (var at = lid; at < QUERY_QUADS; at += WORKGROUP) {
+        let head = kv_head * group + min(first_head + at / QUERY_ROW, group - 1u);
+        let quad = at % QUERY_ROW;
+        queries[at] = select(vec4(0.0), q[head * quads + min(quad, quads - 1u)] * SCALE, quad < quads);
     }
     workgroupBarrier();
 
-    let cache = kv_head * CONTEXT_LENGTH * quads;
+    let cache = kv_head * CONTEXT_LENGTH;
     var maxima = array<f32, MAX_HEADS>(NONE, NONE, NONE, NONE);
     for (var position = begin + lid; position < end; position += WORKGROUP) {
         var scores: array<f32, MAX_HEADS>;
-        for (var quad = 0u; quad < quads; quad++) {
-            let key = kv_unpack(key_cache[cache + position * quads + quad]);
-            for (var h = 0u; h < TILE_HEADS; h++) {
-                scores[h] += dot(queries[h * quads + quad], key);
+        for (var run = 0u; run < QUERY_RUNS; run++) {
+            var keys = key_run(cache + position, run);
+            for (var i = 0u; i < KEY_QUADS; i++) {
+                for (var h = 0u; h < TILE_HEADS; h++) {
+                    scores[h] += dot(queries[h * QUERY_ROW + run * KEY_QUADS + i], keys[i]);
+                }
             }
         }
         for (var h = 0u; h < TILE_HEADS; h++) {
@@ -98,7 +101,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     if lid < strand_count * quads {
         var values: array<vec4<f32>, MAX_HEADS>;
         for (var at = lid / quads; at < end - begin; at += strand_count) {
-            let value = kv_unpack(value_cache[cache + (begin + at) * quads + lid % quads]);
+            let value = value4(cache + begin + at, lid % quads);
             for (var h = 0u; h < TILE_HEADS; h++) {
                 values[h] += weights[h * PIECE + at] * value;
             }

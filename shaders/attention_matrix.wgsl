@@ -2,7 +2,8 @@
 // Workgroups along x take 32 tokens, along y one head. Four subgroups of 32: each computes 16 × 16 of a tile's scores,
 // then 16 rows of every second block of 16 columns of what the tile adds to the result. Between the two, four lanes
 // share a row: its scores, its maximum, and its part of the result, which they keep in registers. Queries are split
-// into two f16 whose sum has f32's accuracy; keys and values are f16 in the cache anyway.
+// into two f16 whose sum has f32's accuracy; keys and values become f16, which
+// an f16 cache makes of them anyway.
 enable f16;
 enable wgpu_cooperative_matrix;
 #import step
@@ -30,8 +31,6 @@ const MAX_QUADS: u32 = 8u;         // of the result that a lane owns
 const NONE: f32 = -1.0e38;         // below every score, and far enough from -f32::MAX that differences stay finite
 
 @bind var<storage, read> q: array<vec4<f32>>;             // (tokens, heads, head_dim / 4)
-@bind var<storage, read> key_cache: array<kv4>;           // (kv_heads, context_length, head_dim / 4)
-@bind var<storage, read> value_cache: array<kv4>;         // (kv_heads, context_length, head_dim / 4)
 @bind var<storage, read> slopes: array<f32>;              // (heads), for ALiBi
 @bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens, heads, head_dim / 4)
 
@@ -56,7 +55,7 @@ fn main(
 ) {
     let quads = HEAD_DIM / 4u;
     let head = workgroup.y;
-    let cache = head / (HEADS / KV_HEADS) * CONTEXT_LENGTH * quads;
+    let cache = head / (HEADS / KV_HEADS) * CONTEXT_LENGTH;
     // Later tokens see more keys: they start first.
     let first_token = (workgroups.x - 1u - workgroup.x) * TILE;
     let last_token = min(first_token + TILE, step.tokens) - 1u;
@@ -86,7 +85,7 @@ fn main(
         for (var at = lid; at < TILE * quads; at += 128u) {
             var key = vec4<f32>();
             if start + at / quads < end {
-                key = kv_unpack(key_cache[cache + start * quads + at]);
+                key = key4(cache + start + at / quads, at % quads);
             }
             tile[at / quads * ROW + at % quads] = vec4<f16>(key);
         }
@@ -106,7 +105,7 @@ fn main(
         for (var at = lid; at < TILE * quads; at += 128u) {
             var value = vec4<f32>();
             if start + at / quads < end {
-                value = kv_unpack(value_cache[cache + start * quads + at]);
+                value = value4(cache + start + at / quads, at % quads);
             }
             tile[at / quads * ROW + at % quads] = vec4<f16>(value);
         }

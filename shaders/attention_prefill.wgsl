@@ -28,8 +28,6 @@ const MAX_QUADS = 4u;
 const NONE = -1.0e38;  // below every score, and far enough from -f32::MAX that differences stay finite
 
 @bind var<storage, read> q: array<vec4<f32>>;             // (tokens, heads, head_dim / 4)
-@bind var<storage, read> key_cache: array<kv4>;           // (kv_heads, context_length, head_dim / 4)
-@bind var<storage, read> value_cache: array<kv4>;         // (kv_heads, context_length, head_dim / 4)
 @bind var<storage, read> slopes: array<f32>;              // (heads), for ALiBi
 @bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens, heads, head_dim / 4)
 
@@ -59,7 +57,7 @@ fn main(
     let first_token = (workgroups.x - 1u - workgroup.x) * queries;
     let last_token = min(first_token + queries, step.tokens) - 1u;
     let token = first_token + band * ROWS;
-    let cache = workgroup.y / (HEADS / KV_HEADS) * CONTEXT_LENGTH * quads;
+    let cache = workgroup.y / (HEADS / KV_HEADS) * CONTEXT_LENGTH;
     // Rows behind the last token repeat it and are not stored.
     let q_rows = (min(vec4(token, token + 1u, token + 2u, token + 3u), vec4(last_token)) * HEADS + workgroup.y) * quads;
     let positions = vec4(step.position + token) + vec4(0u, 1u, 2u, 3u);
@@ -77,7 +75,7 @@ fn main(
             let width = min(quads - slice, 16u);
             for (var at = lid; at < keys * 16u; at += WORKGROUP) {
                 if start + at / 16u < end && at % 16u < width {
-                    tile[at] = kv_unpack(key_cache[cache + (start + at / 16u) * quads + slice + at % 16u]);
+                    tile[at] = key4(cache + start + at / 16u, slice + at % 16u);
                 }
             }
             workgroupBarrier();
@@ -133,7 +131,7 @@ fn main(
         for (var run = 0u; run < keys && start + run < end; run += VALUES) {
             let count = min(VALUES, end - start - run);
             for (var at = lid; at < count * quads; at += WORKGROUP) {
-                tile[at] = kv_unpack(value_cache[cache + (start + run) * quads + at]);
+                tile[at] = value4(cache + start + run + at / quads, at % quads);
             }
             workgroupBarrier();
             for (var at = 0u; at < count; at++) {

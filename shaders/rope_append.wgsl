@@ -1,8 +1,9 @@
 // Rotary position embedding (Su et al. 2021) of queries and keys, and the append of keys and values to the cache.
-// One invocation per quad of a token's fused row [q | k | v]; workgroups along x cover the row, along y tokens. A
-// value finds its pair by itself, so that neither pairs nor rotary_dim need to fall on quads.
+// One invocation per quad of a token's fused row [q | k | v], HEAD_LANES a head; workgroups along x cover the row,
+// along y tokens. A value finds its pair by itself, so that neither pairs nor rotary_dim need to fall on quads.
 #import step
-#import KV
+#import APPEND
+#import turn
 
 override HEADS: u32;
 override KV_HEADS: u32;
@@ -11,12 +12,15 @@ override ROTARY_DIM: u32;      // rotated values of a head; the rest is copied; 
 override CLIP: f32;            // values are first brought within ± this; 0: they are not
 override INTERLEAVED: bool;    // pairs (2i, 2i + 1); otherwise (i, i + rotary_dim / 2)
 override CONTEXT_LENGTH: u32;  // positions that the cache has room for
+override HEAD_LANES: u32;      // lanes of a head, head_dim / 4 at least
+
+const KEYS: u32 = 0u;
+const VALUES: u32 = 1u;
+const NOWHERE: u32 = 2u;
 
 @bind var<storage, read> qkv: array<f32>;              // (tokens, heads + 2 kv_heads, head_dim)
 @bind var<storage, read> table: array<vec2<f32>>;      // (positions, rotary_dim / 2): cosine, sine
 @bind var<storage, read_write> q: array<vec4<f32>>;    // (tokens, heads, head_dim / 4)
-@bind var<storage, read_write> key_cache: array<kv4>;    // (kv_heads, context_length, head_dim / 4)
-@bind var<storage, read_write> value_cache: array<kv4>;  // (kv_heads, context_length, head_dim / 4)
 
 fn value_at(at: u32) -> f32 {
     if CLIP > 0.0 {
@@ -45,31 +49,38 @@ fn rotated(head: u32, at: u32, position: u32) -> f32 {
 }
 
 @compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-    let quads = HEAD_DIM / 4u;
-    let head = id.x / quads;
-    let quad = id.x % quads;
-    if head >= HEADS + 2u * KV_HEADS {
-        return;
-    }
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let head = id.x / HEAD_LANES;
+    let quad = id.x % HEAD_LANES;
     let token = id.y;
     let position = step.position + token;
     let start = (token * (HEADS + 2u * KV_HEADS) + head) * HEAD_DIM;
     let at = quad * 4u;
-    if head >= HEADS + KV_HEADS {
-        let value = vec4(value_at(start + at), value_at(start + at + 1u), value_at(start + at + 2u), value_at(start + at + 3u));
-        value_cache[((head - HEADS - KV_HEADS) * CONTEXT_LENGTH + position) * quads + quad] = kv_pack(value);
-        return;
+    // Lanes without a quad bring zeros: those of their span and block wait for them.
+    let live = head < HEADS + 2u * KV_HEADS && at < HEAD_DIM;
+    var values = vec4(0.0);
+    if live && head < HEADS + KV_HEADS {
+        values = vec4(
+            rotated(start, at, position),
+            rotated(start, at + 1u, position),
+            rotated(start, at + 2u, position),
+            rotated(start, at + 3u, position),
+        );
+    } else if live {
+        values = vec4(value_at(start + at), value_at(start + at + 1u), value_at(start + at + 2u), value_at(start + at + 3u));
     }
-    let turned = vec4(
-        rotated(start, at, position),
-        rotated(start, at + 1u, position),
-        rotated(start, at + 2u, position),
-        rotated(start, at + 3u, position),
-    );
-    if head < HEADS {
-        q[(token * HEADS + head) * quads + quad] = turned;
-    } else {
-        key_cache[((head - HEADS) * CONTEXT_LENGTH + position) * quads + quad] = kv_pack(turned);
+    values = turned(values, lid);
+    if live && head < HEADS {
+        q[(token * HEADS + head) * (HEAD_DIM / 4u) + quad] = values;
     }
+    var cache = NOWHERE;
+    var kv_head = 0u;
+    if head >= HEADS && head < HEADS + KV_HEADS {
+        cache = KEYS;
+        kv_head = head - HEADS;
+    } else if head >= HEADS + KV_HEADS && head < HEADS + 2u * KV_HEADS {
+        cache = VALUES;
+        kv_head = head - HEADS - KV_HEADS;
+    }
+    append(cache, kv_head * CONTEXT_LENGTH + position, quad, values, lid);
 }

@@ -103,6 +103,7 @@ fn help_lists_every_command_flag_default_and_variable() {
         "--memory",
         "--memory-fraction",
         "--offload",
+        "--kv-cache",
         "--quiet",
     ];
     for part in flags.iter().chain(&["[default: 50]", "[default: 0.8]", "[default: 200]", "WGPT_TOP_P"]) {
@@ -132,6 +133,9 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
         (&["bench", "--format", "xml"], "possible values: md, json, csv"),
         (&["bench", "--quantize", "q9_k"], "expected one of f32"),
         (&["bench", "--requantize"], "--quantize"),
+        (&["plan", "--kv-cache", "q5_0"], "expected one of f16, f32, q8_0, q4_0"),
+        (&["generate", "--prompt", "a", "--kv-cache", "8"], "--kv-cache"),
+        (&["quantize", "--kv-cache", "q8_0"], "--kv-cache"),
         (&["quantize", "--quantize", "q4_0"], "--output"),
         (&["quantize", "--output", "x.gguf"], "--quantize"),
     ];
@@ -519,6 +523,40 @@ fn inspect_shows_shapes_formats_and_words() {
     assert!(ok(&["inspect", "--checkpoint", LLAMA]).stdout.contains("llama"), "as text");
     let vocabulary = ok(&["inspect", "--checkpoint", "checkpoints/vocab/ggml-vocab-gpt-neox.gguf"]).stdout;
     assert!(vocabulary.contains("no weights") && vocabulary.contains("tokenizer"), "{vocabulary}");
+}
+
+#[test]
+fn the_kv_cache_s_format_is_chosen_and_its_bytes_are_shown() {
+    const SMOLLM2: &str = "checkpoints/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
+    // 30 layers, keys and values of 3 heads of 64, 4096 tokens; a scale of two bytes for 32 values.
+    let values = 30 * 2 * 3 * 64 * 4096;
+    for (flags, format, bytes) in [
+        (&[][..], "f16", values * 2),
+        (&["--kv-cache", "q8_0"], "q8_0", values + values / 16),
+        (&["--kv-cache", "Q4_0"], "q4_0", values / 2 + values / 16),
+    ] {
+        let args = |command| [&[command, "--checkpoint", SMOLLM2, "--json"], flags].concat();
+        let inspected = json(&ok(&args("inspect")).stdout);
+        assert_eq!(inspected["kv_cache"]["bytes"], bytes, "{format}: {inspected}");
+        assert_eq!(inspected["kv_cache"]["format"], format, "{inspected}");
+        let planned = json(&ok(&args("plan")).stdout);
+        assert_eq!(planned["kv_format"], format, "{planned}");
+        assert_eq!(planned["adapters"][0]["bytes"]["kv_cache"], bytes, "{format}: {planned}");
+    }
+    let shown = ok(&["inspect", "--checkpoint", SMOLLM2, "--kv-cache", "q8_0"]).stdout;
+    assert!(shown.contains("in q8_0 for 4096 tokens"), "{shown}");
+    let shown = ok(&["plan", "--checkpoint", SMOLLM2, "--kv-cache", "q8_0"]).stdout;
+    assert!(shown.contains("keys and values in q8_0"), "{shown}");
+}
+
+#[test]
+fn every_kv_cache_format_continues_a_prompt_on_adapter_and_host_alike() {
+    for format in ["f32", "f16", "q8_0", "q4_0"] {
+        let host = ok(&greedy("the cat", &["--max-new-tokens", "6", "--kv-cache", format])).stdout;
+        let args = [&greedy("the cat", &["--max-new-tokens", "6"])[..], &["--kv-cache", format]].concat();
+        let args: Vec<&str> = args.into_iter().map(|arg| if arg == "host" { "0" } else { arg }).collect();
+        assert_eq!(ok(&args).stdout, host, "{format}");
+    }
 }
 
 #[test]

@@ -2,13 +2,16 @@
 
 mod common;
 
-use common::{all_adapters, committed_checkpoints, golden, nmse};
+use std::path::Path;
+
+use common::{all_adapters, committed_checkpoints, golden, nmse, repository};
 use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::{
     Batch, ExecOptions, Executor, GpuExecutor, GpuOptions, HostExecutor, LogitRows, WeightSource, lower_checkpoint,
 };
 use wgpt::gpu::{Device, DeviceOptions};
 use wgpt::graph::Graph;
+use wgpt::ops::KvFormat;
 use wgpt::plan::{Placement, Plan, Residency};
 
 fn placement(adapter: usize, streamed: bool) -> Placement {
@@ -32,13 +35,13 @@ fn plans(units: usize) -> Vec<(&'static str, Plan)> {
 }
 
 /// Room for the longest prompt and what follows it.
-fn lowered(checkpoint: &Checkpoint) -> Graph {
-    let options = ExecOptions { context_length: Some(PROMPT + FOLLOWING), ..ExecOptions::default() };
+fn lowered(checkpoint: &Checkpoint, kv_format: Option<KvFormat>) -> Graph {
+    let options = ExecOptions { context_length: Some(PROMPT + FOLLOWING), kv_format, ..ExecOptions::default() };
     lower_checkpoint(checkpoint, &options).expect("it lowers").1
 }
 
-fn gpu(checkpoint: &Checkpoint, plan: &Plan, chunk: u32) -> GpuExecutor {
-    let graph = lowered(checkpoint);
+fn gpu(checkpoint: &Checkpoint, kv_format: Option<KvFormat>, plan: &Plan, chunk: u32) -> GpuExecutor {
+    let graph = lowered(checkpoint, kv_format);
     let adapter = all_adapters()[0].index;
     let open = |_| Device::open(adapter, DeviceOptions::default()).expect("the adapter opens");
     let devices = (0..plan.adapters()).map(open).collect();
@@ -72,33 +75,70 @@ fn run(executor: &mut dyn Executor, tokens: &[u32]) -> Vec<Vec<f32>> {
     all
 }
 
+/// Every plan on one device's bits; returns those.
+fn same_bits(folder: &Path, kv_format: Option<KvFormat>) -> Vec<Vec<f32>> {
+    let golden = golden(folder);
+    let checkpoint = Checkpoint::open(folder).expect("the checkpoint opens");
+    let units = lowered(&checkpoint, kv_format).units.len();
+    let expected = run(&mut gpu(&checkpoint, kv_format, &Plan::single(units), 16), &golden.tokens);
+    for (name, plan) in plans(units) {
+        let found = run(&mut gpu(&checkpoint, kv_format, &plan, 16), &golden.tokens);
+        assert!(found == expected, "{} {kv_format:?} {name}: logits differ from one adapter's", folder.display());
+    }
+    expected
+}
+
+/// The host's logits are nearly those of one adapter.
+fn host_agrees(folder: &Path, kv_format: Option<KvFormat>, most: f64) {
+    let golden = golden(folder);
+    let checkpoint = Checkpoint::open(folder).expect("the checkpoint opens");
+    let graph = lowered(&checkpoint, kv_format);
+    let units = graph.units.len();
+    let on_gpu = run(&mut gpu(&checkpoint, kv_format, &Plan::single(units), 64), &golden.tokens);
+    let mut host = HostExecutor::new(graph, WeightSource::new(&checkpoint), &mut |_| ()).expect("it loads");
+    for (a, b) in run(&mut host, &golden.tokens).iter().zip(&on_gpu) {
+        let error = nmse(a, b);
+        assert!(error <= most, "{} {kv_format:?}: nmse {error}", folder.display());
+    }
+}
+
 #[test]
 fn every_plan_gives_the_same_bits() {
     for folder in committed_checkpoints() {
-        let golden = golden(&folder);
-        let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
-        let graph = lowered(&checkpoint);
-        let units = graph.units.len();
-        let expected = run(&mut gpu(&checkpoint, &Plan::single(units), 16), &golden.tokens);
-        for (name, plan) in plans(units) {
-            let found = run(&mut gpu(&checkpoint, &plan, 16), &golden.tokens);
-            assert!(found == expected, "{} {name}: logits differ from one adapter's", folder.display());
-        }
+        same_bits(&folder, None);
     }
 }
 
 #[test]
 fn the_host_executor_agrees() {
     for folder in committed_checkpoints() {
-        let golden = golden(&folder);
-        let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
-        let graph = lowered(&checkpoint);
-        let units = graph.units.len();
-        let on_gpu = run(&mut gpu(&checkpoint, &Plan::single(units), 64), &golden.tokens);
-        let mut host = HostExecutor::new(graph, WeightSource::new(&checkpoint), &mut |_| ()).expect("it loads");
-        for (a, b) in run(&mut host, &golden.tokens).iter().zip(&on_gpu) {
-            let error = nmse(a, b);
-            assert!(error <= 1e-5, "{}: nmse {error}", folder.display());
+        host_agrees(&folder, None, 1e-5);
+    }
+}
+
+/// Heads of one whole block and of less than one; with as many key/value heads as queries, fewer, and one.
+const WITH_KV_FORMATS: [&str; 3] = ["tiny-llama-gptq", "tiny-llama-gqa", "tiny-falcon-7b"];
+
+#[test]
+fn every_plan_gives_the_same_bits_with_every_kv_format() {
+    for name in WITH_KV_FORMATS {
+        let folder = repository("checkpoints").join(name);
+        let exact = same_bits(&folder, Some(KvFormat::F32));
+        for (format, most) in [(KvFormat::F16, 1e-5), (KvFormat::Q8_0, 1e-2), (KvFormat::Q4_0, 0.5)] {
+            let found = same_bits(&folder, Some(format));
+            // The first logits only: tokens that are chosen by them may differ.
+            let error = nmse(&exact[0], &found[0]);
+            assert!(error <= most && error > 0.0, "{name} {format}: nmse {error} from an f32 cache");
+        }
+    }
+}
+
+#[test]
+fn the_host_executor_agrees_with_every_kv_format() {
+    for name in WITH_KV_FORMATS {
+        let folder = repository("checkpoints").join(name);
+        for format in KvFormat::ALL {
+            host_agrees(&folder, Some(format), if format == KvFormat::Q4_0 { 1e-3 } else { 1e-4 });
         }
     }
 }

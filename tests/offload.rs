@@ -12,6 +12,7 @@ use serde_json::Value;
 use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::{Batch, ExecOptions, Executor, LoadReport, LogitRows, MemoryLimit, open, plan_checkpoint};
 use wgpt::gpu::{AdapterChoice, DeviceOptions};
+use wgpt::ops::KvFormat;
 use wgpt::plan::{Offload, Residency};
 use wgpt::sampler::SamplingParams;
 use wgpt::session::{FinishReason, GenerateParams, Language, Session};
@@ -233,6 +234,24 @@ fn a_real_model_uses_what_was_planned() {
         let options = ExecOptions { device, ..options(adapters, offload) };
         used_is_planned("smollm2", &checkpoint, &options);
     }
+    let options = ExecOptions { kv_format: Some(KvFormat::Q4_0), ..options(1, Offload::Never) };
+    used_is_planned("smollm2 q4_0 cache", &checkpoint, &options);
+}
+
+#[test]
+fn smaller_caches_use_what_was_planned_and_what_their_blocks_take() {
+    let folder = repository("checkpoints/wgpt-stories-4m");
+    let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
+    let planned = |format| {
+        let options = ExecOptions { kv_format: Some(format), ..options(2, Offload::Layers(2)) };
+        used_is_planned(&format!("stories {format}"), &checkpoint, &options);
+        let (_, placed) = plan_checkpoint(&checkpoint, &options).expect("there is a plan");
+        placed.adapters.iter().map(|adapter| adapter.bytes.kv_cache).sum::<u64>() as f64
+    };
+    let f16 = planned(KvFormat::F16);
+    // Heads of 32 values have one scale each, in a word of its own.
+    assert_eq!(planned(KvFormat::Q8_0) / f16, 9.0 / 16.0, "q8_0");
+    assert_eq!(planned(KvFormat::Q4_0) / f16, 5.0 / 16.0, "q4_0");
 }
 
 /// Logits of a prompt of two chunks and more, and of three tokens after it.

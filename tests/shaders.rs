@@ -13,6 +13,7 @@ use wgpt::tensor::{DType, Dim, TensorType};
 const SLOTS: &[(&str, Option<&str>, &str)] = &[
     ("WEIGHTS", None, "quant/"),
     ("KV", None, "lib/kv_"),
+    ("APPEND", None, "lib/append_"),
     ("REDUCE", None, "lib/reduce_"),
     ("TILE", Some("gemv"), "lib/rows_"),
     ("TILE", Some("gemm"), "lib/tile_"),

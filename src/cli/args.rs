@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::compare_args::CompareArgs;
+use super::kv_cache_args::KvCacheArgs;
 use super::placement::PlacementArgs;
 use super::quantize_args::{QuantizeArgs, QuantizeCommandArgs};
 
@@ -95,6 +96,9 @@ pub(super) struct ModelArgs {
 
     #[command(flatten)]
     pub(super) quantize: QuantizeArgs,
+
+    #[command(flatten)]
+    pub(super) kv: KvCacheArgs,
 
     /// No timings, memory figures or progress on stderr; errors still are
     #[arg(long, short, env = "WGPT_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
@@ -301,6 +305,9 @@ pub(super) struct InspectArgs {
 
     #[command(flatten)]
     pub(super) quantize: QuantizeArgs,
+
+    #[command(flatten)]
+    pub(super) kv: KvCacheArgs,
 
     /// Print a JSON object
     #[arg(long)]

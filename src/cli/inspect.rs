@@ -9,7 +9,7 @@ use anyhow::Result;
 use serde::Serialize;
 use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::{ExecOptions, lower_checkpoint};
-use wgpt::graph::Weight;
+use wgpt::graph::{Graph, Weight};
 use wgpt::model::{MlpSpec, ModelSpec, Residual};
 use wgpt::session::Language;
 
@@ -28,6 +28,8 @@ struct Report {
     model_problem: Option<String>,
     /// Bytes of the weight matrices as an adapter holds them, quantized where that was asked for.
     packed_bytes: Option<u64>,
+    /// What the KV cache takes besides.
+    kv_cache: Option<KvCache>,
     /// What --quantize does to them.
     quantized: Option<String>,
     parameters: u64,
@@ -64,6 +66,14 @@ struct Model {
     parallel_residual: bool,
 }
 
+/// The KV cache, with room for as many tokens as commands give it by default.
+#[derive(Debug, Serialize)]
+struct KvCache {
+    format: &'static str,
+    context_length: u32,
+    bytes: u64,
+}
+
 /// What the checkpoint says about text.
 #[derive(Debug, Serialize)]
 struct Words {
@@ -83,7 +93,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     let checkpoint = &opened.checkpoint;
     let formats = formats(checkpoint);
     let quantize = args.quantize.wanted();
-    let options = ExecOptions { quantize, ..ExecOptions::default() };
+    let options = ExecOptions { quantize, kv_format: args.kv.kv_cache, ..ExecOptions::default() };
     let (lowered, model_problem) = if formats.is_empty() {
         (None, Some("no weights".to_owned()))
     } else {
@@ -92,6 +102,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     let stored = |name: &str| checkpoint.tensor(name).ok().map(|view| view.format);
     let quantized = lowered.as_ref().zip(quantize).map(|((spec, _), wanted)| wanted.choose(spec, &stored).to_string());
     let packed_bytes = lowered.as_ref().map(|(_, graph)| graph.weights.iter().map(Weight::bytes).sum());
+    let kv_cache = lowered.as_ref().and_then(|(_, graph)| kv_cache(graph));
     let (tokenizer, tokenizer_problem) = split(Language::of(checkpoint).map(|language| words(&language)));
     let report = Report {
         checkpoint: opened.path.display().to_string(),
@@ -99,6 +110,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
         model: lowered.map(|(spec, _)| model(&spec)),
         model_problem,
         packed_bytes,
+        kv_cache,
         quantized,
         parameters: formats.values().map(|stored| stored.parameters).sum(),
         formats,
@@ -151,6 +163,11 @@ fn model(spec: &ModelSpec) -> Model {
     }
 }
 
+fn kv_cache(graph: &Graph) -> Option<KvCache> {
+    let bytes = graph.units.iter().map(|unit| unit.kv_bytes).sum();
+    Some(KvCache { format: graph.kv_format()?.name(), context_length: graph.context_length, bytes })
+}
+
 fn words(language: &Language) -> Words {
     let tokenizer = &language.tokenizer;
     let piece = |id: u32| tokenizer.piece(id).unwrap_or_else(|| id.to_string());
@@ -193,6 +210,9 @@ fn describe(report: &Report) -> String {
         lines.push(("format", format!("{name}: {} tensors, {}", stored.tensors, bytes(stored.bytes))));
     }
     lines.extend(report.packed_bytes.map(|packed| ("on adapter", format!("{} of weights", bytes(packed)))));
+    lines.extend(report.kv_cache.iter().map(|KvCache { format, context_length, bytes: held }| {
+        ("KV cache", format!("{} in {format} for {context_length} tokens", bytes(*held)))
+    }));
     lines.extend(report.quantized.iter().map(|quantized| ("quantize", quantized.clone())));
     if let Some(words) = &report.tokenizer {
         let (bos, end) = (words.bos.as_deref().unwrap_or("none"), words.end_of_text.join(" "));

@@ -13,6 +13,7 @@ mod compare_args;
 mod embedded;
 mod generate;
 mod inspect;
+mod kv_cache_args;
 mod logits;
 mod output;
 mod perplexity;

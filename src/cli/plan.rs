@@ -8,6 +8,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 use wgpt::exec::{Placed, PlacedAdapter};
 use wgpt::graph::Graph;
+use wgpt::ops::KvFormat;
 use wgpt::plan::{AdapterBytes, Estimate, Rates, Residency};
 
 use super::args::PlanArgs;
@@ -21,6 +22,8 @@ struct Report {
     context_length: u32,
     /// Tokens of a prefill chunk.
     prefill_chunk: u32,
+    /// How keys and values are held.
+    kv_format: Option<&'static str>,
     units: Vec<UnitPlace>,
     adapters: Vec<AdapterPart>,
     /// Packed weights that the host keeps for streaming, bytes.
@@ -135,6 +138,7 @@ fn report(checkpoint: String, graph: &Graph, placed: &Placed) -> Report {
         checkpoint,
         context_length: graph.context_length,
         prefill_chunk: placed.extents.tokens,
+        kv_format: graph.kv_format().map(KvFormat::name),
         units: units.collect(),
         adapters: adapters.collect(),
         host_bytes: placed.adapters.iter().map(|adapter| adapter.host_bytes).sum(),
@@ -153,7 +157,9 @@ fn describe(report: &Report, placed: &Placed) -> String {
     };
     text += &speed("decode", &report.decode);
     text += &speed("prefill", &report.prefill);
-    text += &format!("context  {} tokens, prompts in chunks of {}\n", report.context_length, report.prefill_chunk);
+    let kept = report.kv_format.map_or_else(String::new, |format| format!(", keys and values in {format}"));
+    text +=
+        &format!("context  {} tokens{kept}, prompts in chunks of {}\n", report.context_length, report.prefill_chunk);
     for AdapterPart { index, rates, measured, .. } in &report.adapters {
         let how = if *measured { "measured" } else { "assumed " };
         let (memory, bus, compute) = (rates.memory / 1e9, rates.bus / 1e9, rates.flops / 1e12);

@@ -177,6 +177,7 @@ fn options(model: &ModelArgs, context: &ContextArgs) -> ExecOptions {
         rates: rates::load(),
         activations: model.placement.activations,
         context_length: context.context_length,
+        kv_format: model.kv.kv_cache,
         quantize: model.quantize.wanted(),
         ..ExecOptions::default()
     }

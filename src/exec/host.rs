@@ -20,7 +20,7 @@ pub struct HostExecutor {
     graph: Graph,
     weights: HashMap<WeightId, PackedSlices>,
     vectors: HashMap<VectorId, Vec<f32>>,
-    /// KV cache by tensor, f32.
+    /// KV cache by tensor: values as its format rounds them.
     states: HashMap<TensorId, Vec<f32>>,
     position: u32,
 }

@@ -3,7 +3,7 @@
 use super::ExecError;
 use crate::gpu::{Buffer, BufferPart, Device, Dispatch, GpuError, Usage};
 use crate::ops::{
-    Bind, Call, Case, CaseValue, HostInput, HostSlice, HostWeight, KvFormat, Numbers, Operand, Phase, Step, decode_q8,
+    Bind, Call, Case, CaseValue, HostInput, HostSlice, HostWeight, Numbers, Operand, Phase, StateType, Step, decode_q8,
     encode_q8,
 };
 
@@ -30,7 +30,8 @@ pub struct PreparedCase {
 #[derive(Debug, Clone, Copy)]
 enum Stored {
     F32,
-    F16,
+    /// A key or value cache.
+    State(StateType),
     /// Rows of so many values in 8-bit blocks.
     Q8(usize),
 }
@@ -106,13 +107,13 @@ impl<'c> FilledCase<'c> {
             })?);
         }
         let formats = self.outputs.iter().map(|value| match value {
-            CaseValue::State(ty, _) if ty.format == KvFormat::F16 => Stored::F16,
+            CaseValue::State(ty, _) => Stored::State(*ty),
             CaseValue::Q8(_, cols) => Stored::Q8(*cols),
             _ => Stored::F32,
         });
-        let outputs = outputs.into_iter().zip(formats).map(|(mut made, format)| {
+        let outputs = outputs.into_iter().zip(formats).map(|(mut made, stored)| {
             let (buffer, bytes) = made.swap_remove(0);
-            (buffer, bytes, format)
+            (buffer, bytes, stored)
         });
         Ok(PreparedCase { step: self.case.step, outputs: outputs.collect(), dispatches })
     }
@@ -141,12 +142,12 @@ impl PreparedCase {
         let all = device.read(&readback, bytes, <[u8]>::to_vec)?;
         let mut at = 0;
         let mut result = CaseResult { outputs: Vec::new(), guards_intact: true };
-        for (buffer, bytes, format) in &self.outputs {
+        for (buffer, bytes, state) in &self.outputs {
             let whole = &all[at..at + buffer.bytes() as usize];
             let (values, guard) = whole.split_at(*bytes as usize);
             result.guards_intact &=
                 guard[guard.len() - size_of_val(&GUARD)..] == *bytemuck::cast_slice::<u32, u8>(&GUARD);
-            result.outputs.push(decode(values, *format));
+            result.outputs.push(decode(values, *state));
             at += buffer.bytes() as usize;
         }
         Ok(result)
@@ -160,13 +161,8 @@ fn part((buffer, bytes): &(Buffer, u64)) -> BufferPart<'_> {
 fn decode(bytes: &[u8], stored: Stored) -> Vec<f32> {
     match stored {
         Stored::Q8(cols) => decode_q8(bytes, cols),
-        Stored::F16 => {
-            let halves = bytes.chunks_exact(2).map(|pair| half::f16::from_le_bytes([pair[0], pair[1]]));
-            halves.map(half::f16::to_f32).collect()
-        }
-        Stored::F32 => {
-            bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect()
-        }
+        Stored::State(state) => state.decode(bytes),
+        Stored::F32 => bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect(),
     }
 }
 
@@ -187,13 +183,7 @@ fn upload(device: &Device, value: &CaseValue) -> Result<Vec<(Buffer, u64)>, GpuE
         CaseValue::U32(values) => Ok(vec![with_guard(bytemuck::cast_slice(values))?]),
         CaseValue::Q8(values, cols) => Ok(vec![with_guard(&encode_q8(values, *cols))?]),
         CaseValue::Weight(_, slices) => slices.iter().map(|bytes| with_guard(bytes)).collect(),
-        CaseValue::State(ty, values) => Ok(vec![match ty.format {
-            KvFormat::F32 => with_guard(bytemuck::cast_slice(values))?,
-            KvFormat::F16 => {
-                let halves: Vec<half::f16> = values.iter().map(|value| half::f16::from_f32(*value)).collect();
-                with_guard(bytemuck::cast_slice(&halves))?
-            }
-        }]),
+        CaseValue::State(ty, values) => Ok(vec![with_guard(&ty.encode(values))?]),
     }
 }
 

@@ -222,6 +222,7 @@ impl Lowering<'_> {
             rotary_dim: rope.map_or(0, |rope| rope.rotary_dim),
             style: rope.map_or(RopeStyle::HalfSplit, |rope| rope.style),
             clip: spec.clip_qkv,
+            format: state.format,
         };
         self.node(append, vec![qkv, table], vec![q, keys, values]);
         let output = self.hidden(format!("layer {index} attention"), Dim::Tokens, width);
@@ -234,6 +235,7 @@ impl Lowering<'_> {
             window: spec.window.filter(|window| *window < self.options.context_length),
             softcap: spec.softcap,
             alibi: spec.alibi.as_ref().map(|(alibi, _)| *alibi),
+            format: state.format,
         };
         let mut inputs = vec![q, keys, values];
         if let Some((_, slopes)) = &spec.alibi {

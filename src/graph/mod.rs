@@ -17,7 +17,7 @@ pub use lower::{LowerOptions, lower};
 pub use quantize::{Quantize, QuantizedFormats};
 
 use crate::model::{RopeSpec, VectorSpec, WeightSpec};
-use crate::ops::{Op, StateType};
+use crate::ops::{KvFormat, Op, StateType};
 use crate::quant::BlockFormat;
 use crate::tensor::TensorType;
 
@@ -206,6 +206,14 @@ impl Graph {
             TensorKind::Activation(ty) => Some(ty),
             _ => None,
         }
+    }
+
+    /// How keys and values are held; `None` where nothing is.
+    pub fn kv_format(&self) -> Option<KvFormat> {
+        self.tensors.iter().find_map(|tensor| match &tensor.kind {
+            TensorKind::State(state) => Some(state.format),
+            _ => None,
+        })
     }
 
     /// Logits of a row.

@@ -32,6 +32,8 @@ pub struct Attention {
     pub softcap: Option<f32>,
     /// Position bias of the scores.
     pub alibi: Option<Alibi>,
+    /// How the caches hold keys and values: what was turned on its way there is turned back.
+    pub format: KvFormat,
 }
 
 /// How the position bias of ALiBi (Press et al. 2022) is computed: added to the scaled scores.
@@ -67,6 +69,8 @@ const TILE_HEADS: u32 = 4;
 const COLUMNS: u32 = 16;
 const ROWS: u32 = 4;
 
+/// Invocations of a workgroup of turn.wgsl.
+const TURN_LANES: u32 = 64;
 /// Queries, and keys, of a tile of attention_matrix.wgsl.
 const MATRIX_TILE: u32 = 32;
 
@@ -129,7 +133,7 @@ impl Attention {
         ]);
         let parts = Kernel {
             source: "attention_decode",
-            slots: vec![("KV", state.format.snippet().into()), reduce],
+            slots: vec![("KV", state.format.reader()), reduce],
             overrides,
             bindings: [self.score_bindings(), vec![("partials", Bind::Scratch(0))]].concat(),
             workgroups: [
@@ -141,6 +145,7 @@ impl Attention {
         };
         let mut overrides = self.overrides(state);
         overrides.push(("PIECE", f64::from(PIECE)));
+        overrides.extend(state.format.turn_overrides(self.head_dim));
         let combine = Kernel {
             source: "attention_combine",
             slots: vec![],
@@ -156,7 +161,7 @@ impl Attention {
     fn fits_matrices(&self, state: StateType, traits: &Traits) -> bool {
         let memory = MATRIX_TILE * (3 * (self.head_dim * 2 + 16) + 80 + (self.head_dim + 4) * 4);
         traits.cooperative_matrix
-            && state.format == KvFormat::F16
+            && state.format != KvFormat::F32
             && self.head_dim.is_multiple_of(16)
             && (32..=128).contains(&self.head_dim)
             && memory <= traits.workgroup_storage
@@ -165,7 +170,7 @@ impl Attention {
     fn prefill_matrix(&self, state: StateType) -> Kernel {
         Kernel {
             source: "attention_matrix",
-            slots: vec![("KV", state.format.snippet().into())],
+            slots: vec![("KV", state.format.reader())],
             overrides: self.score_overrides(state),
             bindings: [self.score_bindings(), vec![("output", Bind::Output(0))]].concat(),
             workgroups: [Extent::Tokens { per: MATRIX_TILE }, Extent::Fixed(self.heads), Extent::Fixed(1)],
@@ -186,7 +191,7 @@ impl Attention {
         ]);
         Kernel {
             source: "attention_prefill",
-            slots: vec![("KV", state.format.snippet().into())],
+            slots: vec![("KV", state.format.reader())],
             overrides,
             bindings: [self.score_bindings(), vec![("output", Bind::Output(0))]].concat(),
             workgroups: [
@@ -196,6 +201,25 @@ impl Attention {
             ],
             scratch: vec![],
         }
+    }
+
+    /// A prefill kernel, and what turns its result back where the cache's values are turned.
+    fn turned_back(&self, attention: Kernel, state: StateType) -> Vec<Kernel> {
+        if state.format.span(self.head_dim) == 1 {
+            return vec![attention];
+        }
+        let row_quads = self.heads * self.head_dim / 4;
+        let mut overrides = state.format.turn_overrides(self.head_dim);
+        overrides.push(("ROW_QUADS", f64::from(row_quads)));
+        let turn = Kernel {
+            source: "turn",
+            slots: vec![],
+            overrides,
+            bindings: vec![("output", Bind::Output(0))],
+            workgroups: [Extent::Fixed(row_quads.div_ceil(TURN_LANES)), Extent::Tokens { per: 1 }, Extent::Fixed(1)],
+            scratch: vec![],
+        };
+        vec![attention, turn]
     }
 
     /// One head of one token: scores, softmax, weighted values, in two passes.
@@ -258,8 +282,10 @@ impl Op for Attention {
         let state = Call::state(&call.inputs[1]);
         match call.phase {
             Phase::Decode => self.decode(state, call.traits),
-            Phase::Prefill if self.fits_matrices(state, call.traits) => vec![self.prefill_matrix(state)],
-            Phase::Prefill => vec![self.prefill(state, call.traits)],
+            Phase::Prefill if self.fits_matrices(state, call.traits) => {
+                self.turned_back(self.prefill_matrix(state), state)
+            }
+            Phase::Prefill => self.turned_back(self.prefill(state, call.traits), state),
         }
     }
 
@@ -274,6 +300,7 @@ impl Op for Attention {
             let rows = kv_head * cache..(kv_head + 1) * cache;
             let slope = self.alibi.map_or(0.0, |_| inputs[3].f32()[row % heads]);
             self.head(step.position as usize + token, slope, query, &keys[rows.clone()], &values[rows], output);
+            self.format.turn(output);
         });
     }
 }
@@ -315,7 +342,7 @@ pub(super) fn cases() -> Vec<Case> {
     ];
     let variants = [(None, None), (Some(1), None), (Some(37), None), (None, Some(3.0)), (Some(150), Some(20.0))];
     let mut cases = Vec::new();
-    for format in [KvFormat::F16, KvFormat::F32] {
+    for format in KvFormat::ALL {
         for (window, softcap) in variants {
             for shape in &shapes {
                 // Sharp scores now and then: outliers must neither overflow nor vanish.
@@ -345,7 +372,7 @@ fn case(
     let Shape { tokens, position, context_length, heads, kv_heads, head_dim } = *shape;
     let rows = CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(heads * head_dim)]));
     let state = CaseInput::State(StateType { kv_heads, context_length, head_dim, format });
-    let op = Attention { heads, kv_heads, head_dim, scale, window, softcap, alibi };
+    let op = Attention { heads, kv_heads, head_dim, scale, window, softcap, alibi, format };
     let mut inputs = vec![rows.clone(), state.clone(), state];
     inputs.extend(alibi.map(|_| CaseInput::Vector(heads as usize)));
     Case {
@@ -354,6 +381,6 @@ fn case(
         inputs,
         outputs: vec![rows],
         step: Step::new(tokens, position, 1),
-        max_nmse: if format == KvFormat::F16 { 1e-6 } else { 1e-10 },
+        max_nmse: if format == KvFormat::F32 { 1e-10 } else { 1e-6 },
     }
 }

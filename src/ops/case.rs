@@ -1,7 +1,7 @@
 //! Test and bench cases: an op with operand types, a step, and how close kernel and reference must be.
 
 use super::quantize_row::round_rows;
-use super::{KvFormat, Op, StateType, Step, WeightType};
+use super::{Op, StateType, Step, WeightType};
 use crate::quant::BlockFormat;
 use crate::tensor::{DType, TensorType};
 
@@ -130,12 +130,9 @@ impl CaseInput {
                 CaseValue::F32(pairs)
             }
             Self::State(ty) => {
-                let values = numbers.values(ty.elements() as usize);
-                let round = |value: f32| match ty.format {
-                    KvFormat::F16 => half::f16::from_f32(value).to_f32(),
-                    KvFormat::F32 => value,
-                };
-                CaseValue::State(*ty, values.into_iter().map(round).collect())
+                let mut values = numbers.values(ty.elements() as usize);
+                values.chunks_exact_mut(ty.head_dim as usize).for_each(|row| ty.format.round_row(row));
+                CaseValue::State(*ty, values)
             }
             Self::Weight { format, rows, cols, slice_rows } => {
                 let starts = (0..*rows).step_by(*slice_rows);

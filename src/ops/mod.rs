@@ -20,6 +20,7 @@ mod case;
 mod embed;
 mod experts;
 mod host;
+mod kv;
 mod matmul;
 mod norm;
 mod positions;
@@ -35,6 +36,7 @@ pub use case::{Case, CaseInput, CaseValue, Numbers, all_cases};
 pub use embed::Embed;
 pub use experts::{CombineExperts, MatmulExperts};
 pub use host::{HostInput, HostSlice, HostWeight, fan_out};
+pub use kv::{KvFormat, StateType};
 pub use matmul::{Columns, Matmul};
 pub use norm::{Norm, NormKind};
 pub use positions::AddPositions;
@@ -141,58 +143,6 @@ pub struct Kernel {
     pub workgroups: [Extent; 3],
     /// Bytes of each scratch buffer it uses, by [`Bind::Scratch`] number.
     pub scratch: Vec<u64>,
-}
-
-/// How keys and values are held in the cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum KvFormat {
-    /// Two values a word; half the memory, what others do by default.
-    F16,
-    /// Exact; for checkpoints whose weights are f32.
-    F32,
-}
-
-impl KvFormat {
-    /// Bytes of one value.
-    pub const fn bytes(self) -> u64 {
-        match self {
-            Self::F16 => 2,
-            Self::F32 => 4,
-        }
-    }
-
-    /// The snippet that fills the slot `KV`.
-    pub const fn snippet(self) -> &'static str {
-        match self {
-            Self::F16 => "lib/kv_f16",
-            Self::F32 => "lib/kv_f32",
-        }
-    }
-}
-
-/// The shape of one layer's key or value cache: `(kv_heads, context_length, head_dim)`, row-major.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct StateType {
-    /// Key/value heads.
-    pub kv_heads: u32,
-    /// Positions there is room for.
-    pub context_length: u32,
-    /// Values of a head.
-    pub head_dim: u32,
-    /// How a value is held.
-    pub format: KvFormat,
-}
-
-impl StateType {
-    /// Values in all.
-    pub const fn elements(self) -> u64 {
-        self.kv_heads as u64 * self.context_length as u64 * self.head_dim as u64
-    }
-
-    /// Bytes in all.
-    pub const fn bytes(self) -> u64 {
-        self.elements() * self.format.bytes()
-    }
 }
 
 /// A weight matrix `(rows, cols)` as it is placed: row slices of one format.

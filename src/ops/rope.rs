@@ -16,7 +16,8 @@ pub enum RopeStyle {
 
 /// Inputs: qkv `(tokens, (heads + 2 kv_heads) · head_dim)`, rows `[q | k | v]`; table vector
 /// `(positions, rotary_dim / 2, 2)` of cosines and sines, scaling included. Outputs: q `(tokens, heads · head_dim)`,
-/// key cache, value cache, written at rows `step.position + token`. With a `rotary_dim` of 0 the table is not read.
+/// key cache, value cache, written at rows `step.position + token`. With a `rotary_dim` of 0 the table is not read. For
+/// caches in blocks heads are also turned ([`KvFormat::turn`]); [`super::Attention`] turns its result back.
 #[derive(Debug, Clone)]
 pub struct RopeAppend {
     /// Query heads.
@@ -31,6 +32,8 @@ pub struct RopeAppend {
     pub style: RopeStyle,
     /// q, k and v are first brought within ± this (`clip_qkv`).
     pub clip: Option<f32>,
+    /// How the caches hold keys and values.
+    pub format: KvFormat,
 }
 
 const INVOCATIONS: u32 = 64;
@@ -64,19 +67,25 @@ impl Op for RopeAppend {
 
     fn kernels(&self, call: &Call<'_>) -> Vec<Kernel> {
         let state = Call::state(&call.outputs[1]);
-        let quads = (self.heads + 2 * self.kv_heads) * self.head_dim / 4;
+        let head_lanes = state.format.head_lanes(self.head_dim);
+        let lanes = (self.heads + 2 * self.kv_heads) * head_lanes;
         vec![Kernel {
             source: "rope_append",
-            slots: vec![("KV", state.format.snippet().into())],
-            overrides: vec![
-                ("HEADS", f64::from(self.heads)),
-                ("KV_HEADS", f64::from(self.kv_heads)),
-                ("HEAD_DIM", f64::from(self.head_dim)),
-                ("ROTARY_DIM", f64::from(self.rotary_dim)),
-                ("CLIP", f64::from(self.clip.unwrap_or(0.0))),
-                ("INTERLEAVED", f64::from(u8::from(self.style == RopeStyle::Interleaved))),
-                ("CONTEXT_LENGTH", f64::from(state.context_length)),
-            ],
+            slots: vec![("APPEND", state.format.writer())],
+            overrides: [
+                &[
+                    ("HEADS", f64::from(self.heads)),
+                    ("KV_HEADS", f64::from(self.kv_heads)),
+                    ("HEAD_DIM", f64::from(self.head_dim)),
+                    ("ROTARY_DIM", f64::from(self.rotary_dim)),
+                    ("CLIP", f64::from(self.clip.unwrap_or(0.0))),
+                    ("INTERLEAVED", f64::from(u8::from(self.style == RopeStyle::Interleaved))),
+                    ("CONTEXT_LENGTH", f64::from(state.context_length)),
+                    ("HEAD_LANES", f64::from(head_lanes)),
+                ][..],
+                &state.format.turn_overrides(self.head_dim),
+            ]
+            .concat(),
             bindings: vec![
                 ("qkv", Bind::Input(0)),
                 ("table", Bind::Input(1)),
@@ -84,7 +93,7 @@ impl Op for RopeAppend {
                 ("key_cache", Bind::Output(1)),
                 ("value_cache", Bind::Output(2)),
             ],
-            workgroups: [Extent::Fixed(quads.div_ceil(INVOCATIONS)), Extent::Tokens { per: 1 }, Extent::Fixed(1)],
+            workgroups: [Extent::Fixed(lanes.div_ceil(INVOCATIONS)), Extent::Tokens { per: 1 }, Extent::Fixed(1)],
             scratch: vec![],
         }]
     }
@@ -103,12 +112,17 @@ impl Op for RopeAppend {
             for head in 0..heads {
                 let output = &mut q[(token * heads + head) * head_dim..][..head_dim];
                 self.rotate(&row[head * head_dim..][..head_dim], turns, output);
+                self.format.turn(output);
             }
             for head in 0..kv_heads {
                 let at = (head * context_length + position) * head_dim;
                 self.rotate(&row[(heads + head) * head_dim..][..head_dim], turns, &mut keys[at..at + head_dim]);
+                self.format.turn(&mut keys[at..at + head_dim]);
+                self.format.round_row(&mut keys[at..at + head_dim]);
                 let value = &row[(heads + kv_heads + head) * head_dim..][..head_dim];
                 values[at..at + head_dim].iter_mut().zip(value).for_each(|(to, from)| *to = self.clipped(*from));
+                self.format.turn(&mut values[at..at + head_dim]);
+                self.format.round_row(&mut values[at..at + head_dim]);
             }
         }
     }
@@ -127,7 +141,7 @@ pub(super) fn cases() -> Vec<Case> {
         (4, 1, 3, 3, 20, 0, 8),
     ];
     for style in [RopeStyle::HalfSplit, RopeStyle::Interleaved] {
-        for format in [KvFormat::F16, KvFormat::F32] {
+        for format in KvFormat::ALL {
             for (tokens, position, heads, kv_heads, head_dim, rotary_dim, context_length) in shapes {
                 let state = CaseInput::State(StateType { kv_heads, context_length, head_dim, format });
                 let clip = (head_dim % 20 == 0).then_some(0.5);
@@ -136,7 +150,7 @@ pub(super) fn cases() -> Vec<Case> {
                         "rope_append {style:?} {format:?} tokens {tokens} at {position}/{context_length} \
                          heads {heads}/{kv_heads}x{head_dim} rotary {rotary_dim} clip {clip:?}"
                     ),
-                    op: Box::new(RopeAppend { heads, kv_heads, head_dim, rotary_dim, style, clip }),
+                    op: Box::new(RopeAppend { heads, kv_heads, head_dim, rotary_dim, style, clip, format }),
                     inputs: vec![
                         CaseInput::Activation(TensorType::f32([
                             Dim::Tokens,
@@ -150,7 +164,13 @@ pub(super) fn cases() -> Vec<Case> {
                         state,
                     ],
                     step: Step::new(tokens, position, 1),
-                    max_nmse: if format == KvFormat::F16 { 1e-6 } else { 1e-12 },
+                    max_nmse: match format {
+                        KvFormat::F32 => 1e-12,
+                        KvFormat::F16 => 1e-6,
+                        // Room for one value that rotation's last bit took to the code beside.
+                        KvFormat::Q8_0 => 2e-5,
+                        KvFormat::Q4_0 => 5e-4,
+                    },
                 });
             }
         }

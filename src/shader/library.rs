@@ -32,13 +32,20 @@ pub static KERNELS: &[(&str, &str)] = files![
     "rope_append",
     "route",
     "softcap",
+    "turn",
 ];
 
 /// Snippets: files of `shaders/lib/` and `shaders/quant/`, imported by kernels.
 pub static SNIPPETS: &[(&str, &str)] = files![
     "lib/activation",
     "lib/alibi",
+    "lib/append_f16",
+    "lib/append_f32",
+    "lib/append_q4_0",
+    "lib/append_q8_0",
     "lib/byte_table",
+    "lib/cache_blocks",
+    "lib/cache_rows",
     "lib/codes",
     "lib/double_quantized",
     "lib/f8_e4m3",
@@ -49,6 +56,8 @@ pub static SNIPPETS: &[(&str, &str)] = files![
     "lib/iq4_values",
     "lib/kv_f16",
     "lib/kv_f32",
+    "lib/kv_q4_0",
+    "lib/kv_q8_0",
     "lib/nf4_values",
     "lib/matrix_128",
     "lib/matrix_64",
@@ -65,6 +74,7 @@ pub static SNIPPETS: &[(&str, &str)] = files![
     "lib/tile_2x4",
     "lib/tile_4x4",
     "lib/tile_8x8",
+    "lib/turn",
     "lib/zero_point",
     "quant/bf16",
     "quant/f16",

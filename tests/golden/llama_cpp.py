@@ -15,6 +15,8 @@ import xllamacpp
 _VOCAB_ONLY, _GPU_LAYERS = 72, 16
 _N_CTX, _N_BATCH, _N_UBATCH, _THREADS, _THREADS_BATCH, _FLASH, _TYPE_K, _TYPE_V = 0, 4, 8, 28, 32, 52, 104, 108
 
+_CACHE = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}  # ggml's type numbers
+
 
 class _Params(ctypes.Structure):
     # Larger than either struct: passed and returned in memory, so the excess is never read.
@@ -90,13 +92,14 @@ class Model:
         assert count >= 0
         return out.raw[:count]
 
-    def logits(self, ids, threads: int = 1) -> np.ndarray:
-        """One forward over all ids, float32 KV cache, no flash attention: (tokens, vocab)."""
+    def logits(self, ids, threads: int = 1, cache: str = "f32") -> np.ndarray:
+        """One forward over all ids: (tokens, vocab). Flash attention where the KV cache is quantized, which needs it."""
+        kind, flash = _CACHE[cache], int(cache.startswith("q"))
         params = _lib.llama_context_default_params()
         assert [params.get(at) for at in (_N_CTX, _N_BATCH, _N_UBATCH, _THREADS, _FLASH, _TYPE_K, _TYPE_V)] == [
             512, 2048, 512, 4, -1, 1, 1]
         for at, value in [(_N_CTX, max(512, len(ids))), (_N_BATCH, len(ids)), (_N_UBATCH, len(ids)),
-                          (_THREADS, threads), (_THREADS_BATCH, threads), (_FLASH, 0), (_TYPE_K, 0), (_TYPE_V, 0)]:
+                          (_THREADS, threads), (_THREADS_BATCH, threads), (_FLASH, flash), (_TYPE_K, kind), (_TYPE_V, kind)]:
             params.put(at, value)
         context = _lib.llama_init_from_model(self.model, params)
         assert context

@@ -34,6 +34,11 @@ pub(super) struct PlacementArgs {
     /// all [default without the flag: none]
     #[arg(long, value_name = "N|all", env = "WGPT_OFFLOAD", num_args = 0..=1, default_missing_value = "needed", value_parser = offload)]
     pub(super) offload: Option<Offload>,
+
+    /// Tokens of a prompt that are computed at once [default: 512; several adapters take them in pieces of 128 or more,
+    /// each adapter at another one]
+    #[arg(long, value_name = "N", env = "WGPT_PREFILL_CHUNK", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) prefill_chunk: Option<u32>,
 }
 
 impl PlacementArgs {

@@ -1,6 +1,6 @@
 //! `wgpt plan`: where a model would go and how fast it would be.
 //!
-//! Reads headers and asks drivers what is free; loads nothing and computes nothing. Invariant: what is shown is what
+//! Reads headers, asks drivers what is free, and measures adapters it has no figures of; loads nothing. Invariant: what is shown is what
 //! the commands that compute would allocate with the same flags.
 
 use anyhow::Result;
@@ -8,7 +8,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 use wgpt::exec::{Placed, PlacedAdapter};
 use wgpt::graph::Graph;
-use wgpt::plan::{AdapterBytes, Estimate, Rates, Residency};
+use wgpt::plan::{AdapterBytes, Estimate, HostCost, Rates, Residency};
 
 use super::args::PlanArgs;
 use super::output::{Notes, Text, bytes};
@@ -27,6 +27,8 @@ struct Report {
     host_bytes: u64,
     decode: Estimate,
     prefill: Estimate,
+    /// What the streamed layers would cost computed on the host; `None` where nothing is streamed.
+    host: Option<HostCost>,
     notices: Vec<String>,
 }
 
@@ -56,12 +58,13 @@ struct AdapterPart {
     streamed_bytes: u64,
     /// What it does a second.
     rates: Rates,
-    /// Whether that was measured, by `wgpt adapters --probe`; else it is assumed.
+    /// Whether that was measured, now or before; else it is assumed.
     measured: bool,
 }
 
 pub(super) fn run(args: &PlanArgs) -> Result<()> {
-    let (opened, graph, placed) = resolve::plan(&args.model, &args.context)?;
+    let notes = Notes::new(args.model.quiet);
+    let (opened, graph, placed) = resolve::plan(&args.model, &args.context, notes)?;
     let report = report(opened.path.display().to_string(), &graph, &placed);
     let mut stdout = Text::new();
     if args.json {
@@ -69,7 +72,6 @@ pub(super) fn run(args: &PlanArgs) -> Result<()> {
         return Ok(());
     }
     stdout.show(&describe(&report, &placed))?;
-    let notes = Notes::new(args.model.quiet);
     report.notices.iter().for_each(|notice| notes.line(notice));
     Ok(())
 }
@@ -100,9 +102,11 @@ pub(super) fn runs(placed: &Placed) -> Vec<String> {
                 all if all == layers.len() => " (streamed)".to_owned(),
                 some => format!(" ({some} of {} streamed)", layers.len()),
             };
+            let neighbours = last - first + 1 == layers.len();
             parts.push(match first == last {
                 true => format!("layer {first}{how}"),
-                false => format!("layers {first}-{last}{how}"),
+                false if neighbours => format!("layers {first}-{last}{how}"),
+                false => format!("{} of layers {first}-{last}, in turns{how}", layers.len()),
             });
         }
         parts.extend(end(last, "head"));
@@ -140,6 +144,7 @@ fn report(checkpoint: String, graph: &Graph, placed: &Placed) -> Report {
         host_bytes: placed.adapters.iter().map(|adapter| adapter.host_bytes).sum(),
         decode: placed.decode,
         prefill: placed.prefill,
+        host: placed.host,
         notices: placed.notices.clone(),
     }
 }
@@ -153,6 +158,7 @@ fn describe(report: &Report, placed: &Placed) -> String {
     };
     text += &speed("decode", &report.decode);
     text += &speed("prefill", &report.prefill);
+    text += &report.host.map(streamed).unwrap_or_default();
     text += &format!("context  {} tokens, prompts in chunks of {}\n", report.context_length, report.prefill_chunk);
     for AdapterPart { index, rates, measured, .. } in &report.adapters {
         let how = if *measured { "measured" } else { "assumed " };
@@ -162,6 +168,21 @@ fn describe(report: &Report, placed: &Placed) -> String {
         );
     }
     text
+}
+
+/// What the streamed layers cost a token, and what they would on the host.
+fn streamed(cost: HostCost) -> String {
+    let (streaming, host) = (cost.streaming_seconds * 1e3, cost.host_seconds * 1e3);
+    let (read, rate) = (bytes(cost.read_bytes), cost.memory / 1e9);
+    let advice = if host < streaming {
+        "; the host would be faster, which computes whole models only: --adapter host"
+    } else {
+        ""
+    };
+    format!(
+        "streamed layers take {streaming:.1} ms a token over the bus, on the host at least {host:.1} ms: \
+         {read} at {rate:.0} GB/s of its memory{advice}\n"
+    )
 }
 
 fn memory(report: &Report) -> Table {
@@ -189,7 +210,7 @@ fn memory(report: &Report) -> Table {
             held.scratch,
             held.ring,
             held.staging,
-            held.readback,
+            held.readback + held.crossing,
             *total,
         ];
         let budget = budget.map_or_else(|| "unknown".to_owned(), bytes);

@@ -3,7 +3,9 @@
 //! Adapters take runs of neighbouring units in the order they are given in. Of all ways to cut the line of units, the
 //! one whose slowest adapter is fastest is taken: then a chunk of a prompt can follow the one before it without
 //! waiting, and layers lie where they are read soonest. An adapter that would only slow the others down gets none.
+//! Adapters that stream may then take turns (see `turns`).
 
+use super::cost::buffer_bytes;
 use super::estimate::{Rates, Seconds};
 use super::memory::Tally;
 use super::{AdapterBytes, Placement, Plan, PlanError, Residency, UnitCost};
@@ -75,7 +77,8 @@ pub fn plan(costs: &[Vec<UnitCost>], budgets: &[AdapterBudget], request: &PlanRe
     {
         return Err(PlanError::TooManyLayers { wanted, layers: search.layers() });
     }
-    search.best().ok_or_else(|| search.does_not_fit())
+    let plan = search.best().ok_or_else(|| search.does_not_fit())?;
+    Ok(search.in_turns(&plan).unwrap_or(plan))
 }
 
 impl Search<'_> {
@@ -203,7 +206,10 @@ impl Search<'_> {
             let residency = if streamed.contains(&unit) { Residency::Streamed } else { Residency::Resident };
             tally.add(&self.costs[adapter][unit], residency, self.request.ring_slots);
         }
-        tally.bytes()
+        // What comes behind the run is on another adapter.
+        let leaves = start < end && end < self.units();
+        let crossing = if leaves { buffer_bytes(self.costs[adapter][end - 1].output) } else { 0 };
+        AdapterBytes { crossing, ..tally.bytes() }
     }
 
     fn seconds(&self, adapter: usize, start: usize, end: usize, level: usize) -> f64 {

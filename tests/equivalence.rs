@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{all_adapters, committed_checkpoints, golden, nmse};
+use common::{Golden, all_adapters, committed_checkpoints, golden, nmse, repository};
 use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::{
     Batch, ExecOptions, Executor, GpuExecutor, GpuOptions, HostExecutor, LogitRows, WeightSource, lower_checkpoint,
@@ -27,6 +27,8 @@ fn plans(units: usize) -> Vec<(&'static str, Plan)> {
         ("all streamed, ring of two", make(&|_| placement(0, true), 2)),
         ("all streamed, ring of one", make(&|_| placement(0, true), 1)),
         ("every second streamed", make(&|unit| placement(0, unit % 2 == 1), 2)),
+        ("three in turns, all stream", make(&|unit| placement(unit / 2 % 3, true), 2)),
+        ("two in turns, all resident", make(&|unit| placement(unit % 2, false), 2)),
         ("split, the second streams", make(&|unit| placement(usize::from(unit * 2 >= units), unit * 2 >= units), 2)),
     ]
 }
@@ -37,12 +39,12 @@ fn lowered(checkpoint: &Checkpoint) -> Graph {
     lower_checkpoint(checkpoint, &options).expect("it lowers").1
 }
 
-fn gpu(checkpoint: &Checkpoint, plan: &Plan, chunk: u32) -> GpuExecutor {
+fn gpu(checkpoint: &Checkpoint, plan: &Plan, prefill_chunk: u32, least_piece: u32) -> GpuExecutor {
     let graph = lowered(checkpoint);
     let adapter = all_adapters()[0].index;
     let open = |_| Device::open(adapter, DeviceOptions::default()).expect("the adapter opens");
     let devices = (0..plan.adapters()).map(open).collect();
-    let options = GpuOptions { prefill_chunk: chunk };
+    let options = GpuOptions { prefill_chunk, least_piece };
     GpuExecutor::new(graph, plan, devices, WeightSource::new(checkpoint), options, &mut |_| ()).expect("it loads")
 }
 
@@ -51,14 +53,23 @@ fn greedy(logits: &[f32]) -> u32 {
     best.expect("logits are not empty").0 as u32
 }
 
-/// Tokens of the longest prompt, if there are as many, and tokens that are generated after each.
+/// Tokens of the longest prompt, and tokens that are generated after each.
 const PROMPT: u32 = 65;
-const FOLLOWING: u32 = 4;
+const FOLLOWING: u32 = 3;
 
-/// Logits of prompts of 1, 7 and 65 tokens (or as many as there are), each with 4 greedy tokens after it.
+/// Prompts that are tried: with chunks of 16 the third goes a little over two of them, the last one ends in a chunk of
+/// one token.
+const LENGTHS: [usize; 4] = [1, 7, 35, PROMPT as usize];
+
+/// As many tokens as the longest prompt has: the golden ones, over and over.
+fn prompt(golden: &Golden) -> Vec<u32> {
+    golden.tokens.iter().copied().cycle().take(PROMPT as usize).collect()
+}
+
+/// Logits of each prompt, with 3 greedy tokens after it.
 fn run(executor: &mut dyn Executor, tokens: &[u32]) -> Vec<Vec<f32>> {
     let mut all = Vec::new();
-    for length in [1, 7, tokens.len().min(PROMPT as usize)] {
+    for length in LENGTHS {
         let batch = Batch { tokens: &tokens[..length], position: 0, logits: LogitRows::Last };
         let mut logits = executor.forward(&batch).expect("the prompt runs").values;
         for position in length as u32..length as u32 + FOLLOWING {
@@ -79,10 +90,39 @@ fn every_plan_gives_the_same_bits() {
         let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
         let graph = lowered(&checkpoint);
         let units = graph.units.len();
-        let expected = run(&mut gpu(&checkpoint, &Plan::single(units), 16), &golden.tokens);
+        let tokens = prompt(&golden);
+        let expected = run(&mut gpu(&checkpoint, &Plan::single(units), 16, 16), &tokens);
         for (name, plan) in plans(units) {
-            let found = run(&mut gpu(&checkpoint, &plan, 16), &golden.tokens);
+            let found = run(&mut gpu(&checkpoint, &plan, 16, 16), &tokens);
             assert!(found == expected, "{} {name}: logits differ from one adapter's", folder.display());
+        }
+    }
+}
+
+/// Every row of a prompt's logits.
+fn score(executor: &mut dyn Executor, tokens: &[u32]) -> Vec<f32> {
+    executor.forward(&Batch { tokens, position: 0, logits: LogitRows::All }).expect("the prompt runs").values
+}
+
+#[test]
+fn pieces_of_a_chunk_give_the_bits_of_the_whole() {
+    // Sliding windows, ALiBi, experts, quantized weights, an f16 cache.
+    let names =
+        ["tiny-mistral", "tiny-falcon-rw", "tiny-mixtral", "tiny-llama-q4_k_m", "tiny-gemma2", "wgpt-stories-4m"];
+    for name in names {
+        let folder = repository("checkpoints").join(name);
+        let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
+        let units = lowered(&checkpoint).units.len();
+        let tokens = prompt(&golden(&folder));
+        let mut whole = gpu(&checkpoint, &Plan::single(units), 64, 64);
+        let expected = (run(&mut whole, &tokens), score(&mut whole, &tokens));
+        for (shape, plan) in plans(units) {
+            // A chunk of 64 in pieces of 16, and of as few tokens as can be.
+            for least_piece in [16, 4] {
+                let mut split = gpu(&checkpoint, &plan, 64, least_piece);
+                let found = (run(&mut split, &tokens), score(&mut split, &tokens));
+                assert!(found == expected, "{name} {shape}, pieces of {least_piece}: logits differ from the whole's");
+            }
         }
     }
 }
@@ -94,9 +134,10 @@ fn the_host_executor_agrees() {
         let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
         let graph = lowered(&checkpoint);
         let units = graph.units.len();
-        let on_gpu = run(&mut gpu(&checkpoint, &Plan::single(units), 64), &golden.tokens);
+        let tokens = prompt(&golden);
+        let on_gpu = run(&mut gpu(&checkpoint, &Plan::single(units), 64, 64), &tokens);
         let mut host = HostExecutor::new(graph, WeightSource::new(&checkpoint), &mut |_| ()).expect("it loads");
-        for (a, b) in run(&mut host, &golden.tokens).iter().zip(&on_gpu) {
+        for (a, b) in run(&mut host, &tokens).iter().zip(&on_gpu) {
             let error = nmse(a, b);
             assert!(error <= 1e-5, "{}: nmse {error}", folder.display());
         }

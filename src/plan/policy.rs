@@ -135,11 +135,15 @@ impl Search<'_> {
     /// the seconds it takes a token. The empty run is one of them.
     fn runs(&self, adapter: usize, start: usize) -> Vec<(usize, usize, f64)> {
         let mut runs = vec![(start, 0, 0.0)];
-        for end in start + 1..=self.units() {
-            match self.level(adapter, start, end) {
-                Some(level) => runs.push((end, level, self.seconds(adapter, start, end, level))),
-                None => break,
-            }
+        let mut run = |end| {
+            let level = self.level(adapter, start, end);
+            runs.extend(level.map(|level| (end, level, self.seconds(adapter, start, end, level))));
+            level.is_some()
+        };
+        // As far as it goes; then the run to the end, which hands on to nobody: it may fit where a shorter one does not.
+        let _ = (start + 1..self.units()).all(&mut run);
+        if start < self.units() {
+            run(self.units());
         }
         runs
     }

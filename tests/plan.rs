@@ -79,8 +79,7 @@ fn units(sizes: &[(u64, u64)]) -> Vec<UnitCost> {
 
 /// An adapter of so many bytes that reads so many bytes a second.
 fn budget(bytes: u64, memory: f64) -> AdapterBudget {
-    let rates =
-        Rates { memory, unpacking: memory, bus: memory / 10.0, flops: 1e12, dispatch: 0.0, crossing: 0.0 };
+    let rates = Rates { memory, unpacking: memory, bus: memory / 10.0, flops: 1e12, dispatch: 0.0, crossing: 0.0 };
     AdapterBudget { number: 0, bytes, rates }
 }
 

@@ -71,7 +71,8 @@ impl GpuExecutor {
     ) -> Result<Self, ExecError> {
         let bindings = devices.iter().map(|device| device.max_binding);
         let extents = largest_forward(&graph, options.prefill_chunk, bindings);
-        Self::build(graph, plan, devices, source, (extents, options.least_piece), progress).map_err(|refusal| refusal.error)
+        Self::build(graph, plan, devices, source, (extents, options.least_piece), progress)
+            .map_err(|refusal| refusal.error)
     }
 
     /// As [`Self::new`] for a known largest forward and least piece of it; an error says on which adapter, and what that one did hold.

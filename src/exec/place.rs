@@ -8,8 +8,8 @@ use super::{ExecError, ExecOptions, GpuOptions};
 use crate::gpu::{AdapterChoice, AdapterInfo, DeviceProfile, choose, host_memory, profiles};
 use crate::graph::{Graph, assign_buffers};
 use crate::plan::{
-    AdapterBudget, AdapterBytes, AdapterLimits, Estimate, HostCost, Offload, Plan, PlanRequest, Rates, UnitCost, largest_forward,
-    plan, unit_costs,
+    AdapterBudget, AdapterBytes, AdapterLimits, Estimate, HostCost, Offload, Plan, PlanRequest, Rates, UnitCost,
+    largest_forward, plan, unit_costs,
 };
 use crate::tensor::Extents;
 

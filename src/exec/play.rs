@@ -87,7 +87,8 @@ impl Play<'_> {
     fn at_once(&self, chunks: &[Chunk<'_>]) -> Result<Option<Vec<f32>>, ExecError> {
         let ends = self.ends();
         let results: Vec<Result<Option<Vec<f32>>, ExecError>> = std::thread::scope(|scope| {
-            let play = |(lane, ends): (AdapterId, Ends)| scope.spawn(move || Alone::new(*self, lane, ends).play(chunks));
+            let play =
+                |(lane, ends): (AdapterId, Ends)| scope.spawn(move || Alone::new(*self, lane, ends).play(chunks));
             let threads: Vec<_> = ends.into_iter().enumerate().map(play).collect();
             let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -151,15 +152,19 @@ impl Play<'_> {
         let spare = spare && self.hands_on(steps);
         match (recorded, self.nodes(steps, chunk)) {
             (Some(recorded), _) => self.lanes[lane].submit_recorded(recorded, fetch.is_some().then_some(spare)),
-            (None, Some(nodes)) => {
-                self.lanes[lane].submit(self.graph, self.buffers, nodes, chunk.step, fetch, spare)
-            }
+            (None, Some(nodes)) => self.lanes[lane].submit(self.graph, self.buffers, nodes, chunk.step, fetch, spare),
             (None, None) => Ok(()),
         }
     }
 
     /// Records the compute that `steps` begins with, where it does.
-    pub(super) fn record(&self, lane: AdapterId, steps: &[PlanStep], chunk: &Chunk<'_>, spare: bool) -> Option<Recorded> {
+    pub(super) fn record(
+        &self,
+        lane: AdapterId,
+        steps: &[PlanStep],
+        chunk: &Chunk<'_>,
+        spare: bool,
+    ) -> Option<Recorded> {
         let nodes = self.nodes(steps, chunk)?;
         let fetch = self.fetched(steps, chunk);
         let spare = spare && self.hands_on(steps);

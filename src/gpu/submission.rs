@@ -37,11 +37,11 @@ impl Readback {
 
 /// Commands recorded ahead of what they wait for.
 #[derive(Debug)]
-pub struct Recorded(wgpu::CommandBuffer);
+pub struct Recorded(Vec<wgpu::CommandBuffer>);
 
 impl Recorded {
     pub(super) fn new(encoder: wgpu::CommandEncoder) -> Self {
-        Self(encoder.finish())
+        Self(vec![encoder.finish()])
     }
 }
 
@@ -101,7 +101,8 @@ impl Device {
         self.finish(encoder, results, readback)
     }
 
-    /// As [`Self::submit`], but only recorded: for what can't start yet.
+    /// As [`Self::submit`], but only recorded: for what can't start yet. The first dispatches go off by themselves here
+    /// too, since a submission takes the longer the more buffers it names.
     pub fn record<'d>(
         &self,
         step: Step,
@@ -109,10 +110,23 @@ impl Device {
         results: &[(&Buffer, u64, u64)],
         readback: Option<&Readback>,
     ) -> Recorded {
-        let mut encoder = self.encoder();
-        run(&mut encoder, step, dispatches);
-        copy(&mut encoder, results, readback);
-        Recorded::new(encoder)
+        let mut dispatches = dispatches.peekable();
+        let mut commands = Vec::new();
+        for count in FIRST_SUBMISSIONS {
+            let mut encoder = self.encoder();
+            run(&mut encoder, step, dispatches.by_ref().take(count));
+            commands.push(encoder);
+            if dispatches.peek().is_none() {
+                break;
+            }
+        }
+        if dispatches.peek().is_some() {
+            let mut encoder = self.encoder();
+            run(&mut encoder, step, dispatches);
+            commands.push(encoder);
+        }
+        copy(commands.last_mut().expect("there is one at least"), results, readback);
+        Recorded(commands.into_iter().map(wgpu::CommandEncoder::finish).collect())
     }
 
     /// Submits what was recorded, behind all writes so far. `readback` is the one it was recorded with.
@@ -120,9 +134,11 @@ impl Device {
     /// # Errors
     /// A lost device.
     pub fn submit_recorded(&self, recorded: Recorded, readback: Option<&Readback>) -> Result<(), GpuError> {
-        let submission = self.send([recorded.0]);
-        if let Some(readback) = readback {
-            *readback.filled.lock().expect("only replaced under its lock") = Some(submission);
+        for commands in recorded.0 {
+            let submission = self.send([commands]);
+            if let Some(readback) = readback {
+                *readback.filled.lock().expect("only replaced under its lock") = Some(submission);
+            }
         }
         self.check()
     }

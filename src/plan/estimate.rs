@@ -172,8 +172,7 @@ impl Plan {
         };
         let adapters = || 0..self.adapters();
         let read_bytes: u64 = adapters().flat_map(streamed).map(|unit| unit.read).sum();
-        let uploads =
-            adapters().map(|at| streamed(at).map(UnitCost::weight_bytes).sum::<u64>() as f64 / rates[at].bus);
+        let uploads = adapters().map(|at| streamed(at).map(UnitCost::weight_bytes).sum::<u64>() as f64 / rates[at].bus);
         let streaming_seconds = if self.takes_turns() { uploads.fold(0.0, f64::max) } else { uploads.sum() };
         let host_seconds = read_bytes as f64 / memory;
         self.streams().then_some(HostCost { memory, read_bytes, host_seconds, streaming_seconds })

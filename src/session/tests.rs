@@ -245,13 +245,13 @@ fn the_cancel_flag_ends_a_text_between_tokens() {
 }
 
 #[test]
-fn a_long_prompt_is_cancelled_within_a_stretch() {
+fn a_long_prompt_goes_to_the_executor_whole() {
     let (mut session, log) = scripted("abc", 4096);
     let params = greedy();
     log.lock().expect("a lock").cancel_at = Some((1, Arc::clone(&params.cancel)));
     let (text, outcome) = run(&mut session, &"x".repeat(2000), &params);
     assert_eq!((text.as_str(), outcome.finish), ("", FinishReason::Cancelled), "nothing generated");
-    assert_eq!(log.lock().expect("a lock").batches.len(), 1, "one stretch computed");
+    assert_eq!(log.lock().expect("a lock").batches, [(0, 2000)], "which looks at the flag by itself");
 }
 
 #[test]

@@ -162,10 +162,12 @@ fn describe(report: &Report, placed: &Placed) -> String {
     text += &format!("context  {} tokens, prompts in chunks of {}\n", report.context_length, report.prefill_chunk);
     for AdapterPart { index, rates, measured, .. } in &report.adapters {
         let how = if *measured { "measured" } else { "assumed " };
-        let (memory, bus, compute) = (rates.memory / 1e9, rates.bus / 1e9, rates.flops / 1e12);
-        text += &format!(
-            "{how} adapter {index} reads {memory:.0} GB/s, receives {bus:.0} GB/s and computes {compute:.2} TFLOP/s\n"
-        );
+        let (memory, bus) = (bytes(rates.memory as u64), bytes(rates.bus as u64));
+        let compute = match rates.flops {
+            flops if flops < 1e12 => format!("{:.1} GFLOP/s", flops / 1e9),
+            flops => format!("{:.1} TFLOP/s", flops / 1e12),
+        };
+        text += &format!("{how} adapter {index} reads {memory}/s, receives {bus}/s and computes {compute}\n");
     }
     text
 }

@@ -62,6 +62,20 @@ impl Executor for Scripted {
         Ok(Logits { values, vocab_size: VOCAB })
     }
 
+    fn forward_unless(&mut self, batch: &Batch<'_>, cancel: &AtomicBool) -> Result<Option<Logits>, ExecError> {
+        if cancel.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let logits = self.forward(batch)?;
+        // As between the chunks of a prompt: what was computed of it is forgotten.
+        if batch.tokens.len() > 1 && cancel.load(Ordering::Relaxed) {
+            self.held.truncate(batch.position as usize);
+            self.log.lock().expect("no test panics while it holds the lock").held.clone_from(&self.held);
+            return Ok(None);
+        }
+        Ok(Some(logits))
+    }
+
     fn position(&self) -> u32 {
         self.held.len() as u32
     }

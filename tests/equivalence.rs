@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{all_adapters, committed_checkpoints, golden, nmse, repository};
+use common::{Golden, all_adapters, committed_checkpoints, golden, nmse, repository};
 use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::{
     Batch, ExecOptions, Executor, GpuExecutor, GpuOptions, HostExecutor, LogitRows, WeightSource, lower_checkpoint,
@@ -34,18 +34,33 @@ fn plans(units: usize) -> Vec<(&'static str, Plan)> {
     ]
 }
 
+/// Plans whose layers come back to an adapter that they have left.
+fn turns(units: usize) -> Vec<(&'static str, Plan)> {
+    let make = |place: &dyn Fn(usize) -> Placement| Plan { placements: (0..units).map(place).collect(), ring_slots: 2 };
+    vec![
+        ("three in turns, all stream", make(&|unit| placement(unit / 2 % 3, true))),
+        ("two in turns, all resident", make(&|unit| placement(unit % 2, false))),
+    ]
+}
+
 /// Room for the longest prompt and what follows it.
 fn lowered(checkpoint: &Checkpoint, kv_format: Option<KvFormat>) -> Graph {
     let options = ExecOptions { context_length: Some(PROMPT + FOLLOWING), kv_format, ..ExecOptions::default() };
     lower_checkpoint(checkpoint, &options).expect("it lowers").1
 }
 
-fn gpu(checkpoint: &Checkpoint, kv_format: Option<KvFormat>, plan: &Plan, chunk: u32) -> GpuExecutor {
+fn gpu(
+    checkpoint: &Checkpoint,
+    kv_format: Option<KvFormat>,
+    plan: &Plan,
+    prefill_chunk: u32,
+    least_piece: u32,
+) -> GpuExecutor {
     let graph = lowered(checkpoint, kv_format);
     let adapter = all_adapters()[0].index;
     let open = |_| Device::open(adapter, DeviceOptions::default()).expect("the adapter opens");
     let devices = (0..plan.adapters()).map(open).collect();
-    let options = GpuOptions { prefill_chunk: chunk };
+    let options = GpuOptions { prefill_chunk, least_piece };
     GpuExecutor::new(graph, plan, devices, WeightSource::new(checkpoint), options, &mut |_| ()).expect("it loads")
 }
 
@@ -54,14 +69,22 @@ fn greedy(logits: &[f32]) -> u32 {
     best.expect("logits are not empty").0 as u32
 }
 
-/// Tokens of the longest prompt, if there are as many, and tokens that are generated after each.
+/// Tokens of the longest prompt, and tokens that are generated after each.
 const PROMPT: u32 = 65;
-const FOLLOWING: u32 = 4;
+const FOLLOWING: u32 = 2;
 
-/// Logits of prompts of 1, 7 and 65 tokens (or as many as there are), each with 4 greedy tokens after it.
+/// Prompts that are tried: with chunks of 16 the last one goes over several and ends in one of a single token.
+const LENGTHS: [usize; 3] = [1, 7, PROMPT as usize];
+
+/// As many tokens as the longest prompt has: the golden ones, over and over.
+fn prompt(golden: &Golden) -> Vec<u32> {
+    golden.tokens.iter().copied().cycle().take(PROMPT as usize).collect()
+}
+
+/// Logits of each prompt, with 2 greedy tokens after it.
 fn run(executor: &mut dyn Executor, tokens: &[u32]) -> Vec<Vec<f32>> {
     let mut all = Vec::new();
-    for length in [1, 7, tokens.len().min(PROMPT as usize)] {
+    for length in LENGTHS {
         let batch = Batch { tokens: &tokens[..length], position: 0, logits: LogitRows::Last };
         let mut logits = executor.forward(&batch).expect("the prompt runs").values;
         for position in length as u32..length as u32 + FOLLOWING {
@@ -80,9 +103,9 @@ fn same_bits(folder: &Path, kv_format: Option<KvFormat>) -> Vec<Vec<f32>> {
     let golden = golden(folder);
     let checkpoint = Checkpoint::open(folder).expect("the checkpoint opens");
     let units = lowered(&checkpoint, kv_format).units.len();
-    let expected = run(&mut gpu(&checkpoint, kv_format, &Plan::single(units), 16), &golden.tokens);
+    let expected = run(&mut gpu(&checkpoint, kv_format, &Plan::single(units), 16, 16), &golden.tokens);
     for (name, plan) in plans(units) {
-        let found = run(&mut gpu(&checkpoint, kv_format, &plan, 16), &golden.tokens);
+        let found = run(&mut gpu(&checkpoint, kv_format, &plan, 16, 16), &golden.tokens);
         assert!(found == expected, "{} {kv_format:?} {name}: logits differ from one adapter's", folder.display());
     }
     expected
@@ -94,7 +117,7 @@ fn host_agrees(folder: &Path, kv_format: Option<KvFormat>, most: f64) {
     let checkpoint = Checkpoint::open(folder).expect("the checkpoint opens");
     let graph = lowered(&checkpoint, kv_format);
     let units = graph.units.len();
-    let on_gpu = run(&mut gpu(&checkpoint, kv_format, &Plan::single(units), 64), &golden.tokens);
+    let on_gpu = run(&mut gpu(&checkpoint, kv_format, &Plan::single(units), 64, 64), &golden.tokens);
     let mut host = HostExecutor::new(graph, WeightSource::new(&checkpoint), &mut |_| ()).expect("it loads");
     for (a, b) in run(&mut host, &golden.tokens).iter().zip(&on_gpu) {
         let error = nmse(a, b);
@@ -106,6 +129,36 @@ fn host_agrees(folder: &Path, kv_format: Option<KvFormat>, most: f64) {
 fn every_plan_gives_the_same_bits() {
     for folder in committed_checkpoints() {
         same_bits(&folder, None);
+    }
+}
+
+/// Logits of every row of a prompt, then of the last row of one that goes a little over two pieces of 16.
+fn score(executor: &mut dyn Executor, tokens: &[u32]) -> [Vec<f32>; 2] {
+    let mut forward =
+        |tokens, logits| executor.forward(&Batch { tokens, position: 0, logits }).expect("it runs").values;
+    [forward(tokens, LogitRows::All), forward(&tokens[..35], LogitRows::Last)]
+}
+
+#[test]
+fn pieces_of_a_chunk_give_the_bits_of_the_whole() {
+    // Sliding windows, ALiBi, experts, quantized weights, an f16 cache.
+    let names =
+        ["tiny-mistral", "tiny-falcon-rw", "tiny-mixtral", "tiny-llama-q4_k_m", "tiny-gemma2", "wgpt-stories-4m"];
+    for name in names {
+        let folder = repository("checkpoints").join(name);
+        let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
+        let units = lowered(&checkpoint, None).units.len();
+        let tokens = prompt(&golden(&folder));
+        let mut whole = gpu(&checkpoint, None, &Plan::single(units), 64, 64);
+        let expected = (run(&mut whole, &tokens), score(&mut whole, &tokens));
+        for (shape, plan) in plans(units).into_iter().chain(turns(units)) {
+            // A chunk of 64 in pieces of 16, and of as few tokens as can be.
+            for least_piece in [16, 4] {
+                let mut split = gpu(&checkpoint, None, &plan, 64, least_piece);
+                let found = (run(&mut split, &tokens), score(&mut split, &tokens));
+                assert!(found == expected, "{name} {shape}, pieces of {least_piece}: logits differ from the whole's");
+            }
+        }
     }
 }
 

@@ -12,8 +12,10 @@ use serde_json::Value;
 use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::{Batch, ExecOptions, Executor, LoadReport, LogitRows, MemoryLimit, open, plan_checkpoint};
 use wgpt::gpu::{AdapterChoice, DeviceOptions};
+use wgpt::graph::Quantize;
 use wgpt::ops::KvFormat;
 use wgpt::plan::{Offload, Residency};
+use wgpt::quant::format_called;
 use wgpt::sampler::SamplingParams;
 use wgpt::session::{FinishReason, GenerateParams, Language, Session};
 
@@ -155,15 +157,56 @@ fn a_probe_is_remembered_and_used_by_plans() {
         String::from_utf8(output.stdout).expect("whole UTF-8")
     };
     let plan = ["plan", "--checkpoint", STORIES, "--adapter", "0"];
-    assert!(with_cache(&plan).contains("assumed"), "nothing is measured yet");
+    let text = with_cache(&plan);
+    assert!(text.contains("measured") && !text.contains("assumed"), "a plan measures what nobody did: {text}");
+    let file = cache.path().join("wgpt/adapters.json");
+    let kept = std::fs::read(&file).expect("and keeps it");
+    with_cache(&plan);
+    assert_eq!(std::fs::read(&file).expect("there"), kept, "what is known is not measured again");
     let list: Value = serde_json::from_str(&with_cache(&["adapters", "--probe", "--json"])).expect("JSON");
+    assert_ne!(std::fs::read(&file).expect("there"), kept, "--probe measures again");
     let rates = &list[0]["rates"];
-    for (rate, range) in [("memory", 1e8..1e14), ("bus", 1e7..1e13), ("flops", 1e8..1e16), ("crossing", 1e-7..0.1)] {
+    let plausible = [
+        ("memory", 1e8..1e14),
+        ("unpacking", 1e8..1e14),
+        ("bus", 1e7..1e13),
+        ("flops", 1e8..1e16),
+        ("dispatch", 1e-7..0.1),
+        ("crossing", 1e-7..0.1),
+    ];
+    for (rate, range) in plausible {
         assert!(rates[rate].as_f64().is_some_and(|rate| range.contains(&rate)), "{rate} is plausible: {rates}");
     }
-    assert!(with_cache(&plan).contains("measured"), "the plan goes by what was measured");
-    std::fs::write(cache.path().join("wgpt/adapters.json"), "{").expect("damaged");
-    assert!(with_cache(&plan).contains("assumed"), "a damaged file is as good as none");
+    std::fs::write(&file, "{").expect("damaged");
+    assert!(with_cache(&plan).contains("measured"), "a damaged file is as good as none");
+}
+
+#[test]
+fn a_plan_compares_streaming_with_the_host() {
+    let planned = plan(&["--offload", "4"]);
+    for figure in ["memory", "read_bytes", "host_seconds", "streaming_seconds"] {
+        assert!(planned["host"][figure].as_f64().is_some_and(|value| value > 0.0), "{figure}: {}", planned["host"]);
+    }
+    assert!(plan(&[])["host"].is_null(), "nothing is streamed");
+    let (code, text, _) = run(&["plan", "--checkpoint", STORIES, "--offload", "all"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("over the bus, on the host at least"), "{text}");
+}
+
+#[test]
+fn a_plan_of_a_quantized_checkpoint_is_what_it_then_uses() {
+    let checkpoint = Checkpoint::open(&repository(STORIES)).expect("the checkpoint opens");
+    let plain = plan(&[])["adapters"][0]["bytes"]["weights"].as_u64().expect("bytes");
+    let planned = plan(&["--quantize", "q8_0"])["adapters"][0]["bytes"]["weights"].as_u64().expect("bytes");
+    let format = format_called("q8_0").expect("a format");
+    let quantize = Quantize { format, head: None, requantize: false };
+    let options = ExecOptions { quantize: Some(quantize), context_length: Some(64), ..options(1, Offload::Never) };
+    let (executor, report) = opened(&checkpoint, &options);
+    let placed = report.placed.expect("it is on an adapter");
+    assert_eq!(placed.adapters[0].bytes.weights, planned, "the plan says what is loaded");
+    let used = &executor.memory()[0];
+    close("weights", used.weights, placed.adapters[0].bytes.weights + placed.adapters[0].bytes.vectors);
+    assert!(planned < plain * 3 / 5, "{planned} bytes of {plain}");
 }
 
 #[test]
@@ -206,7 +249,7 @@ fn used_is_planned(name: &str, checkpoint: &Checkpoint, options: &ExecOptions) {
         let bytes = adapter.bytes;
         close(&format!("{name} weights"), used.weights, bytes.weights + bytes.vectors + bytes.ring);
         close(&format!("{name} KV cache"), used.kv_cache, bytes.kv_cache);
-        let other = bytes.activations + bytes.scratch + bytes.readback + bytes.staging;
+        let other = bytes.activations + bytes.scratch + bytes.readback + bytes.crossing + bytes.staging;
         close(&format!("{name} other"), used.other, other);
         close(&format!("{name} total"), used.weights + used.kv_cache + used.other, bytes.total());
     }

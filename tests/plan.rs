@@ -79,7 +79,7 @@ fn units(sizes: &[(u64, u64)]) -> Vec<UnitCost> {
 
 /// An adapter of so many bytes that reads so many bytes a second.
 fn budget(bytes: u64, memory: f64) -> AdapterBudget {
-    let rates = Rates { memory, bus: memory / 10.0, flops: 1e12, dispatch: 0.0, crossing: 0.0 };
+    let rates = Rates { memory, unpacking: memory, bus: memory / 10.0, flops: 1e12, dispatch: 0.0, crossing: 0.0 };
     AdapterBudget { number: 0, bytes, rates }
 }
 
@@ -117,9 +117,74 @@ fn layers_go_where_they_are_read_fastest() {
 #[test]
 fn a_small_adapter_takes_what_it_holds() {
     let units = units(&[(1000, 0); 10]);
-    let small = whole(&units[..3]);
+    // And 64 bytes for a second readback of what goes on to the other.
+    let small = whole(&units[..3]) + 64;
     let budgets = [budget(small, 1e9), budget(1 << 20, 1e9)];
     assert_eq!(letters(&planned(&units, &budgets, Offload::Never).expect("it fits")), "aaabbbbbbb", "three units");
+}
+
+#[test]
+fn layers_go_where_they_are_read_fastest_and_fit() {
+    let units = units(&[(100, 0); 12]);
+    // The fast adapter would take two thirds, and holds four.
+    let few = whole(&units[..4]);
+    let budgets = [budget(1 << 20, 1e9), budget(few, 2e9)];
+    assert_eq!(letters(&planned(&units, &budgets, Offload::Never).expect("it fits")), "aaaaaaaabbbb", "what it holds");
+}
+
+#[test]
+fn adapters_that_stream_take_turns() {
+    let units = units(&[(1000, 0); 14]);
+    let budgets = [budget(1 << 20, 1e9), budget(1 << 20, 1e9)];
+    let all = planned(&units, &budgets, Offload::All).expect("it fits");
+    assert_eq!(letters(&all), "aAABBAABBAABBb", "as many layers a turn as the ring has slots");
+    let rates = budgets.map(|budget| budget.rates);
+    let speed = |plan: &Plan| plan.estimate(&[units.clone(), units.clone()], &rates, &[1]);
+    let one_after_the_other = Plan { placements: placements("aAAAAAABBBBBBb"), ring_slots: 2 };
+    assert_eq!(speed(&all).bound, Bound::Bus, "both buses");
+    let gain = speed(&all).tokens_per_second / speed(&one_after_the_other).tokens_per_second;
+    assert!((1.9..2.1).contains(&gain), "two buses at once: {gain}");
+    // Where a crossing takes longer than a layer, they don't.
+    let far = budgets.map(|budget| AdapterBudget { rates: Rates { crossing: 1.0, ..budget.rates }, ..budget });
+    assert!(!planned(&units, &far, Offload::All).expect("it fits").takes_turns(), "crossings are not for free");
+}
+
+#[test]
+fn pieces_of_a_prompt_overlap_on_several_adapters() {
+    let mut units = units(&[(1000, 0); 12]);
+    units.iter_mut().for_each(|unit| unit.flops = 1_000_000_000);
+    let rates = budget(1 << 20, 1e9).rates;
+    let speed = |plan: &Plan, pieces: &[u32]| plan.estimate(&[units.clone(), units.clone()], &[rates; 2], pieces);
+    let split = Plan { placements: placements("aaaaaabbbbbb"), ring_slots: 2 };
+    let whole = speed(&split, &[512]).tokens_per_second;
+    let pieces = split.pieces(512, 128);
+    assert_eq!(pieces, [128; 4], "four pieces");
+    let gain = speed(&split, &pieces).tokens_per_second / whole;
+    assert!((gain - 8.0 / 5.0).abs() < 0.01, "five steps of an eighth instead of eight: {gain}");
+    let streamed = Plan { placements: placements("aaaaaaBBBBBB"), ring_slots: 2 };
+    assert_eq!(streamed.pieces(512, 128), [512], "streamed weights come once");
+}
+
+#[test]
+fn the_host_is_compared_with_streaming() {
+    let mut units = units(&[(1_000_000, 0); 4]);
+    // A mixture of experts reads a tenth of what is streamed.
+    units.iter_mut().for_each(|unit| unit.read = 100_000);
+    let plan = Plan { placements: placements("aAAa"), ring_slots: 2 };
+    let rates = budget(1 << 30, 1e9).rates;
+    let cost = plan.host_cost(std::slice::from_ref(&units), &[rates], 1e7).expect("two units are streamed");
+    assert_eq!((cost.read_bytes, cost.host_seconds), (200_000, 0.02), "what a token reads, at 10 MB/s");
+    assert!((cost.streaming_seconds - 0.02).abs() < 1e-9, "2 MB at 100 MB/s: {cost:?}");
+    assert_eq!(Plan::single(4).host_cost(&[units], &[rates], 1e7), None, "nothing is streamed");
+}
+
+#[test]
+fn quantized_weights_are_read_no_faster_than_they_are_unpacked() {
+    let mut units = units(&[(1_000_000, 0); 10]);
+    units.iter_mut().for_each(|unit| unit.quantized = 2_000_000);
+    let rates = Rates { unpacking: 1e9, ..budget(1 << 30, 1e9).rates };
+    let found = Plan::single(10).estimate(&[units], &[rates], &[1]);
+    assert!((found.tokens_per_second - 50.0).abs() < 0.5, "20 million weights, not 10 MB: {found:?}");
 }
 
 #[test]
@@ -173,7 +238,7 @@ fn an_error_names_the_least_streaming_that_would_do() {
 #[test]
 fn an_estimate_names_what_binds() {
     let units = units(&[(1_000_000, 0); 10]);
-    let bound = |plan: &Plan, rates| plan.estimate(std::slice::from_ref(&units), &[rates], 1);
+    let bound = |plan: &Plan, rates| plan.estimate(std::slice::from_ref(&units), &[rates], &[1]);
     let rates = budget(1 << 30, 1e9).rates;
     let resident = bound(&Plan::single(10), rates);
     assert_eq!(resident.bound, Bound::Memory, "resident weights are read");
@@ -201,8 +266,9 @@ proptest! {
             for (adapter, budget) in budgets.iter().enumerate() {
                 prop_assert!(plan.adapter_bytes(&units, adapter).total() <= budget.bytes);
             }
-            let order: Vec<usize> = plan.placements.iter().map(|placement| placement.adapter).collect();
-            prop_assert!(order.is_sorted(), "units go through adapters in order");
+            let streaming = |adapter| plan.streamed_bytes(&units, adapter) > 0;
+            let several = (0..plan.adapters()).filter(|adapter| streaming(*adapter)).count() > 1;
+            prop_assert!(!plan.takes_turns() || several, "units go through adapters in order but where several stream");
         }
     }
 

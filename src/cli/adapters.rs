@@ -4,7 +4,7 @@
 
 use anyhow::Result;
 use comfy_table::{Table, presets};
-use wgpt::exec::{MeasuredRates, probe};
+use wgpt::exec::probe_host;
 use wgpt::gpu::AdapterInfo;
 use wgpt::plan::Rates;
 
@@ -25,7 +25,9 @@ pub(super) fn run(args: &AdaptersArgs) -> Result<()> {
     let adapters = resolve::adapters();
     let mut measured = rates::load();
     if args.probe {
-        measure(&adapters, &mut measured)?;
+        adapters.iter().for_each(|info| rates::measure(info, &mut measured));
+        measured.insert_host(probe_host());
+        rates::save(&measured)?;
     }
     let list = |info: AdapterInfo| Listed { rates: measured.get(&info), info };
     let adapters: Vec<Listed> = adapters.into_iter().map(list).collect();
@@ -41,17 +43,6 @@ pub(super) fn run(args: &AdaptersArgs) -> Result<()> {
     Ok(())
 }
 
-/// Measures every adapter; one that fails is said and left out.
-fn measure(adapters: &[AdapterInfo], measured: &mut MeasuredRates) -> Result<()> {
-    for info in adapters {
-        match probe(info.index) {
-            Ok(rates) => measured.insert(info, rates),
-            Err(error) => eprintln!("adapter {} ({}) was not measured: {error}", info.index, info.name),
-        }
-    }
-    rates::save(measured)
-}
-
 fn table(adapters: &[Listed]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
@@ -65,6 +56,7 @@ fn table(adapters: &[Listed]) -> Table {
         "free",
         "reads",
         "receives",
+        "crossing",
         "binding",
         "buffer",
         "workgroup",
@@ -88,6 +80,8 @@ fn table(adapters: &[Listed]) -> Table {
             known(info.memory.and_then(|memory| memory.free)),
             rate(rates.map(|rates| rates.memory)),
             rate(rates.map(|rates| rates.bus)),
+            // Out of one adapter and into the next.
+            rates.map_or_else(|| "--probe".to_owned(), |rates| format!("{:.0} µs", 2e6 * rates.crossing)),
             bytes(limits.max_binding),
             bytes(limits.max_buffer),
             format!("{}, {}", limits.workgroup_invocations, bytes(limits.workgroup_storage.into())),

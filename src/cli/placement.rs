@@ -39,6 +39,11 @@ pub(super) struct PlacementArgs {
     /// which GPUs are several times as fast at [default: q8 on GPUs, f32 on the host and on software adapters]
     #[arg(long, value_name = "f32|q8", env = "WGPT_ACTIVATIONS", value_parser = activations)]
     pub(super) activations: Option<Activations>,
+
+    /// Tokens of a prompt that are computed at once [default: 512; several adapters take them in pieces of 128 or more,
+    /// each adapter at another one]
+    #[arg(long, value_name = "N", env = "WGPT_PREFILL_CHUNK", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) prefill_chunk: Option<u32>,
 }
 
 impl PlacementArgs {

@@ -1,6 +1,6 @@
 //! `wgpt plan`: where a model would go and how fast it would be.
 //!
-//! Reads headers and asks drivers what is free; loads nothing and computes nothing. Invariant: what is shown is what
+//! Reads headers, asks drivers what is free, and measures adapters it has no figures of; loads nothing. Invariant: what is shown is what
 //! the commands that compute would allocate with the same flags.
 
 use anyhow::Result;
@@ -9,7 +9,7 @@ use serde::Serialize;
 use wgpt::exec::{Placed, PlacedAdapter};
 use wgpt::graph::Graph;
 use wgpt::ops::KvFormat;
-use wgpt::plan::{AdapterBytes, Estimate, Rates, Residency};
+use wgpt::plan::{AdapterBytes, Estimate, HostCost, Rates, Residency};
 
 use super::args::PlanArgs;
 use super::output::{Notes, Text, bytes};
@@ -30,6 +30,8 @@ struct Report {
     host_bytes: u64,
     decode: Estimate,
     prefill: Estimate,
+    /// What the streamed layers would cost computed on the host; `None` where nothing is streamed.
+    host: Option<HostCost>,
     notices: Vec<String>,
 }
 
@@ -59,12 +61,13 @@ struct AdapterPart {
     streamed_bytes: u64,
     /// What it does a second.
     rates: Rates,
-    /// Whether that was measured, by `wgpt adapters --probe`; else it is assumed.
+    /// Whether that was measured, now or before; else it is assumed.
     measured: bool,
 }
 
 pub(super) fn run(args: &PlanArgs) -> Result<()> {
-    let (opened, graph, placed) = resolve::plan(&args.model, &args.context)?;
+    let notes = Notes::new(args.model.quiet);
+    let (opened, graph, placed) = resolve::plan(&args.model, &args.context, notes)?;
     let report = report(opened.path.display().to_string(), &graph, &placed);
     let mut stdout = Text::new();
     if args.json {
@@ -72,7 +75,6 @@ pub(super) fn run(args: &PlanArgs) -> Result<()> {
         return Ok(());
     }
     stdout.show(&describe(&report, &placed))?;
-    let notes = Notes::new(args.model.quiet);
     report.notices.iter().for_each(|notice| notes.line(notice));
     Ok(())
 }
@@ -103,9 +105,11 @@ pub(super) fn runs(placed: &Placed) -> Vec<String> {
                 all if all == layers.len() => " (streamed)".to_owned(),
                 some => format!(" ({some} of {} streamed)", layers.len()),
             };
+            let neighbours = last - first + 1 == layers.len();
             parts.push(match first == last {
                 true => format!("layer {first}{how}"),
-                false => format!("layers {first}-{last}{how}"),
+                false if neighbours => format!("layers {first}-{last}{how}"),
+                false => format!("{} of layers {first}-{last}, in turns{how}", layers.len()),
             });
         }
         parts.extend(end(last, "head"));
@@ -144,6 +148,7 @@ fn report(checkpoint: String, graph: &Graph, placed: &Placed) -> Report {
         host_bytes: placed.adapters.iter().map(|adapter| adapter.host_bytes).sum(),
         decode: placed.decode,
         prefill: placed.prefill,
+        host: placed.host,
         notices: placed.notices.clone(),
     }
 }
@@ -157,17 +162,35 @@ fn describe(report: &Report, placed: &Placed) -> String {
     };
     text += &speed("decode", &report.decode);
     text += &speed("prefill", &report.prefill);
+    text += &report.host.map(streamed).unwrap_or_default();
     let kept = report.kv_format.map_or_else(String::new, |format| format!(", keys and values in {format}"));
     text +=
         &format!("context  {} tokens{kept}, prompts in chunks of {}\n", report.context_length, report.prefill_chunk);
     for AdapterPart { index, rates, measured, .. } in &report.adapters {
         let how = if *measured { "measured" } else { "assumed " };
-        let (memory, bus, compute) = (rates.memory / 1e9, rates.bus / 1e9, rates.flops / 1e12);
-        text += &format!(
-            "{how} adapter {index} reads {memory:.0} GB/s, receives {bus:.0} GB/s and computes {compute:.2} TFLOP/s\n"
-        );
+        let (memory, bus) = (bytes(rates.memory as u64), bytes(rates.bus as u64));
+        let compute = match rates.flops {
+            flops if flops < 1e12 => format!("{:.1} GFLOP/s", flops / 1e9),
+            flops => format!("{:.1} TFLOP/s", flops / 1e12),
+        };
+        text += &format!("{how} adapter {index} reads {memory}/s, receives {bus}/s and computes {compute}\n");
     }
     text
+}
+
+/// What the streamed layers cost a token, and what they would on the host.
+fn streamed(cost: HostCost) -> String {
+    let (streaming, host) = (cost.streaming_seconds * 1e3, cost.host_seconds * 1e3);
+    let (read, rate) = (bytes(cost.read_bytes), cost.memory / 1e9);
+    let advice = if host < streaming {
+        "; the host would be faster, which computes whole models only: --adapter host"
+    } else {
+        ""
+    };
+    format!(
+        "streamed layers take {streaming:.1} ms a token over the bus, on the host at least {host:.1} ms: \
+         {read} at {rate:.0} GB/s of its memory{advice}\n"
+    )
 }
 
 fn memory(report: &Report) -> Table {
@@ -195,7 +218,7 @@ fn memory(report: &Report) -> Table {
             held.scratch,
             held.ring,
             held.staging,
-            held.readback,
+            held.readback + held.crossing,
             *total,
         ];
         let budget = budget.map_or_else(|| "unknown".to_owned(), bytes);

@@ -1,14 +1,17 @@
-//! Measured speeds of adapters, kept in the user's cache folder from `wgpt adapters --probe` on.
+//! Measured speeds of adapters and of the host, kept in the user's cache folder: a plan measures what it has no figures
+//! of, `wgpt adapters --probe` measures anew.
 //!
-//! Invariant: a file that can't be read is as good as none: it is only ever a better guess, and safe to delete.
+//! Invariant: a file that can't be read is as good as none, and safe to delete; what can't be measured or kept costs a
+//! plan its accuracy, never its life.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use wgpt::exec::MeasuredRates;
+use wgpt::exec::{MeasuredRates, probe, probe_host};
+use wgpt::gpu::{AdapterChoice, AdapterInfo, adapters, choose};
 
 use super::embedded::cache_folder;
-use super::output::write_file;
+use super::output::{Notes, write_file};
 
 fn file() -> Option<PathBuf> {
     cache_folder().map(|folder| folder.join("adapters.json"))
@@ -18,6 +21,39 @@ fn file() -> Option<PathBuf> {
 pub(super) fn load() -> MeasuredRates {
     let text = file().and_then(|file| std::fs::read(file).ok());
     text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+}
+
+/// What is known of the adapters that these choices name, measured now where it was not yet: a second each. `host`
+/// asks for the host's too.
+pub(super) fn measured(choice: &AdapterChoice, host: bool, notes: Notes) -> MeasuredRates {
+    let mut rates = load();
+    let before = rates.clone();
+    let present = adapters();
+    // A choice that names none is somebody else's to refuse.
+    let chosen = choose(choice, &present).unwrap_or_default();
+    for info in chosen {
+        if rates.get(info).is_none() {
+            notes.line(format_args!("measuring adapter {} ({})", info.index, info.name));
+            measure(info, &mut rates);
+        }
+    }
+    if host && !rates.has_host() {
+        rates.insert_host(probe_host());
+    }
+    if rates != before
+        && let Err(error) = save(&rates)
+    {
+        notes.line(format_args!("what was measured could not be kept: {error:#}"));
+    }
+    rates
+}
+
+/// Measures an adapter; one that fails is said and left out.
+pub(super) fn measure(info: &AdapterInfo, rates: &mut MeasuredRates) {
+    match probe(info.index) {
+        Ok(measured) => rates.insert(info, measured),
+        Err(error) => eprintln!("adapter {} ({}) was not measured: {error}", info.index, info.name),
+    }
 }
 
 /// Keeps what was measured.

@@ -12,6 +12,7 @@ use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::{self, ExecOptions, Executor, Placed};
 use wgpt::gpu::{self, AdapterInfo};
 use wgpt::graph::Graph;
+use wgpt::plan::Offload;
 use wgpt::sampler::SamplingParams;
 use wgpt::session::{Chat, Language, SamplingDefaults, Session};
 
@@ -87,10 +88,12 @@ pub(super) fn chat(args: &ChatArgs, notes: Notes) -> Result<(Chat, SamplingDefau
     Ok((Chat::new(session, format, args.system.as_deref()), defaults))
 }
 
-/// Where the checkpoint of the flags would go; nothing is loaded.
-pub(super) fn plan(model: &ModelArgs, context: &ContextArgs) -> Result<(Opened, Graph, Placed)> {
+/// Where the checkpoint of the flags would go; nothing is loaded. Adapters that were never measured are measured first.
+pub(super) fn plan(model: &ModelArgs, context: &ContextArgs, notes: Notes) -> Result<(Opened, Graph, Placed)> {
     let opened = checkpoint(&model.checkpoint)?;
-    let (graph, placed) = exec::plan_checkpoint(&opened.checkpoint, &options(model, context))
+    let rates = rates::measured(&model.placement.choice(), model.placement.offload() != Offload::Never, notes);
+    let options = ExecOptions { rates, ..options(model, context) };
+    let (graph, placed) = exec::plan_checkpoint(&opened.checkpoint, &options)
         .with_context(|| format!("{}: no plan", opened.path.display()))?;
     Ok((opened, graph, placed))
 }
@@ -146,7 +149,12 @@ pub(super) fn load(
     notes: Notes,
 ) -> Result<Box<dyn Executor>> {
     let start = Instant::now();
-    let options = options(model, context);
+    let choice = model.placement.choice();
+    let mut options = options(model, context);
+    if choice.is_several() {
+        // Where layers go depends on what each adapter can do.
+        options.rates = rates::measured(&choice, false, notes);
+    }
     let path = opened.path.display();
     let (_, graph) =
         exec::lower_checkpoint(&opened.checkpoint, &options).with_context(|| format!("{path}: could not be loaded"))?;
@@ -178,6 +186,7 @@ fn options(model: &ModelArgs, context: &ContextArgs) -> ExecOptions {
         activations: model.placement.activations,
         context_length: context.context_length,
         kv_format: model.kv.kv_cache,
+        prefill_chunk: model.placement.prefill_chunk,
         quantize: model.quantize.wanted(),
         ..ExecOptions::default()
     }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::ExecError;
 use super::lane::{Lane, Placed, Streamed};
 use super::load::{WeightSource, spread};
-use crate::gpu::{Buffer, BufferPart, Device, Usage};
+use crate::gpu::{Buffer, BufferPart, Device, Readback, Usage};
 use crate::graph::{Buffers, Graph, Node, TensorId, TensorKind, WeightId};
 use crate::ops::{Bind, Kernel, Phase, Step};
 use crate::plan::{AdapterBytes, AdapterId, Plan, Residency, node_kernels, weight_type};
@@ -60,9 +60,10 @@ impl<'a> Allocated<'a> {
     /// Makes every buffer that the plan counts. On failure also says how many bytes the device did hold.
     pub(super) fn new(device: Device, plan: LanePlan<'a>) -> Result<Self, (u64, ExecError)> {
         let lane = match empty_lane(&device, &plan) {
-            Ok((step, readback)) => Lane {
+            Ok((step, readback, spare)) => Lane {
                 step,
                 readback,
+                spare,
                 activations: vec![None; plan.buffers.slots.len()],
                 vectors: HashMap::new(),
                 states: HashMap::new(),
@@ -175,9 +176,11 @@ impl<'a> Allocated<'a> {
     }
 }
 
-fn empty_lane(device: &Device, plan: &LanePlan<'_>) -> Result<(Buffer, crate::gpu::Readback), ExecError> {
+fn empty_lane(device: &Device, plan: &LanePlan<'_>) -> Result<(Buffer, Readback, Option<Readback>), ExecError> {
     let step = device.buffer("step", size_of::<Step>() as u64, Usage::Uniform)?;
-    Ok((step, device.readback("readback", plan.bytes.readback)?))
+    let crossing = plan.bytes.crossing;
+    let spare = (crossing > 0).then(|| device.readback("crossing", crossing)).transpose()?;
+    Ok((step, device.readback("readback", plan.bytes.readback)?, spare))
 }
 
 impl Lane {

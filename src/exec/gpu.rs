@@ -1,15 +1,16 @@
 //! The executor on adapters: plays a plan's steps.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use super::build::{Allocated, LanePlan};
 use super::lane::Lane;
 use super::load::WeightSource;
+use super::play::{Chunk, Play, first_lane};
 use super::{Batch, ExecError, Executor, KernelTime, LogitRows, Logits, MemoryUse, check_batch};
 use crate::gpu::{Device, Timed};
 use crate::graph::{Buffers, Graph, assign_buffers};
 use crate::ops::Step;
-use crate::plan::{AdapterId, AdapterLimits, Plan, PlanStep, largest_forward, unit_costs};
+use crate::plan::{AdapterId, AdapterLimits, LEAST_PIECE, Plan, PlanStep, largest_forward, pieces, unit_costs};
 use crate::tensor::Extents;
 
 /// How to run.
@@ -17,11 +18,13 @@ use crate::tensor::Extents;
 pub struct GpuOptions {
     /// Tokens of one prefill forward.
     pub prefill_chunk: u32,
+    /// Several adapters take it in pieces, none below so many tokens.
+    pub least_piece: u32,
 }
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        Self { prefill_chunk: 512 }
+        Self { prefill_chunk: 512, least_piece: LEAST_PIECE }
     }
 }
 
@@ -43,6 +46,9 @@ pub struct GpuExecutor {
     lanes: Vec<Lane>,
     /// The largest forward.
     extents: Extents,
+    /// Adapters that a prefill chunk is cut into pieces for.
+    sharing: usize,
+    least_piece: u32,
     position: u32,
 }
 
@@ -65,16 +71,17 @@ impl GpuExecutor {
     ) -> Result<Self, ExecError> {
         let bindings = devices.iter().map(|device| device.max_binding);
         let extents = largest_forward(&graph, options.prefill_chunk, bindings);
-        Self::build(graph, plan, devices, source, extents, progress).map_err(|refusal| refusal.error)
+        Self::build(graph, plan, devices, source, (extents, options.least_piece), progress)
+            .map_err(|refusal| refusal.error)
     }
 
-    /// As [`Self::new`] for a known largest forward; an error says on which adapter, and what that one did hold.
+    /// As [`Self::new`] for a known largest forward and least piece of it; an error says on which adapter, and what that one did hold.
     pub(super) fn build(
         graph: Graph,
         plan: &Plan,
         devices: Vec<Device>,
         source: WeightSource<'_>,
-        extents: Extents,
+        (extents, least_piece): (Extents, u32),
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, Refusal> {
         assert!(devices.len() >= plan.adapters(), "a plan for {} adapters needs as many devices", plan.adapters());
@@ -92,69 +99,30 @@ impl GpuExecutor {
             let lane = lane.load(source, progress);
             lanes.push(lane.map_err(|error| Refusal { adapter, held: 0, error })?);
         }
-        Ok(Self { steps: plan.steps(), graph, buffers, lanes, extents, position: 0 })
+        let sharing = if plan.streams() { 1 } else { plan.adapters() };
+        Ok(Self { steps: plan.steps(), graph, buffers, lanes, extents, sharing, least_piece, position: 0 })
     }
 
-    /// One chunk through every step; logits are fetched where the step wants rows of them. `false` when cancelled
-    /// before the last one.
-    fn play(&self, tokens: &[u32], step: Step, cancel: &AtomicBool, values: &mut Vec<f32>) -> Result<bool, ExecError> {
-        let wants_logits = step.logit_rows > 0;
-        self.lanes.iter().for_each(|lane| lane.begin(step));
-        self.lanes[self.first_lane()].write(&self.buffers, self.graph.tokens, bytemuck::cast_slice(tokens));
-        for (index, plan_step) in self.steps.iter().enumerate() {
-            if cancel.load(Ordering::Relaxed) {
-                return Ok(false);
-            }
-            match plan_step {
-                PlanStep::Upload { unit, adapter, .. } => self.lanes[*adapter].upload(*unit)?,
-                PlanStep::Compute { adapter, units } => {
-                    // A chunk whose logits nobody wants skips the head, which is the last unit.
-                    let end = if wants_logits { units.end } else { units.end.min(self.graph.units.len() - 1) };
-                    if units.start < end {
-                        let nodes = self.graph.units[units.start].nodes.start..self.graph.units[end - 1].nodes.end;
-                        let fetch = self.fetched(self.steps.get(index + 1), step);
-                        self.lanes[*adapter].submit(&self.graph, &self.buffers, nodes, step, fetch)?;
-                    }
-                }
-                PlanStep::Transfer { after, from, to } => {
-                    let id = self.graph.units[*after].output;
-                    // The head alone on the next adapter has nothing to do.
-                    if wants_logits || *after + 2 < self.graph.units.len() {
-                        let bytes = self.bytes(id, step);
-                        self.lanes[*from].read(bytes, |bytes| self.lanes[*to].write(&self.buffers, id, bytes))?;
-                    }
-                }
-                PlanStep::Readback { from } if wants_logits => {
-                    let bytes = self.bytes(self.graph.logits, step);
-                    let read = |bytes: &[u8]| values.extend_from_slice(bytemuck::cast_slice(bytes));
-                    self.lanes[*from].read(bytes, read)?;
-                }
-                PlanStep::Readback { .. } => {}
-            }
-        }
-        Ok(true)
-    }
-
-    /// What the step after a compute wants of it.
-    fn fetched(&self, next: Option<&PlanStep>, step: Step) -> Option<(crate::graph::TensorId, u64)> {
-        let id = match next? {
-            PlanStep::Transfer { after, .. } => self.graph.units[*after].output,
-            PlanStep::Readback { .. } if step.logit_rows > 0 => self.graph.logits,
-            _ => return None,
+    /// The chunks of a batch, in pieces where several adapters share it.
+    fn chunks<'t>(&self, batch: &Batch<'t>) -> Vec<Chunk<'t>> {
+        let longest = match batch.logits {
+            LogitRows::Last => self.extents.tokens,
+            LogitRows::All => self.extents.logit_rows,
         };
-        Some((id, self.bytes(id, step)))
-    }
-
-    fn bytes(&self, id: crate::graph::TensorId, step: Step) -> u64 {
-        self.graph.activation(id).expect("only activations are fetched").bytes(step.extents())
-    }
-
-    fn first_lane(&self) -> usize {
-        let compute = self.steps.iter().find_map(|step| match step {
-            PlanStep::Compute { adapter, .. } => Some(*adapter),
-            _ => None,
-        });
-        compute.expect("a plan computes something")
+        let (mut rest, mut position) = (batch.tokens, batch.position);
+        let mut chunks = Vec::new();
+        let whole = batch.tokens.chunks(longest as usize).map(|chunk| chunk.len() as u32);
+        for length in whole.flat_map(|tokens| pieces(tokens, self.sharing, self.least_piece)) {
+            let (tokens, others) = rest.split_at(length as usize);
+            rest = others;
+            let logit_rows = match batch.logits {
+                LogitRows::All => length,
+                LogitRows::Last => u32::from(rest.is_empty()),
+            };
+            chunks.push(Chunk { tokens, step: Step::new(length, position, logit_rows) });
+            position += length;
+        }
+        chunks
     }
 }
 
@@ -166,28 +134,12 @@ impl Executor for GpuExecutor {
 
     fn forward_unless(&mut self, batch: &Batch<'_>, cancel: &AtomicBool) -> Result<Option<Logits>, ExecError> {
         check_batch(batch, self.position, self.context_length(), self.vocab_size_in())?;
-        let chunk = match batch.logits {
-            LogitRows::Last => self.extents.tokens,
-            LogitRows::All => self.extents.logit_rows,
-        };
         // What the batch overwrites is gone even if the forward fails half-way.
         self.position = batch.position;
-        let mut values = Vec::new();
-        let mut position = batch.position;
-        let chunks = batch.tokens.chunks(chunk as usize);
-        let last = chunks.len() - 1;
-        for (index, tokens) in chunks.enumerate() {
-            let logit_rows = match batch.logits {
-                LogitRows::All => tokens.len() as u32,
-                LogitRows::Last => u32::from(index == last),
-            };
-            let step = Step::new(tokens.len() as u32, position, logit_rows);
-            if !self.play(tokens, step, cancel, &mut values)? {
-                return Ok(None);
-            }
-            position += tokens.len() as u32;
-        }
-        self.position = position;
+        let Self { graph, buffers, steps, lanes, .. } = &*self;
+        let play = Play { graph, buffers, steps, lanes, cancel };
+        let Some(values) = play.run(&self.chunks(batch))? else { return Ok(None) };
+        self.position = batch.position + batch.tokens.len() as u32;
         Ok(Some(Logits { values, vocab_size: self.vocab_size() }))
     }
 
@@ -219,7 +171,7 @@ impl Executor for GpuExecutor {
         if !at_once || batch.tokens.len() > self.extents.tokens as usize {
             return Err(ExecError::NoProfile);
         }
-        let lane = &self.lanes[self.first_lane()];
+        let lane = &self.lanes[first_lane(&self.steps)];
         let step = Step::new(batch.tokens.len() as u32, batch.position, 1);
         self.position = batch.position;
         lane.begin(step);

@@ -1,6 +1,7 @@
 //! The executor without an adapter: the same graph, each op by its reference.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::load::WeightSource;
 use super::{Batch, ExecError, Executor, LogitRows, Logits, MemoryUse, check_batch};
@@ -110,12 +111,21 @@ impl HostExecutor {
 
 impl Executor for HostExecutor {
     fn forward(&mut self, batch: &Batch<'_>) -> Result<Logits, ExecError> {
+        let logits = self.forward_unless(batch, &AtomicBool::new(false))?;
+        Ok(logits.expect("nobody else can set the flag"))
+    }
+
+    fn forward_unless(&mut self, batch: &Batch<'_>, cancel: &AtomicBool) -> Result<Option<Logits>, ExecError> {
         check_batch(batch, self.position, self.context_length(), self.graph.vocab_size)?;
+        self.position = batch.position;
         let mut values = Vec::new();
         let mut position = batch.position;
         let chunks = batch.tokens.chunks(PREFILL_CHUNK);
         let last = chunks.len() - 1;
         for (index, tokens) in chunks.enumerate() {
+            if cancel.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
             let logit_rows = match batch.logits {
                 LogitRows::All => tokens.len() as u32,
                 LogitRows::Last => u32::from(index == last),
@@ -124,7 +134,7 @@ impl Executor for HostExecutor {
             position += tokens.len() as u32;
         }
         self.position = position;
-        Ok(Logits { values, vocab_size: self.vocab_size() })
+        Ok(Some(Logits { values, vocab_size: self.vocab_size() }))
     }
 
     fn position(&self) -> u32 {

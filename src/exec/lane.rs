@@ -40,6 +40,8 @@ pub(super) struct Lane {
     /// By node, then by phase: its dispatches, where this adapter computes it.
     pub(super) dispatches: Vec<[Vec<Dispatch>; 2]>,
     pub(super) readback: Readback,
+    /// A second one, where it hands on to another adapter.
+    pub(super) spare: Option<Readback>,
     /// What the plan gives it.
     pub(super) planned: AdapterBytes,
     /// Bytes staged since the device was last waited for.
@@ -80,21 +82,6 @@ impl Lane {
         Ok(())
     }
 
-    /// Submits nodes in one compute pass; where `fetch` names an activation and its bytes, copies it for [`Self::read`].
-    pub(super) fn submit(
-        &self,
-        graph: &Graph,
-        buffers: &Buffers,
-        nodes: Range<usize>,
-        step: Step,
-        fetch: Option<(TensorId, u64)>,
-    ) -> Result<(), ExecError> {
-        let dispatches = nodes.flat_map(|node| &self.dispatches[node][phase(graph, node, step) as usize]);
-        let results: Vec<(&Buffer, u64, u64)> =
-            fetch.iter().map(|(id, bytes)| (self.activation(buffers, *id), 0, *bytes)).collect();
-        Ok(self.device.submit(step, dispatches, &results, fetch.map(|_| &self.readback))?)
-    }
-
     /// Runs nodes and says how long each of their kernels took: the node, and its time.
     pub(super) fn time(
         &self,
@@ -110,13 +97,6 @@ impl Lane {
         Ok(all.iter().map(|(node, _)| *node).zip(times).collect())
     }
 
-    /// Waits for a submission that fetched `bytes`, and reads them.
-    pub(super) fn read<R>(&self, bytes: u64, read: impl FnOnce(&[u8]) -> R) -> Result<R, ExecError> {
-        let value = self.device.read(&self.readback, bytes, read)?;
-        *self.pending.lock().expect("no thread panics while it stages") = 0;
-        Ok(value)
-    }
-
     pub(super) fn activation(&self, buffers: &Buffers, id: TensorId) -> &Buffer {
         let slot = buffers.slot_of[id.0].expect("every activation has a slot");
         self.activations[slot].as_ref().expect("allocated for every operand of this lane")
@@ -128,6 +108,7 @@ impl Lane {
         let activations: u64 = self.activations.iter().flatten().map(Buffer::bytes).sum();
         let scratch: u64 = self.scratch.iter().map(Buffer::bytes).sum();
         let working = activations + scratch + self.step.bytes() + self.readback.bytes();
+        let working = working + self.spare.as_ref().map_or(0, Readback::bytes);
         MemoryUse {
             place: self.device.info.name.clone(),
             weights: self.device.allocated() - kv_cache - working,
@@ -144,7 +125,7 @@ impl Lane {
 }
 
 /// One row or several, by what the node's output has.
-fn phase(graph: &Graph, node: usize, step: Step) -> Phase {
+pub(super) fn phase(graph: &Graph, node: usize, step: Step) -> Phase {
     let rows = graph.activation(graph.nodes[node].outputs[0]).and_then(|ty| ty.shape.first().copied());
     match rows.unwrap_or(Dim::Tokens).length(step.extents()) {
         1 => Phase::Decode,

@@ -5,13 +5,16 @@
 //! read command lines. Invariant: an executor's KV cache holds exactly the first `position` tokens it was given,
 //! and a forward that failed leaves the cache at the position it had before.
 
+mod alone;
 mod build;
 mod gpu;
+mod handover;
 mod host;
 mod lane;
 mod load;
 mod open;
 mod place;
+mod play;
 mod probe;
 mod rates;
 mod single;
@@ -24,7 +27,7 @@ pub use host::HostExecutor;
 pub use load::{WeightSource, check_tensors};
 pub use open::{Activations, ExecOptions, LoadReport, describe_checkpoint, lower_checkpoint, open, plan_checkpoint};
 pub use place::{MemoryLimit, Placed, PlacedAdapter};
-pub use probe::probe;
+pub use probe::{probe, probe_host};
 pub use rates::MeasuredRates;
 pub use single::{CaseResult, FilledCase, PreparedCase};
 

@@ -208,7 +208,7 @@ fn open_placed(
         let devices = placed.adapters.iter().map(|adapter| Device::open(adapter.info.index, options.device));
         let devices = devices.collect::<Result<Vec<_>, _>>()?;
         let source = WeightSource::new(checkpoint);
-        match GpuExecutor::build(graph, &placed.plan, devices, source, placed.extents, progress) {
+        match GpuExecutor::build(graph, &placed.plan, devices, source, (placed.extents, placed.least_piece), progress) {
             Ok(executor) => {
                 notices.extend(placed.notices.clone());
                 let names: Vec<&str> = placed.adapters.iter().map(|adapter| adapter.info.name.as_str()).collect();

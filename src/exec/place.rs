@@ -8,8 +8,8 @@ use super::{ExecError, ExecOptions, GpuOptions};
 use crate::gpu::{AdapterChoice, AdapterInfo, DeviceProfile, choose, host_memory, profiles};
 use crate::graph::{Graph, assign_buffers};
 use crate::plan::{
-    AdapterBudget, AdapterBytes, AdapterLimits, Estimate, Offload, Plan, PlanRequest, Rates, UnitCost, largest_forward,
-    plan, unit_costs,
+    AdapterBudget, AdapterBytes, AdapterLimits, Estimate, HostCost, Offload, Plan, PlanRequest, Rates, UnitCost,
+    largest_forward, plan, unit_costs,
 };
 use crate::tensor::Extents;
 
@@ -65,6 +65,10 @@ pub struct Placed {
     pub adapters: Vec<PlacedAdapter>,
     /// The largest forward.
     pub extents: Extents,
+    /// Several adapters take a prefill chunk in pieces, none below so many tokens.
+    pub least_piece: u32,
+    /// What the streamed layers would cost on the host.
+    pub host: Option<HostCost>,
     /// What to expect of decode.
     pub decode: Estimate,
     /// What to expect of a whole prefill chunk.
@@ -140,9 +144,12 @@ pub(super) fn place(graph: &Graph, candidates: &[Candidate], options: &ExecOptio
         .collect();
     notices.extend(host_shortage(adapters.iter().map(|adapter| adapter.host_bytes).sum()));
     let rates: Vec<Rates> = adapters.iter().map(|adapter| adapter.rates).collect();
-    let decode = plan.estimate(&costs, &rates, 1);
-    let prefill = plan.estimate(&costs, &rates, extents.tokens);
-    Ok(Placed { plan, adapters, extents, decode, prefill, notices })
+    // Who says how long a chunk is gets it whole.
+    let least_piece = options.prefill_chunk.unwrap_or(GpuOptions::default().least_piece);
+    let decode = plan.estimate(&costs, &rates, &[1]);
+    let prefill = plan.estimate(&costs, &rates, &plan.pieces(extents.tokens, least_piece));
+    let host = plan.host_cost(&costs, &rates, options.rates.host());
+    Ok(Placed { plan, adapters, extents, least_piece, host, decode, prefill, notices })
 }
 
 /// Numbers the adapters of a plan without gaps; the result says which ones they are.

@@ -1,15 +1,17 @@
 //! Measuring what an adapter does a second, for plans.
 //!
-//! A second or so of the work that decode and prefill are made of, on zeros. Invariant: every figure is taken after
-//! a warm-up of the same work, since a GPU that has idled runs at a fraction of its clock.
+//! A second or so of the work that decode and prefill are made of, on zeros. Invariant: the first figure is taken after
+//! a warm-up, since a GPU that has idled runs at a fraction of its clock, and none waits for anything after it.
 
 use std::time::{Duration, Instant};
 
+use rayon::prelude::*;
+
 use super::ExecError;
 use crate::gpu::{Buffer, Device, DeviceOptions, Dispatch, Usage};
-use crate::ops::{Bind, Call, Matmul, Op, Operand, Phase, Step, WeightType};
+use crate::ops::{Bind, Call, Kernel, Matmul, Norm, NormKind, Op, Operand, Phase, Step, WeightType};
 use crate::plan::Rates;
-use crate::quant::{BlockFormat, F16};
+use crate::quant::{BlockFormat, F16, Q4_0};
 use crate::tensor::{Dim, TensorType};
 
 /// Rows and columns of the matrices: those of a model of 7B, and what a CPU reads in reasonable time.
@@ -22,7 +24,14 @@ const MATRICES: usize = 8;
 const TOKENS: u32 = 256;
 
 const WARM_UP: Duration = Duration::from_millis(150);
-const MEASURED: Duration = Duration::from_millis(100);
+const MEASURED: Duration = Duration::from_millis(80);
+
+/// Norms in a row.
+const NORMS: usize = 256;
+
+/// What is read of the host's memory, more than its caches hold, and how often.
+const HOST_BYTES: usize = 256 << 20;
+const HOST_TIMES: usize = 5;
 
 /// Measures the adapter at `index` of [`crate::gpu::adapters`].
 ///
@@ -30,15 +39,20 @@ const MEASURED: Duration = Duration::from_millis(100);
 /// An adapter that can't be opened, lacks a few hundred MB, or is lost.
 pub fn probe(index: usize) -> Result<Rates, ExecError> {
     let bench = Bench::new(Device::open(index, DeviceOptions::default())?)?;
-    let weight = bench.weight.slices[0].1.bytes as f64;
-    let decode = bench.dispatches(Phase::Decode, bench.size)?;
-    let prefill = bench.dispatches(Phase::Prefill, bench.size)?;
-    let tiny = bench.dispatches(Phase::Decode, 64)?;
+    let size = bench.size as f64;
+    let weight = matrix(&F16, bench.size).slices[0].1.bytes as f64;
+    let decode = bench.matmuls(&F16, Phase::Decode)?;
+    let quantized = bench.matmuls(&Q4_0, Phase::Decode)?;
+    let prefill = bench.matmuls(&F16, Phase::Prefill)?;
+    let norm = bench.norm()?;
     let one = |dispatches: &[Dispatch], tokens| bench.time(|| bench.submit(dispatches, tokens));
-    // Bare starts of dispatches, by the difference that many of them make to one.
-    let (few, many) = (one(&tiny[..1], 1)?, one(&[&tiny[..]; 32].concat(), 1)?);
-    let dispatch = ((many - few) / (32 * MATRICES - 1) as f64).max(1e-7);
-    let reading = (one(&decode, 1)? - few).max(1e-9) / MATRICES as f64 - dispatch;
+    bench.repeat(WARM_UP, &|| bench.submit(&decode, 1))?;
+    // A small dispatch that waits for the one before, by the difference that many of them make to one.
+    let (few, many) = (one(&norm[..1], 1)?, one(&norm, 1)?);
+    let dispatch = ((many - few) / (norm.len() - 1) as f64).max(1e-7);
+    let matmul = |seconds: f64| ((seconds - few) / MATRICES as f64 - dispatch).max(1e-9);
+    let reading = matmul(one(&decode, 1)?);
+    let unpacking = matmul(one(&quantized, 1)?);
     let computing = (one(&prefill[..1], TOKENS)? - few).max(1e-9);
     let bytes = vec![0u8; weight as usize];
     let uploading = bench.time(|| {
@@ -46,19 +60,33 @@ pub fn probe(index: usize) -> Result<Rates, ExecError> {
         Ok(bench.device.flush()?)
     })?;
     Ok(Rates {
-        memory: weight / reading.max(1e-9),
+        memory: weight / reading,
+        unpacking: size * size / unpacking,
         bus: weight / uploading,
-        flops: 2.0 * (bench.size * bench.size) as f64 * f64::from(TOKENS) / computing,
+        flops: 2.0 * size * size * f64::from(TOKENS) / computing,
         dispatch,
         crossing: few / 2.0,
     })
 }
 
+/// Bytes a second that all cores together read of the host's memory.
+pub fn probe_host() -> f64 {
+    let words = vec![1u64; HOST_BYTES / size_of::<u64>()];
+    let read = || {
+        let start = Instant::now();
+        let sum: u64 = words.par_chunks(1 << 16).map(|words| words.iter().sum::<u64>()).sum();
+        std::hint::black_box(sum);
+        HOST_BYTES as f64 / start.elapsed().as_secs_f64()
+    };
+    // The best of a few: what disturbs it only ever slows it down.
+    (0..HOST_TIMES).map(|_| read()).fold(0.0, f64::max)
+}
+
 /// Matrices and vectors on a device.
 struct Bench {
     device: Device,
+    /// Rows and columns of its matrices.
     size: usize,
-    weight: WeightType,
     weights: Vec<Buffer>,
     step: Buffer,
     input: Buffer,
@@ -69,8 +97,7 @@ struct Bench {
 impl Bench {
     fn new(device: Device) -> Result<Self, ExecError> {
         let size = if device.traits.software { SIZES.1 } else { SIZES.0 };
-        let weight = matrix(size);
-        let bytes = weight.slices[0].1.bytes;
+        let bytes = matrix(&F16, size).slices[0].1.bytes;
         let weights = (0..MATRICES).map(|_| device.buffer("probe weight", bytes, Usage::Weights));
         let weights = weights.collect::<Result<_, _>>()?;
         let rows = size as u64 * u64::from(TOKENS) * 4;
@@ -78,35 +105,49 @@ impl Bench {
         let (input, output) = (buffer("probe input", rows)?, buffer("probe output", rows)?);
         let step = device.buffer("step", size_of::<Step>() as u64, Usage::Uniform)?;
         let readback = device.readback("probe", size as u64 * 4)?;
-        Ok(Self { size, weight, weights, step, input, output, readback, device })
+        Ok(Self { size, weights, step, input, output, readback, device })
     }
 
-    /// Matrix × vector or matrix × matrix, once with each matrix, of which the first `size` rows and columns.
-    fn dispatches(&self, phase: Phase, size: usize) -> Result<Vec<Dispatch>, ExecError> {
-        let weight = matrix(size);
-        let layout = &weight.slices[0].1;
-        let activation = || Operand::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(size as u32)]));
-        let (inputs, outputs) = ([activation(), Operand::Weight(weight.clone())], [activation()]);
+    /// Matrix × vector or matrix × matrix, once with each matrix.
+    fn matmuls(&self, format: &'static dyn BlockFormat, phase: Phase) -> Result<Vec<Dispatch>, ExecError> {
+        let inputs = [self.row(), Operand::Weight(matrix(format, self.size))];
+        let outputs = [self.row()];
         let call = Call { phase, inputs: &inputs, outputs: &outputs, traits: &self.device.traits };
         let kernels = Matmul::plain().kernels(&call);
+        let made = self.weights.iter().map(|weight| self.dispatches(&kernels, weight, &call));
+        Ok(made.collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
+    /// Many norms of a row, each waiting for the one before since they write to one place.
+    fn norm(&self) -> Result<Vec<Dispatch>, ExecError> {
+        let norm = Norm { kind: NormKind::Rms, eps: 1e-5, logit_rows_only: false, residual: false };
+        let (inputs, outputs) = ([self.row(), Operand::Vector(self.size)], [self.row()]);
+        let call = Call { phase: Phase::Decode, inputs: &inputs, outputs: &outputs, traits: &self.device.traits };
+        let one = self.dispatches(&norm.kernels(&call), &self.weights[0], &call)?;
+        Ok(vec![one; NORMS].concat())
+    }
+
+    fn row(&self) -> Operand {
+        Operand::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(self.size as u32)]))
+    }
+
+    fn dispatches(&self, kernels: &[Kernel], weight: &Buffer, call: &Call<'_>) -> Result<Vec<Dispatch>, ExecError> {
         let bytes = |n| kernels.iter().filter_map(|kernel| kernel.scratch.get(n)).max().copied();
         let scratch = (0..).map_while(bytes).map(|bytes| self.device.buffer("scratch", bytes, Usage::Activations));
         let scratch = scratch.collect::<Result<Vec<Buffer>, _>>()?;
-        let mut made = Vec::new();
-        for matrix in &self.weights {
-            for kernel in &kernels {
-                made.push(self.device.dispatch(kernel, &self.step, |bind| match bind {
-                    Bind::Input(_) => self.input.whole(),
-                    Bind::Output(_) => self.output.whole(),
-                    Bind::Scratch(n) => scratch[n].whole(),
-                    Bind::Weight { region, .. } => {
-                        let range = &layout.regions[region];
-                        matrix.part(range.start, range.end - range.start)
-                    }
-                })?);
+        let bind = |bind| match bind {
+            Bind::Input(0) => self.input.whole(),
+            // The weights of a norm.
+            Bind::Input(_) => weight.part(0, self.size as u64 * 4),
+            Bind::Output(_) => self.output.whole(),
+            Bind::Scratch(n) => scratch[n].whole(),
+            Bind::Weight { input, slice, region } => {
+                let range = &call.weight(input).slices[slice].1.regions[region];
+                weight.part(range.start, range.end - range.start)
             }
-        }
-        Ok(made)
+        };
+        let made = kernels.iter().map(|kernel| self.device.dispatch(kernel, &self.step, bind));
+        Ok(made.collect::<Result<_, _>>()?)
     }
 
     /// Runs dispatches, waits, and reads a row back.
@@ -118,22 +159,25 @@ impl Bench {
         Ok(self.device.read(&self.readback, row, |_| ())?)
     }
 
-    /// Seconds that `once` takes.
+    /// Seconds that `once` takes, after the first time.
     fn time(&self, once: impl Fn() -> Result<(), ExecError>) -> Result<f64, ExecError> {
-        let repeat = |least: Duration| {
-            let start = Instant::now();
-            let mut times = 0;
-            while times == 0 || start.elapsed() < least {
-                once()?;
-                times += 1;
-            }
-            Ok::<f64, ExecError>(start.elapsed().as_secs_f64() / f64::from(times))
-        };
-        repeat(WARM_UP)?;
-        repeat(MEASURED)
+        once()?;
+        self.repeat(MEASURED, &once)
+    }
+
+    /// Seconds of one run, of as many as fill this time.
+    fn repeat(&self, least: Duration, once: &dyn Fn() -> Result<(), ExecError>) -> Result<f64, ExecError> {
+        let start = Instant::now();
+        let mut times = 0;
+        while times == 0 || start.elapsed() < least {
+            once()?;
+            times += 1;
+        }
+        Ok(start.elapsed().as_secs_f64() / f64::from(times))
     }
 }
 
-fn matrix(size: usize) -> WeightType {
-    WeightType { format: &F16, rows: size, cols: size, slices: vec![(0, F16.layout(size, size))] }
+/// As many rows as columns.
+fn matrix(format: &'static dyn BlockFormat, size: usize) -> WeightType {
+    WeightType { format, rows: size, cols: size, slices: vec![(0, format.layout(size, size))] }
 }

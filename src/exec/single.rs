@@ -162,7 +162,9 @@ fn decode(bytes: &[u8], stored: Stored) -> Vec<f32> {
     match stored {
         Stored::Q8(cols) => decode_q8(bytes, cols),
         Stored::State(state) => state.decode(bytes),
-        Stored::F32 => bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect(),
+        Stored::F32 => {
+            bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect()
+        }
     }
 }
 

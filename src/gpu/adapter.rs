@@ -62,6 +62,17 @@ pub enum AdapterChoice {
     Host,
 }
 
+impl AdapterChoice {
+    /// Whether it may name more than one piece of hardware.
+    pub fn is_several(&self) -> bool {
+        match self {
+            Self::Best(count) => *count > 1,
+            Self::List(list) => list.iter().any(|one| *one != list[0]),
+            Self::Default | Self::Index(_) | Self::Name(_) | Self::Host => false,
+        }
+    }
+}
+
 /// What plans and kernels depend on, known without opening the adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceProfile {

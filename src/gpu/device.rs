@@ -1,4 +1,4 @@
-//! An opened adapter: buffers, uploads, submissions, readbacks, and its errors as values.
+//! An opened adapter: buffers, uploads, and its errors as values. What is submitted to it is in `submission`.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use super::adapter::{AdapterInfo, DeviceProfile, enumerate, traits};
 use super::error::GpuError;
-use super::pipeline::{Dispatch, Pipeline, PipelineKey};
-use crate::ops::{Step, Traits};
+use super::pipeline::{Pipeline, PipelineKey};
+use crate::ops::Traits;
 
 /// How much of the adapter to use: lower tiers are for tests and for working around drivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,6 +35,8 @@ pub struct DeviceOptions {
     pub max_binding: Option<u64>,
     /// Refuse to allocate more than this many bytes in all, as an adapter of so little memory would.
     pub max_memory: Option<u64>,
+    /// Be lost after so many submissions, as a device that is unplugged or reset is.
+    pub lost_after: Option<u64>,
 }
 
 /// What a buffer is for.
@@ -90,24 +92,6 @@ impl<'a> BufferPart<'a> {
     }
 }
 
-/// Host-visible memory that results are copied to.
-#[derive(Debug)]
-pub struct Readback {
-    raw: wgpu::Buffer,
-    bytes: u64,
-}
-
-impl Readback {
-    pub(super) const fn raw(&self) -> &wgpu::Buffer {
-        &self.raw
-    }
-
-    /// Its size.
-    pub const fn bytes(&self) -> u64 {
-        self.bytes
-    }
-}
-
 /// An adapter opened for use.
 #[derive(Debug)]
 pub struct Device {
@@ -126,11 +110,11 @@ pub struct Device {
     allocated: AtomicU64,
     /// The first error no scope caught, or the reason the device was lost.
     fault: Arc<Mutex<Option<String>>>,
+    /// The last submission, and the one that was last at the last [`Self::keep_pace`].
+    pub(super) last: Mutex<[Option<wgpu::SubmissionIndex>; 2]>,
+    /// Submissions until it is lost on purpose.
+    pub(super) submissions_left: AtomicU64,
 }
-
-/// Dispatches of the first submissions of a forward; the rest goes in one. A dispatch takes a large GPU several times
-/// as long as it takes the host to record, so few are enough to be ahead.
-const FIRST_SUBMISSIONS: [usize; 2] = [16, 64];
 
 /// Rounds down to what a binding may span.
 const BINDING_ALIGN: u64 = 256;
@@ -178,6 +162,8 @@ impl Device {
             raw,
             queue,
             fault,
+            last: Mutex::default(),
+            submissions_left: AtomicU64::new(options.lost_after.map_or(u64::MAX, |after| after.max(1))),
         })
     }
 
@@ -198,16 +184,6 @@ impl Device {
             Usage::Uniform => wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
         };
         self.allocate(label, bytes, usage).map(|raw| Buffer { raw, bytes })
-    }
-
-    /// Allocates host-visible memory to copy results to.
-    ///
-    /// # Errors
-    /// More than there is.
-    pub fn readback(&self, label: &str, bytes: u64) -> Result<Readback, GpuError> {
-        let bytes = bytes.next_multiple_of(4).max(16);
-        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        self.allocate(label, bytes, usage).map(|raw| Readback { raw, bytes })
     }
 
     pub(super) fn allocate(
@@ -243,89 +219,12 @@ impl Device {
         self.queue.write_buffer(&buffer.raw, offset, bytes);
     }
 
-    /// Sends pending writes to the device and waits until it has them, so that their staging memory is reused.
-    ///
-    /// # Errors
-    /// A lost device.
-    pub fn flush(&self) -> Result<(), GpuError> {
-        self.queue.submit([]);
-        self.wait()
-    }
-
-    /// Runs dispatches in order, then copies `results` (buffer, offset, bytes) one after the other to `readback`.
-    /// Returns when all is submitted. The first dispatches go off by themselves: the device computes them while the
-    /// host still records the others.
-    ///
-    /// # Errors
-    /// A lost device.
-    pub fn submit<'d>(
-        &self,
-        step: Step,
-        dispatches: impl Iterator<Item = &'d Dispatch>,
-        results: &[(&Buffer, u64, u64)],
-        readback: Option<&Readback>,
-    ) -> Result<(), GpuError> {
-        let mut dispatches = dispatches.peekable();
-        let mut sizes = FIRST_SUBMISSIONS.iter().copied();
-        let mut encoder = self.encoder();
-        while dispatches.peek().is_some() {
-            {
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                for dispatch in dispatches.by_ref().take(sizes.next().unwrap_or(usize::MAX)) {
-                    let [x, y, z] = dispatch.workgroups.map(|extent| extent.count(step));
-                    pass.set_pipeline(&dispatch.pipeline);
-                    pass.set_bind_group(0, &dispatch.bind_group, &[]);
-                    pass.dispatch_workgroups(x, y, z);
-                }
-            }
-            if dispatches.peek().is_some() {
-                let recorded = std::mem::replace(&mut encoder, self.encoder());
-                self.queue.submit([recorded.finish()]);
-            }
-        }
-        if let Some(readback) = readback {
-            let mut at = 0;
-            for (buffer, offset, bytes) in results {
-                encoder.copy_buffer_to_buffer(&buffer.raw, *offset, &readback.raw, at, *bytes);
-                at += bytes;
-            }
-        }
-        self.queue.submit([encoder.finish()]);
-        self.check()
-    }
-
-    pub(super) fn encoder(&self) -> wgpu::CommandEncoder {
-        self.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") })
-    }
-
-    /// Waits for submitted work and hands the first `bytes` of `readback` to `read`.
-    ///
-    /// # Errors
-    /// A lost device.
-    pub fn read<R>(&self, readback: &Readback, bytes: u64, read: impl FnOnce(&[u8]) -> R) -> Result<R, GpuError> {
-        let slice = readback.raw.slice(..bytes);
-        // The result arrives through `get_mapped_range` below, which fails where the mapping did.
-        slice.map_async(wgpu::MapMode::Read, |_| ());
-        self.wait()?;
-        let view = slice.get_mapped_range().map_err(|error| self.lost(format!("readback failed: {error}")))?;
-        let value = read(&view);
-        drop(view);
-        readback.raw.unmap();
-        Ok(value)
-    }
-
-    fn wait(&self) -> Result<(), GpuError> {
-        let polled = self.raw.poll(wgpu::PollType::wait_indefinitely());
-        self.check()?;
-        polled.map(drop).map_err(|error| self.lost(error.to_string()))
-    }
-
-    fn check(&self) -> Result<(), GpuError> {
+    pub(super) fn check(&self) -> Result<(), GpuError> {
         let fault = self.fault.lock().expect("the fault is only replaced under its lock").clone();
         fault.map_or(Ok(()), |reason| Err(self.lost(reason)))
     }
 
-    fn lost(&self, reason: String) -> GpuError {
+    pub(super) fn lost(&self, reason: String) -> GpuError {
         GpuError::Lost { adapter: self.info.name.clone(), reason }
     }
 
@@ -376,9 +275,8 @@ fn watch(device: &wgpu::Device, fault: &Arc<Mutex<Option<String>>>) {
     let uncaptured = fault.clone();
     device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| keep(&uncaptured, error.to_string())));
     let lost = fault.clone();
-    device.set_device_lost_callback(move |reason, message| {
-        if reason != wgpu::DeviceLostReason::Destroyed {
-            keep(&lost, format!("device lost: {message}"));
-        }
+    device.set_device_lost_callback(move |_, message| {
+        let why = if message.is_empty() { String::new() } else { format!(": {message}") };
+        keep(&lost, format!("the device was lost{why}"));
     });
 }

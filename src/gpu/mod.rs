@@ -10,10 +10,12 @@ mod error;
 mod memory;
 mod pipeline;
 mod profile;
+mod submission;
 
 pub use adapter::{AdapterChoice, AdapterInfo, AdapterLimits, DeviceProfile, adapters, choose, profiles};
-pub use device::{Buffer, BufferPart, Device, DeviceOptions, Readback, Tier, Usage};
+pub use device::{Buffer, BufferPart, Device, DeviceOptions, Tier, Usage};
 pub use error::GpuError;
 pub use memory::{AdapterMemory, host_memory};
 pub use pipeline::Dispatch;
 pub use profile::Timed;
+pub use submission::{Readback, Recorded};

@@ -3,6 +3,7 @@
 use super::device::Device;
 use super::error::GpuError;
 use super::pipeline::Dispatch;
+use super::submission::Recorded;
 use crate::ops::Step;
 
 /// Timestamps of one query set.
@@ -69,7 +70,7 @@ impl Device {
         }
         encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
         encoder.copy_buffer_to_buffer(&resolved, 0, readback.raw(), 0, bytes);
-        self.queue.submit([encoder.finish()]);
+        self.submit_recorded(Recorded::new(encoder), Some(&readback))?;
         self.read(&readback, bytes, bytemuck::pod_collect_to_vec)
     }
 }

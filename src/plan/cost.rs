@@ -40,6 +40,8 @@ pub struct UnitCost {
     pub output: u64,
     /// Bytes of weights that one decoded token reads: of an embedding one row, of experts those chosen.
     pub read: u64,
+    /// Weights of quantized formats that one decoded token reads.
+    pub quantized: u64,
     /// Multiplications and additions of one token.
     pub flops: u64,
     /// Dispatches of one token.
@@ -104,6 +106,7 @@ fn unit_cost(
                     let rows = rows_read(graph, node, &types[id.0]);
                     let weight = &types[id.0];
                     cost.read += (weight.format.row_bytes(weight.cols) * rows) as u64;
+                    cost.quantized += if weight.format.block_len() > 1 { (rows * weight.cols) as u64 } else { 0 };
                     cost.flops += 2 * (rows * weight.cols) as u64;
                 }
                 TensorKind::Vector(_) => {}

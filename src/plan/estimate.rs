@@ -10,11 +10,13 @@ use super::{AdapterId, Plan, Residency, UnitCost};
 pub struct Rates {
     /// Bytes of weights that matrix × vector reads.
     pub memory: f64,
+    /// Weights of quantized formats that matrix × vector takes, where unpacking them binds and not their bytes.
+    pub unpacking: f64,
     /// Bytes of uploads.
     pub bus: f64,
     /// Multiplications and additions of matrix × matrix.
     pub flops: f64,
-    /// Seconds that a dispatch takes before it does any work.
+    /// Seconds that a dispatch takes besides reading weights: those of a small one that waits for the one before.
     pub dispatch: f64,
     /// Seconds for the hidden state of one token to leave for the host or to arrive.
     pub crossing: f64,
@@ -54,6 +56,19 @@ pub struct Estimate {
     pub bound: Bound,
 }
 
+/// What a token costs in the streamed units, streamed and computed on the host.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct HostCost {
+    /// Bytes that the host's cores read from its memory a second.
+    pub memory: f64,
+    /// Bytes of streamed weights that a token reads: of experts those chosen.
+    pub read_bytes: u64,
+    /// Seconds a token that the host needs for reading them, at least.
+    pub host_seconds: f64,
+    /// Seconds a token that streaming them takes.
+    pub streaming_seconds: f64,
+}
+
 /// Seconds of one forward on one adapter.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Seconds {
@@ -64,14 +79,15 @@ pub(super) struct Seconds {
 }
 
 impl Seconds {
-    /// Adds a unit in a forward of `tokens` tokens. A prefill chunk reads every weight once, a token what it needs.
+    /// Adds a unit in a forward of `tokens` tokens. A prefill piece reads every weight once, a token what it needs.
     pub(super) fn add(&mut self, unit: &UnitCost, residency: Residency, rates: &Rates, tokens: u32) {
-        let all = if unit.read == 0 { 0 } else { unit.weight_bytes().max(unit.read) };
         // An embedding is looked up, not read.
-        let read = if tokens == 1 || unit.flops == 0 { unit.read } else { all };
-        self.memory += read as f64 / rates.memory;
-        if tokens > 1 {
+        let all = if unit.flops == 0 { unit.read } else { unit.weight_bytes().max(unit.read) };
+        if tokens == 1 {
             // Of one token the rate of reading says it all.
+            self.memory += (unit.read as f64 / rates.memory).max(unit.quantized as f64 / rates.unpacking);
+        } else {
+            self.memory += if unit.read == 0 { 0.0 } else { all as f64 / rates.memory };
             self.compute += unit.flops as f64 * f64::from(tokens) / rates.flops;
         }
         self.latency += unit.dispatches as f64 * rates.dispatch;
@@ -80,10 +96,13 @@ impl Seconds {
         }
     }
 
+    fn computing(&self) -> f64 {
+        self.memory.max(self.compute) + self.latency
+    }
+
     /// Uploads go on beside computing where the ring has a slot to spare.
     pub(super) fn total(&self, overlaps: bool) -> f64 {
-        let computing = self.memory.max(self.compute) + self.latency;
-        if overlaps { computing.max(self.bus) } else { computing + self.bus }
+        if overlaps { self.computing().max(self.bus) } else { self.computing() + self.bus }
     }
 
     fn plus(self, other: Self) -> Self {
@@ -108,27 +127,67 @@ impl Seconds {
 }
 
 impl Plan {
-    /// The speed to expect of forwards of `tokens` tokens (1 is decode) at the beginning of a context, where units
-    /// cost `costs` on each adapter.
-    pub fn estimate(&self, costs: &[Vec<UnitCost>], rates: &[Rates], tokens: u32) -> Estimate {
+    /// The speed to expect of a forward that goes through the adapters in pieces of so many tokens (`[1]` is decode),
+    /// at the beginning of a context, where units cost `costs` on each adapter.
+    pub fn estimate(&self, costs: &[Vec<UnitCost>], rates: &[Rates], pieces: &[u32]) -> Estimate {
+        let overlaps = self.ring_slots > 1;
         let mut sum = Seconds::default();
-        let mut total = 0.0;
-        for (adapter, rates) in rates.iter().enumerate().take(self.adapters()) {
-            let mut seconds = self.seconds(&costs[adapter], rates, adapter, tokens);
-            // In, and out again: the logits of the last adapter cross too.
-            seconds.latency += 2.0 * rates.crossing;
-            total += seconds.total(self.ring_slots > 1);
-            sum = sum.plus(seconds);
+        // When each adapter is done with what it has been given so far.
+        let mut done = vec![0.0f64; self.adapters()];
+        for tokens in pieces {
+            let parts: Vec<Seconds> = (0..self.adapters())
+                .map(|adapter| self.seconds(&costs[adapter], &rates[adapter], adapter, *tokens))
+                .collect();
+            sum = parts.iter().fold(sum, |sum, part| sum.plus(*part));
+            if overlaps && self.takes_turns() {
+                // They upload at the same time, each for its next turn.
+                let computing: f64 = parts.iter().map(Seconds::computing).sum();
+                let uploading = parts.iter().map(|part| part.bus).fold(0.0, f64::max);
+                let start = done.iter().copied().fold(0.0, f64::max);
+                done.fill(start + computing.max(uploading));
+                continue;
+            }
+            let mut arrival = 0.0f64;
+            for (done, part) in done.iter_mut().zip(&parts) {
+                *done = done.max(arrival) + part.total(overlaps);
+                arrival = *done;
+            }
         }
-        Estimate { tokens_per_second: f64::from(tokens) / total, bound: sum.bound() }
+        let total = done.last().copied().unwrap_or_default();
+        Estimate { tokens_per_second: f64::from(pieces.iter().sum::<u32>()) / total, bound: sum.bound() }
+    }
+
+    /// Whether the line of units comes back to an adapter that it has left.
+    pub fn takes_turns(&self) -> bool {
+        !self.placements.is_sorted_by_key(|placement| placement.adapter)
+    }
+
+    /// What the streamed units would cost on a host whose memory is read at `memory` bytes a second; `None` where
+    /// nothing is streamed.
+    pub fn host_cost(&self, costs: &[Vec<UnitCost>], rates: &[Rates], memory: f64) -> Option<HostCost> {
+        let streamed = |adapter: AdapterId| {
+            let placed = self.placements.iter().zip(&costs[adapter]);
+            let mine = move |p: &super::Placement| p.adapter == adapter && p.residency == Residency::Streamed;
+            placed.filter(move |(placement, _)| mine(placement)).map(|(_, unit)| unit)
+        };
+        let adapters = || 0..self.adapters();
+        let read_bytes: u64 = adapters().flat_map(streamed).map(|unit| unit.read).sum();
+        let uploads = adapters().map(|at| streamed(at).map(UnitCost::weight_bytes).sum::<u64>() as f64 / rates[at].bus);
+        let streaming_seconds = if self.takes_turns() { uploads.fold(0.0, f64::max) } else { uploads.sum() };
+        let host_seconds = read_bytes as f64 / memory;
+        self.streams().then_some(HostCost { memory, read_bytes, host_seconds, streaming_seconds })
     }
 
     fn seconds(&self, costs: &[UnitCost], rates: &Rates, adapter: AdapterId, tokens: u32) -> Seconds {
         let mut seconds = Seconds::default();
+        let mut before = None;
         for (placement, unit) in self.placements.iter().zip(costs) {
             if placement.adapter == adapter {
                 seconds.add(unit, placement.residency, rates, tokens);
+                // In, and out again: the logits of the last adapter cross too.
+                seconds.latency += if before == Some(adapter) { 0.0 } else { 2.0 * rates.crossing };
             }
+            before = Some(placement.adapter);
         }
         seconds
     }

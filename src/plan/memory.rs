@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::cost::merge_largest;
+use super::cost::{buffer_bytes, merge_largest};
 use super::{AdapterId, Plan, Residency, UnitCost};
 use crate::graph::{VectorId, WeightId};
 use crate::ops::Step;
@@ -31,6 +31,8 @@ pub struct AdapterBytes {
     pub staging: u64,
     /// What is copied back to the host; in its memory, where the adapter has a memory of its own.
     pub readback: u64,
+    /// A second readback for what goes on to another adapter: one is filled while the other is carried over.
+    pub crossing: u64,
 }
 
 impl AdapterBytes {
@@ -41,7 +43,8 @@ impl AdapterBytes {
 
     /// Without staging: what is in buffers for as long as the executor lives.
     pub const fn buffers(&self) -> u64 {
-        self.weights + self.vectors + self.kv_cache + self.activations + self.scratch + self.ring + self.readback
+        let fixed = self.weights + self.vectors + self.kv_cache + self.ring;
+        fixed + self.activations + self.scratch + self.readback + self.crossing
     }
 }
 
@@ -111,7 +114,7 @@ impl Tally {
             scratch: self.scratch.iter().sum(),
             ring: self.ring.iter().flatten().sum(),
             staging,
-            readback: super::cost::buffer_bytes(self.bytes.readback),
+            readback: buffer_bytes(self.bytes.readback),
             ..self.bytes
         }
     }
@@ -126,7 +129,14 @@ impl Plan {
                 tally.add(unit, placement.residency, self.ring_slots);
             }
         }
-        tally.bytes()
+        AdapterBytes { crossing: self.crossing_bytes(costs, adapter), ..tally.bytes() }
+    }
+
+    /// Bytes of the largest output that leaves this adapter for another.
+    fn crossing_bytes(&self, costs: &[UnitCost], adapter: AdapterId) -> u64 {
+        let neighbours = self.placements.windows(2).zip(costs);
+        let leaving = neighbours.filter(|(pair, _)| pair[0].adapter == adapter && pair[1].adapter != adapter);
+        leaving.map(|(_, unit)| buffer_bytes(unit.output)).max().unwrap_or(0)
     }
 
     /// Bytes of an adapter's streamed weights, which the host keeps.

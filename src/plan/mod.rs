@@ -9,14 +9,17 @@ mod cost;
 mod error;
 mod estimate;
 mod memory;
+mod pieces;
 mod policy;
 mod steps;
+mod turns;
 
 pub use bytes::Bytes;
 pub use cost::{AdapterLimits, UnitCost, buffer_bytes, largest_forward, node_kernels, slices, unit_costs, weight_type};
 pub use error::PlanError;
-pub use estimate::{Bound, Estimate, Rates};
+pub use estimate::{Bound, Estimate, HostCost, Rates};
 pub use memory::AdapterBytes;
+pub use pieces::{LEAST_PIECE, pieces};
 pub use policy::{AdapterBudget, Offload, PlanRequest, plan};
 pub use steps::PlanStep;
 
@@ -56,6 +59,11 @@ impl Plan {
     pub fn single(units: usize) -> Self {
         let placement = Placement { adapter: 0, residency: Residency::Resident };
         Self { placements: vec![placement; units], ring_slots: 2 }
+    }
+
+    /// Whether any unit's weights are streamed.
+    pub fn streams(&self) -> bool {
+        self.placements.iter().any(|placement| placement.residency == Residency::Streamed)
     }
 
     /// How many adapters it uses.

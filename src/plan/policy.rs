@@ -3,7 +3,9 @@
 //! Adapters take runs of neighbouring units in the order they are given in. Of all ways to cut the line of units, the
 //! one whose slowest adapter is fastest is taken: then a chunk of a prompt can follow the one before it without
 //! waiting, and layers lie where they are read soonest. An adapter that would only slow the others down gets none.
+//! Adapters that stream may then take turns (see `turns`).
 
+use super::cost::buffer_bytes;
 use super::estimate::{Rates, Seconds};
 use super::memory::Tally;
 use super::{AdapterBytes, Placement, Plan, PlanError, Residency, UnitCost};
@@ -75,7 +77,8 @@ pub fn plan(costs: &[Vec<UnitCost>], budgets: &[AdapterBudget], request: &PlanRe
     {
         return Err(PlanError::TooManyLayers { wanted, layers: search.layers() });
     }
-    search.best().ok_or_else(|| search.does_not_fit())
+    let plan = search.best().ok_or_else(|| search.does_not_fit())?;
+    Ok(search.in_turns(&plan).unwrap_or(plan))
 }
 
 impl Search<'_> {
@@ -132,11 +135,15 @@ impl Search<'_> {
     /// the seconds it takes a token. The empty run is one of them.
     fn runs(&self, adapter: usize, start: usize) -> Vec<(usize, usize, f64)> {
         let mut runs = vec![(start, 0, 0.0)];
-        for end in start + 1..=self.units() {
-            match self.level(adapter, start, end) {
-                Some(level) => runs.push((end, level, self.seconds(adapter, start, end, level))),
-                None => break,
-            }
+        let mut run = |end| {
+            let level = self.level(adapter, start, end);
+            runs.extend(level.map(|level| (end, level, self.seconds(adapter, start, end, level))));
+            level.is_some()
+        };
+        // As far as it goes; then the run to the end, which hands on to nobody: it may fit where a shorter one does not.
+        let _ = (start + 1..self.units()).all(&mut run);
+        if start < self.units() {
+            run(self.units());
         }
         runs
     }
@@ -203,7 +210,10 @@ impl Search<'_> {
             let residency = if streamed.contains(&unit) { Residency::Streamed } else { Residency::Resident };
             tally.add(&self.costs[adapter][unit], residency, self.request.ring_slots);
         }
-        tally.bytes()
+        // What comes behind the run is on another adapter.
+        let leaves = start < end && end < self.units();
+        let crossing = if leaves { buffer_bytes(self.costs[adapter][end - 1].output) } else { 0 };
+        AdapterBytes { crossing, ..tally.bytes() }
     }
 
     fn seconds(&self, adapter: usize, start: usize, end: usize, level: usize) -> f64 {

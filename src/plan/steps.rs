@@ -40,6 +40,17 @@ pub enum PlanStep {
     },
 }
 
+impl PlanStep {
+    /// Whether an adapter has a part in it.
+    pub fn concerns(&self, wanted: AdapterId) -> bool {
+        match self {
+            Self::Upload { adapter, .. } | Self::Compute { adapter, .. } => *adapter == wanted,
+            Self::Transfer { from, to, .. } => *from == wanted || *to == wanted,
+            Self::Readback { from } => *from == wanted,
+        }
+    }
+}
+
 impl std::fmt::Display for PlanStep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -7,10 +7,6 @@ use std::sync::atomic::AtomicBool;
 
 use crate::exec::{Batch, ExecError, Executor, LogitRows, Logits};
 
-/// Tokens between two looks at the cancel flag. A long prompt can be cancelled within one such stretch; each costs
-/// one unneeded row of logits, well under a percent of its work.
-const CANCEL_STRIDE: usize = 512;
-
 /// An executor and what it remembers.
 pub(super) struct Cache {
     executor: Box<dyn Executor>,
@@ -42,17 +38,20 @@ impl Cache {
 
     /// Logits after `context`, or `None` when cancelled before they were there.
     pub(super) fn advance(&mut self, context: &[u32], cancel: &AtomicBool) -> Result<Option<Logits>, ExecError> {
-        let mut logits = None;
         self.ids.truncate(self.reusable(context));
-        for stretch in context[self.ids.len()..].chunks(CANCEL_STRIDE) {
-            let position = self.ids.len() as u32;
-            let batch = Batch { tokens: stretch, position, logits: LogitRows::Last };
-            let forward = self.executor.forward_unless(&batch, cancel);
-            // A forward that failed may have forgotten what lies beyond its position, and added nothing.
-            let keep = self.executor.position() as usize;
-            let Some(computed) = forward.inspect_err(|_| self.ids.truncate(keep))? else { return Ok(None) };
-            logits = Some(computed);
-            self.ids.extend_from_slice(stretch);
+        // The whole prompt at once: an executor of several adapters keeps all of them busy as long as there is more of
+        // it, and looks at the flag between chunks.
+        let tokens = &context[self.ids.len()..];
+        if tokens.is_empty() {
+            return Ok(None);
+        }
+        let batch = Batch { tokens, position: self.ids.len() as u32, logits: LogitRows::Last };
+        let forward = self.executor.forward_unless(&batch, cancel);
+        // A forward that failed may have forgotten what lies beyond its position, and added nothing.
+        let keep = self.executor.position() as usize;
+        let logits = forward.inspect_err(|_| self.ids.truncate(keep))?;
+        if logits.is_some() {
+            self.ids.extend_from_slice(tokens);
         }
         Ok(logits)
     }

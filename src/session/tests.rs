@@ -62,6 +62,20 @@ impl Executor for Scripted {
         Ok(Logits { values, vocab_size: VOCAB })
     }
 
+    fn forward_unless(&mut self, batch: &Batch<'_>, cancel: &AtomicBool) -> Result<Option<Logits>, ExecError> {
+        if cancel.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let logits = self.forward(batch)?;
+        // As between the chunks of a prompt: what was computed of it is forgotten.
+        if batch.tokens.len() > 1 && cancel.load(Ordering::Relaxed) {
+            self.held.truncate(batch.position as usize);
+            self.log.lock().expect("no test panics while it holds the lock").held.clone_from(&self.held);
+            return Ok(None);
+        }
+        Ok(Some(logits))
+    }
+
     fn position(&self) -> u32 {
         self.held.len() as u32
     }
@@ -245,13 +259,13 @@ fn the_cancel_flag_ends_a_text_between_tokens() {
 }
 
 #[test]
-fn a_long_prompt_is_cancelled_within_a_stretch() {
+fn a_long_prompt_goes_to_the_executor_whole() {
     let (mut session, log) = scripted("abc", 4096);
     let params = greedy();
     log.lock().expect("a lock").cancel_at = Some((1, Arc::clone(&params.cancel)));
     let (text, outcome) = run(&mut session, &"x".repeat(2000), &params);
     assert_eq!((text.as_str(), outcome.finish), ("", FinishReason::Cancelled), "nothing generated");
-    assert_eq!(log.lock().expect("a lock").batches.len(), 1, "one stretch computed");
+    assert_eq!(log.lock().expect("a lock").batches, [(0, 2000)], "which looks at the flag by itself");
 }
 
 #[test]

@@ -103,9 +103,9 @@ fn same_bits(folder: &Path, kv_format: Option<KvFormat>) -> Vec<Vec<f32>> {
     let golden = golden(folder);
     let checkpoint = Checkpoint::open(folder).expect("the checkpoint opens");
     let units = lowered(&checkpoint, kv_format).units.len();
-    let expected = run(&mut gpu(&checkpoint, kv_format, &Plan::single(units), 16, 16), &golden.tokens);
+    let expected = run(&mut gpu(&checkpoint, kv_format, &Plan::single(units), 16, 16), &prompt(&golden));
     for (name, plan) in plans(units) {
-        let found = run(&mut gpu(&checkpoint, kv_format, &plan, 16, 16), &golden.tokens);
+        let found = run(&mut gpu(&checkpoint, kv_format, &plan, 16, 16), &prompt(&golden));
         assert!(found == expected, "{} {kv_format:?} {name}: logits differ from one adapter's", folder.display());
     }
     expected
@@ -117,9 +117,9 @@ fn host_agrees(folder: &Path, kv_format: Option<KvFormat>, most: f64) {
     let checkpoint = Checkpoint::open(folder).expect("the checkpoint opens");
     let graph = lowered(&checkpoint, kv_format);
     let units = graph.units.len();
-    let on_gpu = run(&mut gpu(&checkpoint, kv_format, &Plan::single(units), 64, 64), &golden.tokens);
+    let on_gpu = run(&mut gpu(&checkpoint, kv_format, &Plan::single(units), 64, 64), &prompt(&golden));
     let mut host = HostExecutor::new(graph, WeightSource::new(&checkpoint), &mut |_| ()).expect("it loads");
-    for (a, b) in run(&mut host, &golden.tokens).iter().zip(&on_gpu) {
+    for (a, b) in run(&mut host, &prompt(&golden)).iter().zip(&on_gpu) {
         let error = nmse(a, b);
         assert!(error <= most, "{} {kv_format:?}: nmse {error}", folder.display());
     }

@@ -6,8 +6,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use wgpt::ops::KvFormat;
 
 use super::args::{CheckpointArgs, ModelArgs};
+use super::kv_cache_args::{KvCacheArgs, format as kv_format};
 use super::placement::PlacementArgs;
 use super::quantize_args::{Format, QuantizeArgs, format};
 
@@ -39,6 +41,13 @@ pub(super) struct CompareArgs {
     /// Adapter of B: an index, a part of a name, or `host` [default: as for A]
     #[arg(long, value_name = "INDEX|NAME|host", env = "WGPT_ADAPTER_B")]
     adapter_b: Option<String>,
+
+    #[command(flatten)]
+    kv: KvCacheArgs,
+
+    /// Format of the keys and values in B's cache [default: as for A]
+    #[arg(long, value_name = "FORMAT", env = "WGPT_KV_CACHE_B", value_parser = kv_format)]
+    kv_cache_b: Option<KvFormat>,
 
     #[command(flatten)]
     quantize: QuantizeArgs,
@@ -76,14 +85,17 @@ impl CompareArgs {
         if self.adapter_b.is_some() {
             placement = PlacementArgs { adapter: self.adapter_b.clone(), adapters: None, ..placement };
         }
-        let model = |path: &PathBuf, placement, quantize| ModelArgs {
+        let model = |path: &PathBuf, placement, kv_cache, quantize| ModelArgs {
             checkpoint: CheckpointArgs { checkpoint: Some(path.clone()) },
             placement,
+            kv: KvCacheArgs { kv_cache },
             quantize,
             quiet: self.quiet,
         };
         let b = self.b.as_ref().unwrap_or(&self.a);
-        [model(&self.a, self.placement.clone(), self.quantize.clone()), model(b, placement, quantize)]
+        let kv = self.kv.kv_cache;
+        let a = model(&self.a, self.placement.clone(), kv, self.quantize.clone());
+        [a, model(b, placement, self.kv_cache_b.or(kv), quantize)]
     }
 }
 

@@ -14,7 +14,7 @@ pub(super) struct KvCacheArgs {
     pub(super) kv_cache: Option<KvFormat>,
 }
 
-fn format(text: &str) -> Result<KvFormat, String> {
+pub(super) fn format(text: &str) -> Result<KvFormat, String> {
     let named = KvFormat::ALL.into_iter().find(|format| format.name().eq_ignore_ascii_case(text.trim()));
     named.ok_or_else(|| format!("expected one of {}", KvFormat::ALL.map(KvFormat::name).join(", ")))
 }

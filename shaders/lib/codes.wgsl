@@ -16,6 +16,10 @@ fn bits(word: u32, i: u32) -> u32 {
 // Codes as numbers, less `offset`: bits under the exponent of 2^23 are the code plus 2^23, from which the rest follows
 // exactly. Cheaper than a conversion, which large GPUs do at half their rate or less.
 fn numbers4(codes: u32, offset: f32) -> vec4<f32> {
-    let bytes = (vec4<u32>(codes) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(255u);
-    return bitcast<vec4<f32>>(bytes | vec4<u32>(0x4B000000u)) - (8388608.0 + offset);
+    return numbers((vec4<u32>(codes) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(255u), offset);
+}
+
+// The same of codes that are apart already.
+fn numbers(codes: vec4<u32>, offset: f32) -> vec4<f32> {
+    return bitcast<vec4<f32>>(codes | vec4<u32>(0x4B000000u)) - (8388608.0 + offset);
 }

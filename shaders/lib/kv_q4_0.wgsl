@@ -10,7 +10,7 @@ const KEY_QUADS: u32 = 4u;
 
 // The quad in the lower half of a word.
 fn unpacked(word: u32, scale: f32) -> vec4<f32> {
-    return numbers4((vec4<u32>(word) >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u), 8.0) * scale;
+    return numbers((vec4<u32>(word) >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u), 8.0) * scale;
 }
 
 // The word with the scale of run `run`.

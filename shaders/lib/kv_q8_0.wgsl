@@ -9,7 +9,7 @@
 const KEY_QUADS: u32 = 4u;
 
 fn unpacked(word: u32, scale: f32) -> vec4<f32> {
-    return numbers4((vec4<u32>(word) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(255u), 128.0) * scale;
+    return numbers4(word, 128.0) * scale;
 }
 
 // The word with the scale of run `run`.

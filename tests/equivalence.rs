@@ -12,34 +12,49 @@ use wgpt::exec::{
 use wgpt::gpu::{Device, DeviceOptions};
 use wgpt::graph::Graph;
 use wgpt::ops::KvFormat;
-use wgpt::plan::{Placement, Plan, Residency};
+use wgpt::plan::{OffloadMode, Placement, Plan, Residency};
 
 fn placement(adapter: usize, streamed: bool) -> Placement {
     Placement { adapter, residency: if streamed { Residency::Streamed } else { Residency::Resident } }
 }
 
-/// Plans of every shape for this many units.
-fn plans(units: usize) -> Vec<(&'static str, Plan)> {
-    let make = |place: &dyn Fn(usize) -> Placement, ring_slots| Plan {
+/// How streamed weights come: read in place, copied from host memory, or packed from the file each time.
+const IN_PLACE: (OffloadMode, bool) = (OffloadMode::Pinned, true);
+const COPIED: (OffloadMode, bool) = (OffloadMode::Pinned, false);
+const MAPPED: (OffloadMode, bool) = (OffloadMode::Mapped, false);
+
+/// Plans of every shape for this many units, each with its prefill chunk.
+fn plans(units: usize) -> Vec<(&'static str, Plan, u32)> {
+    let make = |place: &dyn Fn(usize) -> Placement, ring_slots, (offload_mode, in_place)| Plan {
         placements: (0..units).map(place).collect(),
         ring_slots,
+        offload_mode,
+        in_place,
     };
+    let second = |unit: usize| usize::from(unit * 2 >= units);
     vec![
-        ("split over two", make(&|unit| placement(usize::from(unit * 2 >= units), false), 2)),
-        ("split over three", make(&|unit| placement(unit * 3 / units, false), 2)),
-        ("all streamed, ring of two", make(&|_| placement(0, true), 2)),
-        ("all streamed, ring of one", make(&|_| placement(0, true), 1)),
-        ("every second streamed", make(&|unit| placement(0, unit % 2 == 1), 2)),
-        ("split, the second streams", make(&|unit| placement(usize::from(unit * 2 >= units), unit * 2 >= units), 2)),
+        ("split over two", make(&|unit| placement(second(unit), false), 2, COPIED), 16),
+        ("split over three", make(&|unit| placement(unit * 3 / units, false), 2, COPIED), 16),
+        ("all streamed, read in place", make(&|_| placement(0, true), 2, IN_PLACE), 16),
+        ("all streamed, mapped, a longer chunk", make(&|_| placement(0, true), 2, MAPPED), 64),
+        ("all streamed, ring of one", make(&|_| placement(0, true), 1, COPIED), 16),
+        ("every second streamed", make(&|unit| placement(0, unit % 2 == 1), 2, COPIED), 16),
+        ("split, the second streams", make(&|unit| placement(second(unit), second(unit) == 1), 2, MAPPED), 16),
     ]
 }
 
 /// Plans whose layers come back to an adapter that they have left.
 fn turns(units: usize) -> Vec<(&'static str, Plan)> {
-    let make = |place: &dyn Fn(usize) -> Placement| Plan { placements: (0..units).map(place).collect(), ring_slots: 2 };
+    let make = |place: &dyn Fn(usize) -> Placement, offload_mode| Plan {
+        placements: (0..units).map(place).collect(),
+        ring_slots: 2,
+        offload_mode,
+        in_place: false,
+    };
     vec![
-        ("three in turns, all stream", make(&|unit| placement(unit / 2 % 3, true))),
-        ("two in turns, all resident", make(&|unit| placement(unit % 2, false))),
+        ("three in turns, all copied", make(&|unit| placement(unit / 2 % 3, true), OffloadMode::Pinned)),
+        ("three in turns, all packed", make(&|unit| placement(unit / 2 % 3, true), OffloadMode::Mapped)),
+        ("two in turns, all resident", make(&|unit| placement(unit % 2, false), OffloadMode::Pinned)),
     ]
 }
 
@@ -104,8 +119,8 @@ fn same_bits(folder: &Path, kv_format: Option<KvFormat>) -> Vec<Vec<f32>> {
     let checkpoint = Checkpoint::open(folder).expect("the checkpoint opens");
     let units = lowered(&checkpoint, kv_format).units.len();
     let expected = run(&mut gpu(&checkpoint, kv_format, &Plan::single(units), 16, 16), &prompt(&golden));
-    for (name, plan) in plans(units) {
-        let found = run(&mut gpu(&checkpoint, kv_format, &plan, 16, 16), &prompt(&golden));
+    for (name, plan, chunk) in plans(units) {
+        let found = run(&mut gpu(&checkpoint, kv_format, &plan, chunk, 16), &prompt(&golden));
         assert!(found == expected, "{} {kv_format:?} {name}: logits differ from one adapter's", folder.display());
     }
     expected
@@ -151,7 +166,8 @@ fn pieces_of_a_chunk_give_the_bits_of_the_whole() {
         let tokens = prompt(&golden(&folder));
         let mut whole = gpu(&checkpoint, None, &Plan::single(units), 64, 64);
         let expected = (run(&mut whole, &tokens), score(&mut whole, &tokens));
-        for (shape, plan) in plans(units).into_iter().chain(turns(units)) {
+        let several = plans(units).into_iter().filter(|(_, plan, _)| plan.adapters() > 1);
+        for (shape, plan) in several.map(|(shape, plan, _)| (shape, plan)).chain(turns(units)) {
             // A chunk of 64 in pieces of 16, and of as few tokens as can be.
             for least_piece in [16, 4] {
                 let mut split = gpu(&checkpoint, None, &plan, 64, least_piece);

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -10,11 +11,13 @@ use assert_cmd::Command;
 use common::{committed_checkpoints, golden, repository};
 use serde_json::Value;
 use wgpt::checkpoint::Checkpoint;
-use wgpt::exec::{Batch, ExecOptions, Executor, LoadReport, LogitRows, MemoryLimit, open, plan_checkpoint};
-use wgpt::gpu::{AdapterChoice, DeviceOptions};
+use wgpt::exec::{
+    Batch, ExecOptions, Executor, LoadReport, LogitRows, MeasuredRates, MemoryLimit, open, plan_checkpoint,
+};
+use wgpt::gpu::{AdapterChoice, DeviceOptions, Tier, adapters};
 use wgpt::graph::Quantize;
 use wgpt::ops::KvFormat;
-use wgpt::plan::{Offload, Residency};
+use wgpt::plan::{Offload, OffloadMode, Rates, Residency};
 use wgpt::quant::format_called;
 use wgpt::sampler::SamplingParams;
 use wgpt::session::{FinishReason, GenerateParams, Language, Session};
@@ -72,6 +75,8 @@ fn every_placement_writes_the_same_text() {
             (&["--adapters", "0,0"], ": embedding, layer"),
             (&["--adapters", "0,0,0"], ": embedding"),
             (&["--offload", "all"], "(streamed)"),
+            (&["--offload", "all", "--offload-mode", "pinned"], "(streamed)"),
+            (&["--offload", "all", "--offload-mode", "mapped"], "(streamed)"),
             (&["--offload", "1", "--adapters", "0,0"], "streamed"),
             (&["--offload"], "loaded"),
         ];
@@ -224,6 +229,54 @@ fn a_plan_says_where_what_and_how_fast() {
     assert!(planned["decode"]["tokens_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{planned}");
 }
 
+#[test]
+fn a_plan_says_where_streamed_weights_stay() {
+    assert_eq!(plan(&[])["offload_mode"], Value::Null, "nothing is streamed");
+    let pinned = plan(&["--offload", "all"]);
+    assert_eq!(pinned["offload_mode"], "pinned", "this host has room for it: {pinned}");
+    let streamed = pinned["adapters"][0]["streamed_bytes"].as_u64().expect("bytes");
+    assert_eq!(pinned["host_bytes"].as_u64(), Some(streamed), "all of it is on the host");
+    let mapped = plan(&["--offload", "all", "--offload-mode", "mapped"]);
+    assert_eq!(mapped["offload_mode"], "mapped", "as it was asked for");
+    assert_eq!(mapped["host_bytes"], 0, "the host keeps nothing: {mapped}");
+    let staging = |plan: &Value| plan["adapters"][0]["bytes"]["staging"].as_u64().expect("bytes");
+    assert!(staging(&mapped) >= staging(&pinned), "what is packed on the way needs room: {mapped}");
+    for (mode, part) in [("pinned", "packed in host memory"), ("mapped", "left in the file")] {
+        let args = ["plan", "--checkpoint", STORIES, "--offload", "all", "--offload-mode", mode];
+        let (_, text, _) = run(&args);
+        assert!(text.contains(mode) && text.contains(part), "{mode} is shown: {text}");
+    }
+    fails(&["plan", "--offload-mode", "tape"], 2, &["--offload-mode", "expected pinned or mapped"]);
+}
+
+#[test]
+fn a_streamed_plan_takes_longer_chunks_where_the_bus_binds() {
+    let checkpoint =
+        Checkpoint::open(&repository("checkpoints/tiny-phi3-longrope-short")).expect("the checkpoint opens");
+    let mut rates = MeasuredRates::default();
+    let adapter = &adapters()[0];
+    let slow_bus = Rates {
+        memory: 1e12,
+        unpacking: 1e12,
+        bus: 1e9,
+        in_place: 1e9,
+        staging: 1e9,
+        flops: 1e13,
+        dispatch: 1e-7,
+        crossing: 1e-6,
+    };
+    rates.insert(adapter, slow_bus);
+    let plain = ExecOptions { context_length: None, prefill_chunk: None, rates, ..options(1, Offload::Never) };
+    let chunk =
+        |options: &ExecOptions| plan_checkpoint(&checkpoint, options).expect("there is a plan").1.extents.tokens;
+    let streamed = ExecOptions { offload: Offload::All, ..plain.clone() };
+    assert_eq!(chunk(&plain), 512, "a resident plan takes the usual chunk");
+    assert_eq!(chunk(&streamed), 2048, "a streamed one as much as hides the bus");
+    let short = ExecOptions { context_length: Some(700), ..streamed.clone() };
+    assert_eq!(chunk(&short), 700, "no more than the context has");
+    assert_eq!(chunk(&ExecOptions { prefill_chunk: Some(64), ..streamed }), 64, "who names a chunk gets it");
+}
+
 /// Options for `adapters` devices of the first adapter.
 fn options(adapters: usize, offload: Offload) -> ExecOptions {
     let adapter = AdapterChoice::List(vec![AdapterChoice::Index(0); adapters]);
@@ -261,10 +314,13 @@ fn used_is_planned(name: &str, checkpoint: &Checkpoint, options: &ExecOptions) {
 #[test]
 fn what_is_used_is_what_was_planned() {
     let requests = [(1, Offload::Never), (2, Offload::Layers(1)), (1, Offload::All), (2, Offload::All)];
+    let modes = [None, Some(OffloadMode::Pinned), Some(OffloadMode::Mapped)];
     for (index, folder) in committed_checkpoints().iter().enumerate() {
         let checkpoint = Checkpoint::open(folder).expect("the checkpoint opens");
         let (adapters, offload) = requests[index % requests.len()];
-        used_is_planned(&folder.display().to_string(), &checkpoint, &options(adapters, offload));
+        let offload_mode = modes[index % modes.len()];
+        let options = ExecOptions { offload_mode, ..options(adapters, offload) };
+        used_is_planned(&folder.display().to_string(), &checkpoint, &options);
     }
 }
 
@@ -322,6 +378,59 @@ fn plans_of_the_planner_give_the_same_bits() {
             assert!(found == expected, "{name} on {adapters} adapters, {offload:?}: {:?}", report.placed);
         }
     }
+}
+
+#[test]
+fn streamed_weights_give_the_same_bits_wherever_they_stay() {
+    // One file and a folder, formats that are packed as they are and ones that are not, rows that lie in columns.
+    let names = ["tiny-llama-gqa", "tiny-llama-gqa/model.gguf", "tiny-llama-q4_0/model.gguf", "tiny-gpt2"];
+    for name in names {
+        let checkpoint = Checkpoint::open(&repository("checkpoints").join(name)).expect("the checkpoint opens");
+        for tier in [Tier::Full, Tier::NoFeatures] {
+            let device = DeviceOptions { tier, ..DeviceOptions::default() };
+            let with = |offload, offload_mode| {
+                let options = ExecOptions { device, offload_mode, ..options(1, offload) };
+                let mut executor = opened(&checkpoint, &options).0;
+                let mut all = Vec::new();
+                for length in [1u32, 7, 65] {
+                    let tokens: Vec<u32> = (0..length).map(|token| token * 7 % 96).collect();
+                    let prompt = Batch { tokens: &tokens, position: 0, logits: LogitRows::Last };
+                    all.push(executor.forward(&prompt).expect("the prompt runs").values);
+                    let next = Batch { tokens: &[3], position: length, logits: LogitRows::Last };
+                    all.push(executor.forward(&next).expect("the token runs").values);
+                }
+                all
+            };
+            let resident = with(Offload::Never, None);
+            for mode in [OffloadMode::Pinned, OffloadMode::Mapped] {
+                assert!(with(Offload::All, Some(mode)) == resident, "{name}, {tier:?}, {mode}: logits differ");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_cut_short_in_mid_run_ends_with_its_name() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    for entry in std::fs::read_dir(repository(STORIES)).expect("the checkpoint").map(|entry| entry.expect("an entry")) {
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("copied");
+    }
+    let path = folder.path().to_str().expect("UTF-8").to_owned();
+    let args = ["generate", "--checkpoint", &path, "--prompt", "Once upon a time", "--temperature", "0"];
+    let more = ["--max-new-tokens", "500", "--offload", "all", "--offload-mode", "mapped"];
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_wgpt"));
+    let piped = || std::process::Stdio::piped();
+    let mut child = command.args(args).args(more).stdout(piped()).stderr(piped()).spawn().expect("the program starts");
+    let mut stdout = child.stdout.take().expect("it is piped");
+    stdout.read_exact(&mut [0; 1]).expect("it writes");
+    let weights = folder.path().join("model.safetensors");
+    let length = std::fs::metadata(&weights).expect("it is there").len();
+    std::fs::OpenOptions::new().write(true).open(&weights).and_then(|file| file.set_len(length / 4)).expect("cut");
+    std::io::copy(&mut stdout, &mut std::io::sink()).expect("it ends");
+    let output = child.wait_with_output().expect("it ends");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "no signal, no success: {stderr}");
+    assert!(stderr.contains("model.safetensors") && stderr.contains("cut short"), "{stderr}");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 use wgpt::graph::WeightId;
 use wgpt::plan::{
-    AdapterBudget, Bound, Offload, Placement, Plan, PlanError, PlanRequest, Rates, Residency, UnitCost, plan,
+    AdapterBudget, Bound, Offload, OffloadMode, Placement, Plan, PlanError, PlanRequest, Rates, Residency, UnitCost,
+    plan,
 };
 
 fn steps(plan: &Plan) -> String {
@@ -18,9 +19,14 @@ fn placements(text: &str) -> Vec<Placement> {
     text.chars().map(place).collect()
 }
 
+/// Streamed weights are copied from host memory.
+fn placed(text: &str) -> Plan {
+    Plan { placements: placements(text), ring_slots: 2, offload_mode: OffloadMode::Pinned, in_place: false }
+}
+
 #[test]
 fn one_adapter_computes_everything_at_once() {
-    let plan = Plan { placements: placements("aaaaaa"), ring_slots: 2 };
+    let plan = placed("aaaaaa");
     insta::assert_snapshot!(steps(&plan), @r"
     compute units 0..6 on adapter 0
     read logits back from adapter 0
@@ -29,7 +35,7 @@ fn one_adapter_computes_everything_at_once() {
 
 #[test]
 fn a_split_crosses_once() {
-    let plan = Plan { placements: placements("aaabbb"), ring_slots: 2 };
+    let plan = placed("aaabbb");
     insta::assert_snapshot!(steps(&plan), @r"
     compute units 0..3 on adapter 0
     transfer the output of unit 2 from adapter 0 to 1
@@ -40,7 +46,7 @@ fn a_split_crosses_once() {
 
 #[test]
 fn a_streamed_plan_uploads_as_soon_as_a_slot_is_free() {
-    let plan = Plan { placements: placements("aAAAAa"), ring_slots: 2 };
+    let plan = placed("aAAAAa");
     insta::assert_snapshot!(steps(&plan), @r"
     upload unit 1 to adapter 0 slot 0
     upload unit 2 to adapter 0 slot 1
@@ -55,7 +61,7 @@ fn a_streamed_plan_uploads_as_soon_as_a_slot_is_free() {
 
 #[test]
 fn a_second_adapter_streams_while_the_first_computes() {
-    let plan = Plan { placements: placements("aaaBBb"), ring_slots: 2 };
+    let plan = placed("aaaBBb");
     insta::assert_snapshot!(steps(&plan), @r"
     upload unit 3 to adapter 1 slot 0
     upload unit 4 to adapter 1 slot 1
@@ -79,12 +85,25 @@ fn units(sizes: &[(u64, u64)]) -> Vec<UnitCost> {
 
 /// An adapter of so many bytes that reads so many bytes a second.
 fn budget(bytes: u64, memory: f64) -> AdapterBudget {
-    let rates = Rates { memory, unpacking: memory, bus: memory / 10.0, flops: 1e12, dispatch: 0.0, crossing: 0.0 };
+    let rates = Rates {
+        memory,
+        unpacking: memory,
+        bus: memory / 10.0,
+        in_place: memory / 8.0,
+        staging: memory / 20.0,
+        flops: 1e12,
+        dispatch: 0.0,
+        crossing: 0.0,
+    };
     AdapterBudget { number: 0, bytes, rates }
 }
 
 fn planned(units: &[UnitCost], budgets: &[AdapterBudget], offload: Offload) -> Result<Plan, PlanError> {
-    plan(&vec![units.to_vec(); budgets.len()], budgets, &PlanRequest { offload, ring_slots: 2 })
+    plan(
+        &vec![units.to_vec(); budgets.len()],
+        budgets,
+        &PlanRequest { offload, ring_slots: 2, offload_mode: OffloadMode::Mapped, in_place: false },
+    )
 }
 
 /// Capital where streamed, `a` on the first adapter, `b` on the second and so on.
@@ -140,7 +159,7 @@ fn adapters_that_stream_take_turns() {
     assert_eq!(letters(&all), "aAABBAABBAABBb", "as many layers a turn as the ring has slots");
     let rates = budgets.map(|budget| budget.rates);
     let speed = |plan: &Plan| plan.estimate(&[units.clone(), units.clone()], &rates, &[1]);
-    let one_after_the_other = Plan { placements: placements("aAAAAAABBBBBBb"), ring_slots: 2 };
+    let one_after_the_other = Plan { offload_mode: OffloadMode::Mapped, ..placed("aAAAAAABBBBBBb") };
     assert_eq!(speed(&all).bound, Bound::Bus, "both buses");
     let gain = speed(&all).tokens_per_second / speed(&one_after_the_other).tokens_per_second;
     assert!((1.9..2.1).contains(&gain), "two buses at once: {gain}");
@@ -155,13 +174,13 @@ fn pieces_of_a_prompt_overlap_on_several_adapters() {
     units.iter_mut().for_each(|unit| unit.flops = 1_000_000_000);
     let rates = budget(1 << 20, 1e9).rates;
     let speed = |plan: &Plan, pieces: &[u32]| plan.estimate(&[units.clone(), units.clone()], &[rates; 2], pieces);
-    let split = Plan { placements: placements("aaaaaabbbbbb"), ring_slots: 2 };
+    let split = placed("aaaaaabbbbbb");
     let whole = speed(&split, &[512]).tokens_per_second;
     let pieces = split.pieces(512, 128);
     assert_eq!(pieces, [128; 4], "four pieces");
     let gain = speed(&split, &pieces).tokens_per_second / whole;
     assert!((gain - 8.0 / 5.0).abs() < 0.01, "five steps of an eighth instead of eight: {gain}");
-    let streamed = Plan { placements: placements("aaaaaaBBBBBB"), ring_slots: 2 };
+    let streamed = placed("aaaaaaBBBBBB");
     assert_eq!(streamed.pieces(512, 128), [512], "streamed weights come once");
 }
 
@@ -170,7 +189,7 @@ fn the_host_is_compared_with_streaming() {
     let mut units = units(&[(1_000_000, 0); 4]);
     // A mixture of experts reads a tenth of what is streamed.
     units.iter_mut().for_each(|unit| unit.read = 100_000);
-    let plan = Plan { placements: placements("aAAa"), ring_slots: 2 };
+    let plan = placed("aAAa");
     let rates = budget(1 << 30, 1e9).rates;
     let cost = plan.host_cost(std::slice::from_ref(&units), &[rates], 1e7).expect("two units are streamed");
     assert_eq!((cost.read_bytes, cost.host_seconds), (200_000, 0.02), "what a token reads, at 10 MB/s");
@@ -243,9 +262,15 @@ fn an_estimate_names_what_binds() {
     let resident = bound(&Plan::single(10), rates);
     assert_eq!(resident.bound, Bound::Memory, "resident weights are read");
     assert!((resident.tokens_per_second - 100.0).abs() < 1.0, "10 MB at 1 GB/s: {resident:?}");
-    let streamed = bound(&Plan { placements: placements("AAAAAAAAAA"), ring_slots: 2 }, rates);
+    let streamed = bound(&placed("AAAAAAAAAA"), rates);
     assert_eq!(streamed.bound, Bound::Bus, "streamed ones are uploaded");
     assert!((streamed.tokens_per_second - 10.0).abs() < 0.1, "10 MB at 100 MB/s: {streamed:?}");
+    let with = |offload_mode, in_place| bound(&Plan { offload_mode, in_place, ..placed("AAAAAAAAAA") }, rates);
+    let read = with(OffloadMode::Pinned, true);
+    assert_eq!(read.bound, Bound::Bus, "what is read in place comes over the bus");
+    assert!((read.tokens_per_second - 12.5).abs() < 0.1, "10 MB at 125 MB/s: {read:?}");
+    let packed = with(OffloadMode::Mapped, true);
+    assert!((packed.tokens_per_second - 5.0).abs() < 0.1, "10 MB packed at 50 MB/s: {packed:?}");
     let slow = Rates { dispatch: 1.0, crossing: 5.0, ..rates };
     assert_eq!(bound(&Plan::single(10), slow).bound, Bound::Latency, "waiting for one another");
 }
@@ -257,11 +282,12 @@ proptest! {
         budgets in prop::collection::vec(0u64..1200, 1..4),
         offload in prop::sample::select(vec![Offload::Never, Offload::AsNeeded, Offload::All, Offload::Layers(1)]),
         ring_slots in 1usize..4,
+        offload_mode in prop::sample::select(vec![OffloadMode::Pinned, OffloadMode::Mapped]),
     ) {
         let units = units(&sizes);
         let budgets: Vec<AdapterBudget> = budgets.iter().map(|bytes| budget(*bytes, 1e9)).collect();
         let costs = vec![units.clone(); budgets.len()];
-        if let Ok(plan) = plan(&costs, &budgets, &PlanRequest { offload, ring_slots }) {
+        if let Ok(plan) = plan(&costs, &budgets, &PlanRequest { offload, ring_slots, offload_mode, in_place: true }) {
             prop_assert_eq!(plan.placements.len(), units.len());
             for (adapter, budget) in budgets.iter().enumerate() {
                 prop_assert!(plan.adapter_bytes(&units, adapter).total() <= budget.bytes);
@@ -277,7 +303,7 @@ proptest! {
         let sizes: Vec<(u64, u64)> = weights.iter().map(|weights| (*weights, 1)).collect();
         let units = units(&sizes);
         let found = planned(&units, &[budget(whole(&units), 1e9)], Offload::Never);
-        prop_assert_eq!(found, Ok(Plan::single(units.len())));
+        prop_assert_eq!(found.map(|plan| plan.placements), Ok(Plan::single(units.len()).placements));
         let less = planned(&units, &[budget(whole(&units) - 1, 1e9)], Offload::Never);
         prop_assert!(less.is_err(), "one byte less is refused");
     }

@@ -12,10 +12,13 @@ use wgpt::exec::{
     Batch, ExecError, ExecOptions, Executor, GpuExecutor, GpuOptions, LogitRows, WeightSource, lower_checkpoint,
 };
 use wgpt::gpu::{Device, DeviceOptions, GpuError};
-use wgpt::plan::{Placement, Plan, Residency};
+use wgpt::plan::{OffloadMode, Placement, Plan, Residency};
 
 /// Eight layers.
 const STORIES: &str = "checkpoints/wgpt-stories-4m";
+
+/// Resident, and streamed from either place.
+const STREAMED: [Option<OffloadMode>; 3] = [None, Some(OffloadMode::Pinned), Some(OffloadMode::Mapped)];
 
 /// No step of these tests takes nearly as long.
 const HANG: Duration = Duration::from_secs(120);
@@ -25,14 +28,15 @@ fn checkpoint() -> Checkpoint {
 }
 
 /// An executor on a device for each of these options, units dealt out evenly, pieces of 16 tokens.
-fn executor(devices: &[DeviceOptions], streamed: bool) -> Result<GpuExecutor, ExecError> {
+fn executor(devices: &[DeviceOptions], streamed: Option<OffloadMode>) -> Result<GpuExecutor, ExecError> {
     let checkpoint = checkpoint();
     let options = ExecOptions { context_length: Some(200), ..ExecOptions::default() };
     let graph = lower_checkpoint(&checkpoint, &options).expect("it lowers").1;
     let units = graph.units.len();
-    let residency = if streamed { Residency::Streamed } else { Residency::Resident };
+    let residency = if streamed.is_some() { Residency::Streamed } else { Residency::Resident };
     let place = |unit| Placement { adapter: unit * devices.len() / units, residency };
-    let plan = Plan { placements: (0..units).map(place).collect(), ring_slots: 2 };
+    let (placements, offload_mode) = ((0..units).map(place).collect(), streamed.unwrap_or_default());
+    let plan = Plan { placements, ring_slots: 2, offload_mode, in_place: false };
     let adapter = all_adapters()[0].index;
     let devices = devices.iter().map(|options| Device::open(adapter, *options)).collect::<Result<_, _>>()?;
     let options = GpuOptions { prefill_chunk: 64, least_piece: 16 };
@@ -55,10 +59,10 @@ fn in_time<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
 }
 
 /// Loads, prefills pieces, decodes; whatever fails first.
-fn all_of_it(devices: &[DeviceOptions], streamed: bool) -> Result<usize, (usize, ExecError)> {
+fn all_of_it(devices: &[DeviceOptions], streamed: Option<OffloadMode>) -> Result<usize, (usize, ExecError)> {
     let mut executor = executor(devices, streamed).map_err(|error| (0, error))?;
     forward(&mut executor, &tokens(150), 0).map_err(|error| (1, error))?;
-    for position in 150..155 {
+    for position in 150..170 {
         forward(&mut executor, &[7], position).map_err(|error| (2, error))?;
     }
     Ok(3)
@@ -67,7 +71,7 @@ fn all_of_it(devices: &[DeviceOptions], streamed: bool) -> Result<usize, (usize,
 #[test]
 fn a_device_lost_at_any_time_is_a_clear_error() {
     let name = all_adapters()[0].name.clone();
-    for streamed in [false, true] {
+    for streamed in STREAMED {
         for lost in 0..2 {
             // In which part of the work it was lost: loading, prefill, decode.
             let mut seen = [false; 3];
@@ -86,14 +90,14 @@ fn a_device_lost_at_any_time_is_a_clear_error() {
                 }
                 after += 1 + after / 4;
             }
-            assert_eq!(seen, [true; 3], "it was lost in each part; adapter {lost}, streamed: {streamed}");
+            assert_eq!(seen, [true; 3], "it was lost in each part; adapter {lost}, streamed: {streamed:?}");
         }
     }
 }
 
 #[test]
 fn a_cancelled_prompt_leaves_no_one_waiting_and_nothing_changed() {
-    for streamed in [false, true] {
+    for streamed in STREAMED {
         let devices = [DeviceOptions::default(); 3];
         let mut executor = executor(&devices, streamed).expect("it loads");
         let all = tokens(180);

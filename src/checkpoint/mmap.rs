@@ -3,7 +3,7 @@
 //! The only `unsafe` of this room. Invariant: a [`Mapping`] is never empty and never written through.
 
 use std::fs::File;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -65,6 +65,27 @@ impl Mapping {
         Err(CheckpointError::Shortened { path, bytes, found })
     }
 
+    /// Reads bytes of the file into memory, not through the mapping: a file that was cut short meanwhile is an error
+    /// then, and what was read does not count as this process's memory.
+    pub(super) fn read_at(&self, offset: u64, bytes: &mut [u8]) -> Result<(), CheckpointError> {
+        match read_exact_at(&self.file, offset, bytes) {
+            // It says by how much, if that is why.
+            Err(source) => {
+                self.check_length()?;
+                Err(CheckpointError::Io { path: self.identity.path.clone(), source })
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Tells the system that a range will be read soon. It need not listen.
+    pub(super) fn will_need(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        drop(self.map.advise_range(memmap2::Advice::WillNeed, range.start, range.len()));
+        #[cfg(not(unix))]
+        drop(range);
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.identity.path
     }
@@ -72,6 +93,22 @@ impl Mapping {
     pub(super) fn identity(&self) -> &FileIdentity {
         &self.identity
     }
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, offset: u64, bytes: &mut [u8]) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut offset: u64, mut bytes: &mut [u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, bytes, offset)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            read => (offset, bytes) = (offset + read as u64, &mut bytes[read..]),
+        }
+    }
+    Ok(())
 }
 
 impl Deref for Mapping {

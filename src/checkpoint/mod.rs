@@ -33,8 +33,8 @@ use crate::quant::FORMATS;
 use mmap::Mapping;
 use view::{Encoding, TensorEntry};
 
-/// An opened checkpoint.
-#[derive(Debug)]
+/// An opened checkpoint. A clone shares its files.
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
     /// What was opened.
     path: PathBuf,
@@ -46,7 +46,7 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, TensorEntry>,
     /// None for a GGUF architecture without a table.
     config: Option<Config>,
-    gguf: Option<GgufMetadata>,
+    gguf: Option<Arc<GgufMetadata>>,
 }
 
 impl Checkpoint {
@@ -115,7 +115,7 @@ impl Checkpoint {
 
     /// The metadata of a GGUF file.
     pub fn gguf_metadata(&self) -> Option<&GgufMetadata> {
-        self.gguf.as_ref()
+        self.gguf.as_deref()
     }
 
     /// What GGUF calls models of this kind, and how it orders their rows; none where it has no such models.
@@ -169,6 +169,8 @@ impl Checkpoint {
             shape: &entry.shape,
             bytes: &self.mappings[entry.file][entry.range.clone()],
             composed,
+            mapping: &self.mappings[entry.file],
+            start: entry.range.start,
         })
     }
 

@@ -114,7 +114,7 @@ fn open_gguf(path: &Path, file: &Path, directory: Option<&Path>) -> Result<Check
         mappings: vec![mapping],
         tensors,
         config,
-        gguf: Some(parsed.metadata),
+        gguf: Some(Arc::new(parsed.metadata)),
     })
 }
 

@@ -7,6 +7,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::CheckpointError;
+use super::mmap::Mapping;
 use super::quantized::Composed;
 use crate::quant::BlockFormat;
 
@@ -25,6 +27,9 @@ pub struct TensorView<'m> {
     /// only [`Self::rows_from`] knows.
     pub bytes: &'m [u8],
     pub(super) composed: Option<&'m dyn Composed>,
+    pub(super) mapping: &'m Mapping,
+    /// Where `bytes` begin in the file.
+    pub(super) start: usize,
 }
 
 impl<'m> TensorView<'m> {
@@ -65,6 +70,37 @@ impl<'m> TensorView<'m> {
         let mut stored = vec![0; rows.len() * bytes];
         composed.write_rows(rows, &mut stored);
         Cow::Owned(stored)
+    }
+
+    /// As [`Self::rows_from`], into memory of the caller's, as long as they are. Rows that lie in the file as they are come by reading
+    /// it, not through the mapping: a file that is cut short meanwhile is an error then. Composed rows ask for their
+    /// files' lengths first.
+    ///
+    /// # Errors
+    /// A file that can't be read, or is not as long as it was.
+    ///
+    /// # Panics
+    /// When there are no such rows, or `stored` has another length.
+    pub fn read_rows(&self, rows: Range<usize>, stored: &mut [u8]) -> Result<(), CheckpointError> {
+        assert!(rows.end <= self.rows(), "rows {rows:?} of tensor \"{}\", which has {}", self.name, self.rows());
+        let bytes = self.format.row_bytes(self.cols());
+        assert_eq!(stored.len(), rows.len() * bytes, "room for rows {rows:?} of tensor \"{}\"", self.name);
+        match self.composed {
+            Some(composed) => {
+                self.mapping.check_length()?;
+                composed.write_rows(rows, stored);
+                Ok(())
+            }
+            None => self.mapping.read_at((self.start + rows.start * bytes) as u64, stored),
+        }
+    }
+
+    /// Tells the system that these rows will be read soon, where they lie in the file as they are.
+    pub fn will_need(&self, rows: Range<usize>) {
+        let bytes = self.format.row_bytes(self.cols());
+        if self.composed.is_none() && rows.end <= self.rows() {
+            self.mapping.will_need(self.start + rows.start * bytes..self.start + rows.end * bytes);
+        }
     }
 }
 

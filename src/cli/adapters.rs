@@ -56,6 +56,7 @@ fn table(adapters: &[Listed]) -> Table {
         "free",
         "reads",
         "receives",
+        "in place",
         "crossing",
         "binding",
         "buffer",
@@ -80,6 +81,7 @@ fn table(adapters: &[Listed]) -> Table {
             known(info.memory.and_then(|memory| memory.free)),
             rate(rates.map(|rates| rates.memory)),
             rate(rates.map(|rates| rates.bus)),
+            rate(rates.map(|rates| rates.in_place)),
             // Out of one adapter and into the next.
             rates.map_or_else(|| "--probe".to_owned(), |rates| format!("{:.0} µs", 2e6 * rates.crossing)),
             bytes(limits.max_binding),

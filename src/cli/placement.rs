@@ -6,7 +6,7 @@
 use clap::Args;
 use wgpt::exec::{Activations, MemoryLimit};
 use wgpt::gpu::AdapterChoice;
-use wgpt::plan::Offload;
+use wgpt::plan::{Offload, OffloadMode};
 
 /// Which adapters compute, how much of their memory is used, and what is streamed to them.
 #[derive(Debug, Clone, Default, Args)]
@@ -40,7 +40,14 @@ pub(super) struct PlacementArgs {
     #[arg(long, value_name = "f32|q8", env = "WGPT_ACTIVATIONS", value_parser = activations)]
     pub(super) activations: Option<Activations>,
 
-    /// Tokens of a prompt that are computed at once [default: 512; several adapters take them in pieces of 128 or more,
+    /// Where streamed layers stay between tokens: pinned, packed in host memory that adapters read, or mapped, in the
+    /// checkpoint's file, of which the host keeps no more than the system's file cache does [default: pinned where the
+    /// host's free memory holds them]
+    #[arg(long, value_name = "pinned|mapped", env = "WGPT_OFFLOAD_MODE", value_parser = offload_mode)]
+    pub(super) offload_mode: Option<OffloadMode>,
+
+    /// Tokens of a prompt that are computed at once [default: 512, up to 2048 where layers are streamed and more tokens
+    /// hide that; several adapters take them in pieces of 128 or more,
     /// each adapter at another one]
     #[arg(long, value_name = "N", env = "WGPT_PREFILL_CHUNK", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) prefill_chunk: Option<u32>,
@@ -149,6 +156,12 @@ fn offload(text: &str) -> Result<Offload, String> {
     }
 }
 
+fn offload_mode(text: &str) -> Result<OffloadMode, String> {
+    let modes = [OffloadMode::Pinned, OffloadMode::Mapped];
+    let named = modes.into_iter().find(|mode| mode.to_string() == text.trim());
+    named.ok_or_else(|| "expected pinned or mapped".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,5 +203,12 @@ mod tests {
         assert_eq!(offload("all"), Ok(Offload::All), "all");
         assert_eq!(offload("needed"), Ok(Offload::AsNeeded), "what the bare flag means");
         assert!(offload("-1").is_err() && offload("some").is_err(), "anything else");
+    }
+
+    #[test]
+    fn offload_modes_are_called_as_they_are_shown() {
+        assert_eq!(offload_mode("pinned"), Ok(OffloadMode::Pinned), "in host memory");
+        assert_eq!(offload_mode("mapped"), Ok(OffloadMode::Mapped), "in the file");
+        assert!(offload_mode("Pinned").is_err() && offload_mode("").is_err(), "anything else");
     }
 }

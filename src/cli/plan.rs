@@ -9,7 +9,7 @@ use serde::Serialize;
 use wgpt::exec::{Placed, PlacedAdapter};
 use wgpt::graph::Graph;
 use wgpt::ops::KvFormat;
-use wgpt::plan::{AdapterBytes, Estimate, HostCost, Rates, Residency};
+use wgpt::plan::{AdapterBytes, Estimate, HostCost, OffloadMode, Plan, Rates, Residency};
 
 use super::args::PlanArgs;
 use super::output::{Notes, Text, bytes};
@@ -28,6 +28,10 @@ struct Report {
     adapters: Vec<AdapterPart>,
     /// Packed weights that the host keeps for streaming, bytes.
     host_bytes: u64,
+    /// Where streamed weights stay between forwards; `None` where nothing is streamed.
+    offload_mode: Option<OffloadMode>,
+    /// Whether single tokens read them there.
+    in_place: bool,
     decode: Estimate,
     prefill: Estimate,
     /// What the streamed layers would cost computed on the host; `None` where nothing is streamed.
@@ -57,7 +61,7 @@ struct AdapterPart {
     budget: Option<u64>,
     bytes: AdapterBytes,
     total: u64,
-    /// Bytes of its streamed weights, on the host.
+    /// Bytes of its streamed weights.
     streamed_bytes: u64,
     /// What it does a second.
     rates: Rates,
@@ -134,7 +138,7 @@ fn report(checkpoint: String, graph: &Graph, placed: &Placed) -> Report {
         budget: adapter.budget,
         bytes: adapter.bytes,
         total: adapter.bytes.total(),
-        streamed_bytes: adapter.host_bytes,
+        streamed_bytes: adapter.streamed_bytes,
         rates: adapter.rates,
         measured: adapter.measured,
     });
@@ -146,6 +150,8 @@ fn report(checkpoint: String, graph: &Graph, placed: &Placed) -> Report {
         units: units.collect(),
         adapters: adapters.collect(),
         host_bytes: placed.adapters.iter().map(|adapter| adapter.host_bytes).sum(),
+        offload_mode: placed.plan.streams().then_some(placed.plan.offload_mode),
+        in_place: reads_in_place(&placed.plan),
         decode: placed.decode,
         prefill: placed.prefill,
         host: placed.host,
@@ -162,6 +168,7 @@ fn describe(report: &Report, placed: &Placed) -> String {
     };
     text += &speed("decode", &report.decode);
     text += &speed("prefill", &report.prefill);
+    text += &report.offload_mode.map(|mode| offload(mode, report.in_place)).unwrap_or_default();
     text += &report.host.map(streamed).unwrap_or_default();
     let kept = report.kv_format.map_or_else(String::new, |format| format!(", keys and values in {format}"));
     text +=
@@ -176,6 +183,20 @@ fn describe(report: &Report, placed: &Placed) -> String {
         text += &format!("{how} adapter {index} reads {memory}/s, receives {bus}/s and computes {compute}\n");
     }
     text
+}
+
+fn reads_in_place(plan: &Plan) -> bool {
+    plan.streams() && plan.offload_mode == OffloadMode::Pinned && plan.in_place
+}
+
+/// How streamed layers come to the adapters.
+fn offload(mode: OffloadMode, in_place: bool) -> String {
+    let how = match (mode, in_place) {
+        (OffloadMode::Pinned, true) => "packed in host memory, where single tokens read them; prompts copy them",
+        (OffloadMode::Pinned, false) => "packed in host memory, from where they are copied",
+        (OffloadMode::Mapped, _) => "left in the file, packed and copied each time",
+    };
+    format!("offload  {mode}: streamed layers are {how}\n")
 }
 
 /// What the streamed layers cost a token, and what they would on the host.

@@ -182,6 +182,7 @@ fn options(model: &ModelArgs, context: &ContextArgs) -> ExecOptions {
         adapter: model.placement.choice(),
         memory: model.placement.memory(),
         offload: model.placement.offload(),
+        offload_mode: model.placement.offload_mode,
         rates: rates::load(),
         activations: model.placement.activations,
         context_length: context.context_length,

@@ -77,7 +77,7 @@ impl<'e> Alone<'e> {
     fn step(&mut self, steps: &[PlanStep], chunk: &Chunk<'_>) -> Result<Outcome, ExecError> {
         let (play, lane) = (self.play, self.lane);
         match &steps[0] {
-            PlanStep::Upload { unit, .. } => play.lanes[lane].upload(*unit)?,
+            PlanStep::Upload { unit, .. } => play.lanes[lane].upload(*unit),
             PlanStep::Compute { .. } => play.compute(lane, steps, chunk, self.spare, self.ahead.take())?,
             PlanStep::Transfer { after, .. } if !play.crosses(*after, chunk) => {}
             PlanStep::Transfer { after, from, to } if *from == lane => {
@@ -95,6 +95,7 @@ impl<'e> Alone<'e> {
                 }
                 // The commands are ready when the hidden state arrives.
                 self.ahead = play.record(lane, &steps[1..], chunk, self.spare);
+                play.lanes[lane].settle()?;
                 let Ok(state) = self.ends.into[from].recv() else { return Ok(Outcome::Ended) };
                 play.lanes[lane].write(play.buffers, play.hidden(*after, chunk).0, &state);
             }

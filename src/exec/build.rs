@@ -5,14 +5,19 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
 
 use super::ExecError;
-use super::lane::{Lane, Placed, Streamed};
-use super::load::{WeightSource, spread};
-use crate::gpu::{Buffer, BufferPart, Device, Readback, Usage};
+use super::lane::{Lane, Placed, rows};
+use super::load::WeightSource;
+use super::packed::{Fill, PackedSource, batches};
+use super::stream::Stream;
+use super::uploads::{Packed, Streamed};
+use crate::gpu::{Buffer, BufferPart, Device, HostBuffer, HostUse, Readback, Usage};
 use crate::graph::{Buffers, Graph, Node, TensorId, TensorKind, WeightId};
 use crate::ops::{Bind, Kernel, Phase, Step};
-use crate::plan::{AdapterBytes, AdapterId, Plan, Residency, node_kernels, weight_type};
+use crate::plan::{AdapterBytes, AdapterId, OffloadMode, Plan, Residency, node_kernels, weight_type};
+use crate::quant::PackedLayout;
 use crate::tensor::Extents;
 
 /// What a lane is made from.
@@ -35,6 +40,10 @@ impl LanePlan<'_> {
     fn streams(&self, unit: usize) -> bool {
         self.plan.placements[unit].residency == Residency::Streamed
     }
+
+    fn pins(&self, unit: usize) -> bool {
+        self.streams(unit) && self.plan.offload_mode == OffloadMode::Pinned
+    }
 }
 
 /// Where weights are: resident ones once, streamed ones by the unit whose ring slot they come through.
@@ -53,6 +62,8 @@ pub(super) struct Allocated<'a> {
     lane: Lane,
     plan: LanePlan<'a>,
     places: Places,
+    /// Host memory of pinned weights, by slice.
+    pinned: HashMap<(usize, WeightId), Vec<HostBuffer>>,
     chosen: Vec<Chosen>,
 }
 
@@ -68,15 +79,16 @@ impl<'a> Allocated<'a> {
                 vectors: HashMap::new(),
                 states: HashMap::new(),
                 scratch: Vec::new(),
-                streamed: HashMap::new(),
+                streamed: BTreeMap::new(),
+                stream: None,
+                due: Mutex::default(),
                 dispatches: (0..plan.graph.nodes.len()).map(|_| [Vec::new(), Vec::new()]).collect(),
                 planned: plan.bytes,
-                pending: std::sync::Mutex::new(0),
                 device,
             },
             Err(error) => return Err((device.allocated(), error)),
         };
-        let mut allocated = Self { lane, plan, places: Places::new(), chosen: Vec::new() };
+        let mut allocated = Self { lane, plan, places: Places::new(), pinned: HashMap::new(), chosen: Vec::new() };
         match allocated.allocate() {
             Ok(()) => Ok(allocated),
             Err(error) => Err((allocated.lane.device.allocated(), error)),
@@ -98,6 +110,14 @@ impl<'a> Allocated<'a> {
             }
         }
         lane.allocate_ring(&plan, &mut self.places)?;
+        for unit in plan.units().filter(|unit| plan.pins(*unit)) {
+            for id in &plan.graph.units[unit].weights {
+                let (label, ty) = (plan.graph.weights[id.0].spec.label(), &self.places[&(Some(unit), *id)].ty);
+                let host = |layout: &PackedLayout| lane.device.host_buffer(&label, layout.bytes, HostUse::Weights);
+                let slices = ty.slices.iter().map(|(_, layout)| host(layout)).collect::<Result<_, _>>()?;
+                self.pinned.insert((unit, *id), slices);
+            }
+        }
         self.chosen = choose(lane, &plan, &self.places);
         lane.scratch = scratch(&lane.device, &self.chosen)?;
         Ok(())
@@ -109,27 +129,77 @@ impl<'a> Allocated<'a> {
         let vectors = self.lane.vectors.iter().collect::<BTreeMap<_, _>>();
         for (id, buffer) in vectors {
             let values = source.vector(&graph.vectors[id.0])?;
-            self.lane.stage(buffer, 0, bytemuck::cast_slice(&values))?;
+            self.lane.stage(buffer, bytemuck::cast_slice(&values))?;
         }
-        // In the order of the graph, which is about that of the file.
-        let resident = self.places.iter().filter(|((unit, _), _)| unit.is_none());
-        for ((_, id), placed) in resident.collect::<BTreeMap<_, _>>() {
-            load_weight(&self.lane, graph, *id, placed, source, progress)?;
+        let packed = source.packed_source(graph);
+        self.load_staged(&packed, progress)?;
+        let plan = self.plan;
+        for unit in plan.units().filter(|unit| plan.pins(*unit)) {
+            self.pin(unit, &*packed, progress)?;
         }
-        for unit in self.plan.units().filter(|unit| self.plan.streams(*unit)) {
-            let mut uploads = Vec::new();
-            for id in &graph.units[unit].weights {
-                let placed = &self.places[&(Some(unit), *id)];
-                let packed = source.packed(&graph.weights[id.0], &placed.ty.slices)?;
-                progress(packed.iter().map(|bytes| bytes.len() as u64).sum());
-                uploads.extend(placed.slices.iter().cloned().zip(packed));
-            }
-            self.lane.streamed.insert(unit, Streamed { uploads });
-        }
-        self.lane.device.flush()?;
-        *self.lane.pending.get_mut().expect("no thread panics while it stages") = 0;
         self.record()?;
         Ok(self.lane)
+    }
+
+    /// Loads resident weights through a staging ring, which is kept where weights are streamed through it.
+    fn load_staged(&mut self, packed: &Arc<dyn PackedSource>, progress: &mut dyn FnMut(u64)) -> Result<(), ExecError> {
+        let mapped = |unit: &usize| self.plan.streams(*unit) && !self.plan.pins(*unit);
+        let streamed: Vec<usize> = self.plan.units().filter(mapped).collect();
+        // In the order of the graph, which is about that of the file.
+        let resident: BTreeMap<WeightId, &Placed> =
+            self.places.iter().filter(|((unit, _), _)| unit.is_none()).map(|((_, id), placed)| (*id, placed)).collect();
+        if resident.is_empty() && streamed.is_empty() {
+            return Ok(());
+        }
+        let stream = Stream::new(&self.lane.device, self.plan.bytes.staging, packed.clone())?;
+        let resident = resident.into_iter().flat_map(|(id, placed)| slices(id, placed));
+        let all = batches(resident, stream.capacity());
+        stream.start(all.clone());
+        for batch in &all {
+            let staged = stream.next(true)?.expect("who waits gets one");
+            self.lane.device.copy(&stream.copies(&staged).collect::<Vec<_>>())?;
+            stream.release(staged);
+            progress(batch.bytes);
+        }
+        for unit in &streamed {
+            let weights = self.plan.graph.units[*unit].weights.iter();
+            let all = weights.flat_map(|id| slices(*id, &self.places[&(Some(*unit), *id)]));
+            let packed = Packed::Mapped(batches(all, stream.capacity()));
+            self.lane.streamed.insert(*unit, self.streamed(*unit, packed, false));
+        }
+        self.lane.stream = (!streamed.is_empty()).then_some(stream);
+        Ok(self.lane.device.flush()?)
+    }
+
+    /// Packs a unit's weights into host memory, where they stay.
+    fn pin(&mut self, unit: usize, packed: &dyn PackedSource, progress: &mut dyn FnMut(u64)) -> Result<(), ExecError> {
+        let mut kept = Vec::new();
+        for id in &self.plan.graph.units[unit].weights {
+            let (hosts, placed) = (&self.pinned[&(unit, *id)], &self.places[&(Some(unit), *id)]);
+            self.lane.device.map_new(hosts)?;
+            for ((host, slice), slot) in hosts.iter().zip(&placed.ty.slices).zip(&placed.slices) {
+                Fill::slice(*id, Arc::new(slice.clone())).run(packed, host)?;
+                host.unmap();
+                progress(host.bytes());
+                kept.push((host.clone(), slot.clone()));
+            }
+        }
+        let in_place = self.reads_in_place();
+        self.lane.streamed.insert(unit, self.streamed(unit, Packed::Pinned(kept), in_place));
+        Ok(())
+    }
+
+    fn reads_in_place(&self) -> bool {
+        self.plan.plan.in_place && self.lane.device.reads_host()
+    }
+
+    fn streamed(&self, unit: usize, packed: Packed, in_place: bool) -> Streamed {
+        let graph = self.plan.graph;
+        let nodes = graph.units[unit].nodes.clone();
+        let is_weight = |id: &TensorId| matches!(graph.tensors[id.0].kind, TensorKind::Weight(_));
+        let weighs = |node: &usize| graph.nodes[*node].inputs.iter().any(is_weight);
+        let rows = nodes.clone().filter(weighs).map(|node| rows(graph, node)).collect();
+        Streamed { packed, nodes, rows, in_place }
     }
 
     /// Compiles all kernels in parallel and makes every dispatch.
@@ -141,7 +211,7 @@ impl<'a> Allocated<'a> {
             let op = &self.plan.graph.nodes[chosen.node];
             let mut made = Vec::with_capacity(chosen.kernels.len());
             for kernel in &chosen.kernels {
-                let bind = |bind| self.bind(op, key, bind);
+                let bind = |bind| self.bind(op, key, chosen.phase, bind);
                 made.push(self.lane.device.dispatch(kernel, &self.lane.step, bind)?);
             }
             self.lane.dispatches[chosen.node][chosen.phase as usize] = made;
@@ -149,7 +219,7 @@ impl<'a> Allocated<'a> {
         Ok(())
     }
 
-    fn bind(&self, op: &Node, key: Option<usize>, bind: Bind) -> BufferPart<'_> {
+    fn bind(&self, op: &Node, key: Option<usize>, phase: Phase, bind: Bind) -> BufferPart<'_> {
         match bind {
             Bind::Input(n) => self.tensor(op.inputs[n]).whole(),
             Bind::Output(n) => self.tensor(op.outputs[n]).whole(),
@@ -160,7 +230,12 @@ impl<'a> Allocated<'a> {
                 };
                 let placed = &self.places[&(key, id)];
                 let range = &placed.ty.slices[slice].1.regions[region];
-                placed.slices[slice].part(range.start, range.end - range.start)
+                let host = key.and_then(|unit| self.pinned.get(&(unit, id)));
+                let buffer = match host.filter(|_| phase == Phase::Decode && self.reads_in_place()) {
+                    Some(host) => host[slice].buffer(),
+                    None => &placed.slices[slice],
+                };
+                buffer.part(range.start, range.end - range.start)
             }
         }
     }
@@ -276,24 +351,7 @@ fn scratch(device: &Device, chosen: &[Chosen]) -> Result<Vec<Buffer>, ExecError>
     Ok(buffers.collect::<Result<_, _>>()?)
 }
 
-/// Loads a resident weight, slice by slice, piece by piece.
-fn load_weight(
-    lane: &Lane,
-    graph: &Graph,
-    id: WeightId,
-    placed: &Placed,
-    source: WeightSource<'_>,
-    progress: &mut dyn FnMut(u64),
-) -> Result<(), ExecError> {
-    let weight = &graph.weights[id.0];
-    for ((first, layout), buffer) in placed.ty.slices.iter().zip(&placed.slices) {
-        source.pieces(weight, *first..first + layout.rows, |piece| {
-            for (offset, bytes) in spread(piece, *first, layout) {
-                lane.stage(buffer, offset, bytes)?;
-            }
-            progress(piece.bytes.len() as u64);
-            Ok(())
-        })?;
-    }
-    Ok(())
+/// The slices of a weight, each with its buffer.
+fn slices(id: WeightId, placed: &Placed) -> impl Iterator<Item = (WeightId, (usize, PackedLayout), Buffer)> {
+    placed.ty.slices.iter().zip(&placed.slices).map(move |(slice, buffer)| (id, slice.clone(), buffer.clone()))
 }

@@ -10,7 +10,7 @@ use super::{Batch, ExecError, Executor, KernelTime, LogitRows, Logits, MemoryUse
 use crate::gpu::{Device, Timed};
 use crate::graph::{Buffers, Graph, assign_buffers};
 use crate::ops::Step;
-use crate::plan::{AdapterId, AdapterLimits, LEAST_PIECE, Plan, PlanStep, largest_forward, pieces, unit_costs};
+use crate::plan::{AdapterId, AdapterLimits, LEAST_PIECE, Plan, PlanStep, chunks, largest_forward, pieces, unit_costs};
 use crate::tensor::Extents;
 
 /// How to run.
@@ -110,8 +110,8 @@ impl GpuExecutor {
             LogitRows::All => self.extents.logit_rows,
         };
         let (mut rest, mut position) = (batch.tokens, batch.position);
-        let mut chunks = Vec::new();
-        let whole = batch.tokens.chunks(longest as usize).map(|chunk| chunk.len() as u32);
+        let mut made = Vec::new();
+        let whole = chunks(batch.tokens.len() as u32, longest).into_iter();
         for length in whole.flat_map(|tokens| pieces(tokens, self.sharing, self.least_piece)) {
             let (tokens, others) = rest.split_at(length as usize);
             rest = others;
@@ -119,10 +119,10 @@ impl GpuExecutor {
                 LogitRows::All => length,
                 LogitRows::Last => u32::from(rest.is_empty()),
             };
-            chunks.push(Chunk { tokens, step: Step::new(length, position, logit_rows) });
+            made.push(Chunk { tokens, step: Step::new(length, position, logit_rows) });
             position += length;
         }
-        chunks
+        made
     }
 }
 

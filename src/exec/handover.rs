@@ -12,7 +12,7 @@ use crate::graph::{Buffers, Graph, TensorId};
 use crate::ops::Step;
 
 impl Lane {
-    /// Submits nodes in one compute pass; where `fetch` names an activation and its bytes, copies it for [`Self::read`].
+    /// Submits nodes in one compute pass, with the uploads that are ready beside them; where `fetch` names an activation and its bytes, copies it for [`Self::read`].
     pub(super) fn submit(
         &self,
         graph: &Graph,
@@ -24,7 +24,11 @@ impl Lane {
     ) -> Result<(), ExecError> {
         let readback = fetch.map(|_| self.readback(spare));
         let results = self.results(buffers, fetch);
-        Ok(self.device.submit(step, self.dispatches(graph, nodes, step), &results, readback)?)
+        let ready = self.take_ready(&nodes)?;
+        let dispatches = self.dispatches(graph, nodes, step);
+        self.device.submit_beside(&self.copies(&ready), step, dispatches, &results, readback)?;
+        self.release(ready);
+        Ok(())
     }
 
     /// As [`Self::submit`], but only recorded.
@@ -42,7 +46,7 @@ impl Lane {
         self.device.record(step, self.dispatches(graph, nodes, step), &results, readback)
     }
 
-    /// Submits what was recorded, behind all that was written since; `spare` where it fetches anything.
+    /// Submits what was recorded, behind all that was written and settled since; `spare` where it fetches anything.
     pub(super) fn submit_recorded(&self, recorded: Recorded, spare: Option<bool>) -> Result<(), ExecError> {
         Ok(self.device.submit_recorded(recorded, spare.map(|spare| self.readback(spare)))?)
     }

@@ -1,11 +1,13 @@
 //! One adapter playing its part of a plan: what it holds, and what it does in a forward.
 //!
-//! `build` makes it. Invariant: uploads on their way never take more staging memory than the plan says.
+//! `build` makes it, `uploads` fills its ring, `handover` submits. Invariant: what it holds is what the plan says.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Mutex;
 
+use super::stream::Stream;
+use super::uploads::{Due, Streamed};
 use super::{ExecError, MemoryUse};
 use crate::gpu::{Buffer, Device, Dispatch, GpuError, Readback, Timed};
 use crate::graph::{Buffers, Graph, TensorId, VectorId};
@@ -20,12 +22,6 @@ pub(super) struct Placed {
     pub(super) slices: Vec<Buffer>,
 }
 
-/// Packed bytes of one streamed unit, kept on the host, each with its place in the unit's ring slot.
-#[derive(Debug)]
-pub(super) struct Streamed {
-    pub(super) uploads: Vec<(Buffer, Vec<u8>)>,
-}
-
 /// An adapter playing its part of a plan.
 #[derive(Debug)]
 pub(super) struct Lane {
@@ -36,7 +32,11 @@ pub(super) struct Lane {
     pub(super) vectors: HashMap<VectorId, Buffer>,
     pub(super) states: HashMap<TensorId, Buffer>,
     pub(super) scratch: Vec<Buffer>,
-    pub(super) streamed: HashMap<usize, Streamed>,
+    /// By unit.
+    pub(super) streamed: BTreeMap<usize, Streamed>,
+    /// What mapped weights come through.
+    pub(super) stream: Option<Stream>,
+    pub(super) due: Mutex<Due>,
     /// By node, then by phase: its dispatches, where this adapter computes it.
     pub(super) dispatches: Vec<[Vec<Dispatch>; 2]>,
     pub(super) readback: Readback,
@@ -44,14 +44,13 @@ pub(super) struct Lane {
     pub(super) spare: Option<Readback>,
     /// What the plan gives it.
     pub(super) planned: AdapterBytes,
-    /// Bytes staged since the device was last waited for.
-    pub(super) pending: Mutex<u64>,
 }
 
 impl Lane {
-    /// Tells the lane what the next submissions compute.
+    /// Tells the lane what the next submissions compute: one forward, from its first unit here to the last.
     pub(super) fn begin(&self, step: Step) {
         self.device.write(&self.step, 0, bytemuck::bytes_of(&step));
+        self.expect_uploads(step);
     }
 
     /// Writes an activation from the host.
@@ -59,25 +58,12 @@ impl Lane {
         self.device.write(self.activation(buffers, id), 0, bytes);
     }
 
-    /// Fills the ring slot of a streamed unit.
-    pub(super) fn upload(&self, unit: usize) -> Result<(), ExecError> {
-        for (buffer, bytes) in &self.streamed[&unit].uploads {
-            self.stage(buffer, 0, bytes)?;
-        }
-        Ok(())
-    }
-
-    /// Writes to a buffer through staging memory, waiting for the device whenever that is used up.
-    pub(super) fn stage(&self, buffer: &Buffer, offset: u64, bytes: &[u8]) -> Result<(), GpuError> {
-        let limit = self.planned.staging;
-        let mut pending = self.pending.lock().expect("no thread panics while it stages");
-        for (index, piece) in bytes.chunks(limit as usize / 4 * 4).enumerate() {
-            if *pending + piece.len() as u64 > limit {
-                self.device.flush()?;
-                *pending = 0;
-            }
-            self.device.write(buffer, offset + index as u64 * (limit / 4 * 4), piece);
-            *pending += piece.len() as u64;
+    /// Writes to a buffer, in pieces of the staging memory that the plan allows, waiting for the device after each.
+    pub(super) fn stage(&self, buffer: &Buffer, bytes: &[u8]) -> Result<(), GpuError> {
+        let limit = self.planned.staging as usize / 4 * 4;
+        for (index, piece) in bytes.chunks(limit).enumerate() {
+            self.device.write(buffer, (index * limit) as u64, piece);
+            self.device.flush()?;
         }
         Ok(())
     }
@@ -116,19 +102,18 @@ impl Lane {
             other: working + self.planned.staging,
         }
     }
-
-    /// Packed bytes kept on the host for streaming.
-    pub(super) fn host_bytes(&self) -> u64 {
-        let uploads = self.streamed.values().flat_map(|streamed| &streamed.uploads);
-        uploads.map(|(_, bytes)| bytes.len() as u64).sum()
-    }
 }
 
 /// One row or several, by what the node's output has.
 pub(super) fn phase(graph: &Graph, node: usize, step: Step) -> Phase {
-    let rows = graph.activation(graph.nodes[node].outputs[0]).and_then(|ty| ty.shape.first().copied());
-    match rows.unwrap_or(Dim::Tokens).length(step.extents()) {
+    match rows(graph, node).length(step.extents()) {
         1 => Phase::Decode,
         _ => Phase::Prefill,
     }
+}
+
+/// Rows that a node computes.
+pub(super) fn rows(graph: &Graph, node: usize) -> Dim {
+    let rows = graph.activation(graph.nodes[node].outputs[0]).and_then(|ty| ty.shape.first().copied());
+    rows.unwrap_or(Dim::Tokens)
 }

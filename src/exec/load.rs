@@ -1,13 +1,14 @@
 //! From the checkpoint's bytes to packed weights: rows gathered, checked, quantized where their weight has another
 //! format than the file, and repacked, in bounded pieces.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::ExecError;
+use super::packed::{PackedRows, PackedSource, Scratch};
 use crate::checkpoint::{Checkpoint, TensorView};
 use crate::graph::{Graph, Vector, Weight};
 use crate::model::{ModelSpec, Part, VectorSpec, rope_table};
@@ -17,13 +18,13 @@ use crate::quant::{BlockFormat, PackedLayout};
 const PIECE_BYTES: usize = 4 << 20;
 
 /// A piece of packed rows.
-pub(super) struct Piece {
+struct Piece {
     /// Rows of the weight it holds.
-    pub(super) rows: Range<usize>,
+    rows: Range<usize>,
     /// The piece's own layout: one region after the other for these rows only.
-    pub(super) layout: PackedLayout,
+    layout: PackedLayout,
     /// Packed bytes.
-    pub(super) bytes: Vec<u8>,
+    bytes: Vec<u8>,
 }
 
 /// Reads a graph's weights out of a checkpoint.
@@ -40,13 +41,18 @@ impl<'c> WeightSource<'c> {
 
     /// Hands `rows` of a weight, packed, to `take`, piece after piece in order; pieces are made on all cores, and
     /// never more than one a core at a time.
-    pub(super) fn pieces(
+    fn pieces(
         &self,
         weight: &Weight,
         rows: Range<usize>,
         mut take: impl FnMut(&Piece) -> Result<(), ExecError>,
     ) -> Result<(), ExecError> {
-        self.in_pieces(weight, rows, pack, |piece| take(&piece))
+        let make = |weight: &Weight, parts: &[(Part, TensorView<'_>)], rows: Range<usize>| {
+            let mut scratch = Scratch::default();
+            let layout = pack(weight, parts, rows.clone(), &mut scratch)?;
+            Ok(Piece { rows, layout, bytes: scratch.packed })
+        };
+        self.in_pieces(weight, rows, make, |piece| take(&piece))
     }
 
     /// Hands all rows of a weight in stored form to `take`, piece after piece in order; on all cores, in bounded memory.
@@ -60,7 +66,7 @@ impl<'c> WeightSource<'c> {
     ) -> Result<(), E> {
         let gather = |weight: &Weight, parts: &[(Part, TensorView<'_>)], rows: Range<usize>| {
             let mut bytes = Vec::with_capacity(rows.len() * weight.format.row_bytes(weight.spec.cols));
-            each_row(weight, parts, rows, |_, stored| bytes.extend_from_slice(stored))?;
+            each_row(weight, parts, rows, &mut Vec::new(), |_, stored| bytes.extend_from_slice(stored))?;
             Ok(bytes)
         };
         self.in_pieces(weight, 0..weight.spec.rows(), gather, |bytes: Vec<u8>| take(&bytes))
@@ -130,15 +136,18 @@ impl<'c> WeightSource<'c> {
         Ok(values)
     }
 
-    /// The weight's parts with the tensors they come from.
     fn parts(&self, weight: &Weight) -> Result<Vec<(Part, TensorView<'c>)>, ExecError> {
-        let parts = weight.spec.parts.iter();
-        parts.map(|part| Ok((part.clone(), self.checkpoint.tensor(&part.tensor)?))).collect()
+        parts(self.checkpoint, weight)
+    }
+
+    /// The packed bytes of a graph's weights, for as long as they are wanted.
+    pub(super) fn packed_source(&self, graph: &Graph) -> Arc<dyn PackedSource> {
+        Arc::new(CheckpointWeights { checkpoint: self.checkpoint.clone(), weights: graph.weights.clone() })
     }
 }
 
 /// Where each region of a piece belongs in the slice that starts at row `first`: byte offset and source.
-pub(super) fn spread<'p>(piece: &'p Piece, first: usize, slice: &PackedLayout) -> Vec<(u64, &'p [u8])> {
+fn spread<'p>(piece: &'p Piece, first: usize, slice: &PackedLayout) -> Vec<(u64, &'p [u8])> {
     let row = piece.rows.start - first;
     let regions = slice.row_bytes.iter().enumerate().map(|(region, row_bytes)| {
         let source = &piece.layout.region(&piece.bytes, region)[..piece.rows.len() * row_bytes];
@@ -147,18 +156,108 @@ pub(super) fn spread<'p>(piece: &'p Piece, first: usize, slice: &PackedLayout) -
     regions.collect()
 }
 
-fn pack(weight: &Weight, parts: &[(Part, TensorView<'_>)], rows: Range<usize>) -> Result<Piece, ExecError> {
-    let layout = weight.format.layout(rows.len(), weight.spec.cols);
-    let mut bytes = vec![0u8; layout.bytes as usize];
-    each_row(weight, parts, rows.clone(), |row, stored| weight.format.repack_row(stored, &layout, row, &mut bytes))?;
-    Ok(Piece { rows, layout, bytes })
+/// The weight's parts with the tensors they come from.
+fn parts<'c>(checkpoint: &'c Checkpoint, weight: &Weight) -> Result<Vec<(Part, TensorView<'c>)>, ExecError> {
+    let parts = weight.spec.parts.iter();
+    parts.map(|part| Ok((part.clone(), checkpoint.tensor(&part.tensor)?))).collect()
 }
 
-/// Hands each of some rows, counted from the first of them, in the weight's own stored form to `take`.
+/// A checkpoint's weights, packed as they are read.
+#[derive(Debug)]
+struct CheckpointWeights {
+    checkpoint: Checkpoint,
+    weights: Vec<Weight>,
+}
+
+impl PackedSource for CheckpointWeights {
+    fn read(
+        &self,
+        rows: &PackedRows,
+        scratch: &mut Scratch,
+        take: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), ExecError> {
+        let weight = &self.weights[rows.weight.0];
+        let parts = parts(&self.checkpoint, weight)?;
+        if parts.iter().all(|(part, view)| is_verbatim(weight, part, view, &rows.slice.1)) {
+            let row_bytes = rows.slice.1.row_bytes[0];
+            let stored = room(&mut scratch.stored, rows.rows.len() * row_bytes);
+            for (part, view, taken) in overlaps(&parts, &rows.rows) {
+                let at = taken.start - rows.rows.start..taken.end - rows.rows.start;
+                view.read_rows(part, &mut stored[at.start * row_bytes..at.end * row_bytes])?;
+            }
+            take(0, stored);
+            return Ok(());
+        }
+        let layout = pack(weight, &parts, rows.rows.clone(), scratch)?;
+        for (region, row_bytes) in layout.row_bytes.iter().enumerate() {
+            take(region, &layout.region(&scratch.packed, region)[..rows.rows.len() * row_bytes]);
+        }
+        Ok(())
+    }
+
+    fn read_ahead(&self, rows: &PackedRows) {
+        let weight = &self.weights[rows.weight.0];
+        // What is wrong with a tensor will be said when it is read.
+        let Ok(parts) = parts(&self.checkpoint, weight) else { return };
+        if parts.iter().all(|(part, _)| !part.transposed) {
+            overlaps(&parts, &rows.rows).for_each(|(of_tensor, view, _)| view.will_need(of_tensor));
+        }
+    }
+}
+
+/// The parts that some rows of a weight lie in: rows of the tensor, the tensor, and which rows of the weight they are.
+fn overlaps<'p, 'c>(
+    parts: &'p [(Part, TensorView<'c>)],
+    rows: &'p Range<usize>,
+) -> impl Iterator<Item = (Range<usize>, &'p TensorView<'c>, Range<usize>)> {
+    // The parts' rows are numbered one after the other.
+    let mut end = 0;
+    let overlap = move |(part, view): &'p (Part, TensorView<'c>)| {
+        let first = end;
+        end += part.rows.len();
+        let taken = rows.start.max(first)..rows.end.min(end);
+        let start = part.rows.start + taken.start.saturating_sub(first);
+        (taken.start < taken.end).then(|| (start..start + taken.len(), view, taken))
+    };
+    parts.iter().filter_map(overlap)
+}
+
+/// The first bytes of memory that is used again and only grows.
+fn room(memory: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
+    if memory.len() < bytes {
+        memory.resize(bytes, 0);
+    }
+    &mut memory[..bytes]
+}
+
+/// Whether packed rows are the file's own bytes.
+fn is_verbatim(weight: &Weight, part: &Part, view: &TensorView<'_>, layout: &PackedLayout) -> bool {
+    let same = view.format.name() == weight.format.name() && !view.is_composed() && !part.transposed;
+    same && view.format.block_len() == 1 && layout.row_bytes == [view.format.row_bytes(weight.spec.cols)]
+}
+
+/// Packs rows into `scratch.packed`; the result is their own layout.
+fn pack(
+    weight: &Weight,
+    parts: &[(Part, TensorView<'_>)],
+    rows: Range<usize>,
+    scratch: &mut Scratch,
+) -> Result<PackedLayout, ExecError> {
+    let layout = weight.format.layout(rows.len(), weight.spec.cols);
+    let Scratch { stored, packed } = scratch;
+    packed.clear();
+    packed.resize(layout.bytes as usize, 0);
+    each_row(weight, parts, rows, stored, |row, bytes| weight.format.repack_row(bytes, &layout, row, packed))?;
+    Ok(layout)
+}
+
+/// Hands each of some rows, counted from the first of them, in the weight's own stored form to `take`; `stored` is
+/// memory to read into.
 fn each_row(
     weight: &Weight,
     parts: &[(Part, TensorView<'_>)],
     rows: Range<usize>,
+    stored: &mut Vec<u8>,
     mut take: impl FnMut(usize, &[u8]),
 ) -> Result<(), ExecError> {
     let mut convert = Converter::new(weight);
@@ -171,11 +270,14 @@ fn each_row(
         let row_bytes = view.format.row_bytes(weight.spec.cols).max(1);
         let wanted = |row: usize| part.rows.start + row - part_rows.start;
         if from < to {
-            let stored = if part.transposed {
-                Cow::Owned((from..to).flat_map(|row| column(view, wanted(row))).collect())
+            let stored = room(stored, (to - from) * row_bytes);
+            if part.transposed {
+                for (row, stored) in (from..to).zip(stored.chunks_exact_mut(row_bytes)) {
+                    column(view, wanted(row), stored);
+                }
             } else {
-                view.rows_from(wanted(from)..wanted(to))
-            };
+                view.read_rows(wanted(from)..wanted(to), stored)?;
+            }
             for (row, stored) in (from..to).zip(stored.chunks_exact(row_bytes)) {
                 check_scales(view, wanted(row), stored)?;
                 take(row - rows.start, convert.row(view, wanted(row), stored)?);
@@ -240,10 +342,12 @@ fn check_scales(view: &TensorView<'_>, row: usize, stored: &[u8]) -> Result<(), 
 
 /// A row of a tensor that is stored transposed: one column, gathered. Only formats without blocks come so, which
 /// [`check_tensors`] makes sure of.
-fn column(view: &TensorView<'_>, column: usize) -> Vec<u8> {
+fn column(view: &TensorView<'_>, column: usize, stored: &mut [u8]) {
     let bytes = view.format.block_bytes();
-    let at = column * bytes..(column + 1) * bytes;
-    view.bytes.chunks_exact(view.format.row_bytes(view.cols())).flat_map(|row| &row[at.clone()]).copied().collect()
+    let rows = view.bytes.chunks_exact(view.format.row_bytes(view.cols()));
+    for (row, stored) in rows.zip(stored.chunks_exact_mut(bytes)) {
+        stored.copy_from_slice(&row[column * bytes..(column + 1) * bytes]);
+    }
 }
 
 /// Checks that every tensor the graph reads has the shape the model says, and that every tensor of the checkpoint is

@@ -13,11 +13,14 @@ mod host;
 mod lane;
 mod load;
 mod open;
+mod packed;
 mod place;
 mod play;
 mod probe;
 mod rates;
 mod single;
+mod stream;
+mod uploads;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -11,7 +11,7 @@ use crate::gpu::{AdapterChoice, Device, DeviceOptions, GpuError, adapters};
 use crate::graph::{Graph, GraphError, LowerOptions, Quantize, QuantizedFormats, lower};
 use crate::model::{ModelSpec, Source, describe};
 use crate::ops::KvFormat;
-use crate::plan::{Bytes, Offload, PlanError};
+use crate::plan::{Bytes, Offload, OffloadMode, PlanError};
 
 /// Positions of the KV cache where nobody says otherwise: what chats need, without the memory of the longest models.
 const DEFAULT_CONTEXT: u32 = 4096;
@@ -31,11 +31,13 @@ pub struct ExecOptions {
     pub memory: MemoryLimit,
     /// How much to stream from the host.
     pub offload: Offload,
+    /// Where streamed weights stay between forwards; by default in host memory where that holds them.
+    pub offload_mode: Option<OffloadMode>,
     /// What adapters were measured to do; others are taken to be as others of their class.
     pub rates: MeasuredRates,
     /// Positions of the KV cache; by default the model's own, at most 4096.
     pub context_length: Option<u32>,
-    /// Tokens of one prefill forward.
+    /// Tokens of one prefill forward; by default 512, and more where weights are streamed and more hide that.
     pub prefill_chunk: Option<u32>,
     /// How keys and values are held; by default f32 for f32 checkpoints and f16 for all others.
     pub kv_format: Option<KvFormat>,
@@ -203,8 +205,9 @@ fn open_placed(
     progress: &mut dyn FnMut(u64),
 ) -> Result<(Box<dyn Executor>, LoadReport), ExecError> {
     let mut notices = Vec::new();
+    let mut options = options.clone();
     for attempt in 1.. {
-        let placed = place_or_advise(checkpoint, &graph, &candidates, options)?;
+        let placed = place_or_advise(checkpoint, &graph, &candidates, &options)?;
         let devices = placed.adapters.iter().map(|adapter| Device::open(adapter.info.index, options.device));
         let devices = devices.collect::<Result<Vec<_>, _>>()?;
         let source = WeightSource::new(checkpoint);
@@ -220,7 +223,14 @@ fn open_placed(
             {
                 notices.push(format!("{error}; planning again with {} there", Bytes(held)));
                 candidates[placed.adapters[adapter].candidate].budget = Some(held);
-                graph = lower_checkpoint(checkpoint, options)?.1;
+                graph = lower_checkpoint(checkpoint, &options)?.1;
+            }
+            Err(Refusal { error: error @ ExecError::Gpu(GpuError::HostMemory { .. }), .. })
+                if options.offload_mode.is_none() && placed.plan.offload_mode == OffloadMode::Pinned =>
+            {
+                notices.push(format!("{error}; they are left there"));
+                options.offload_mode = Some(OffloadMode::Mapped);
+                graph = lower_checkpoint(checkpoint, &options)?.1;
             }
             Err(refusal) => return Err(refusal.error),
         }

@@ -8,8 +8,8 @@ use super::{ExecError, ExecOptions, GpuOptions};
 use crate::gpu::{AdapterChoice, AdapterInfo, DeviceProfile, choose, host_memory, profiles};
 use crate::graph::{Graph, assign_buffers};
 use crate::plan::{
-    AdapterBudget, AdapterBytes, AdapterLimits, Estimate, HostCost, Offload, Plan, PlanRequest, Rates, UnitCost,
-    largest_forward, plan, unit_costs,
+    AdapterBudget, AdapterBytes, AdapterLimits, Bound, Estimate, HostCost, Offload, OffloadMode, Plan, PlanRequest,
+    Rates, UnitCost, largest_forward, plan, unit_costs,
 };
 use crate::tensor::Extents;
 
@@ -21,6 +21,12 @@ const OF_TOTAL: f64 = 0.75;
 
 /// Units a ring holds: one is filled while the other is read.
 const RING_SLOTS: usize = 2;
+
+/// What of the host's free memory streamed weights may fill: it also caches files, and adapters' drivers take of it.
+const OF_HOST: f64 = 0.8;
+
+/// The longest prefill chunk that is chosen where longer ones hide the bus.
+const LONGEST_CHUNK: u32 = 2048;
 
 /// How much memory a plan may take.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -50,7 +56,9 @@ pub struct PlacedAdapter {
     pub measured: bool,
     /// Bytes the plan puts on it.
     pub bytes: AdapterBytes,
-    /// Bytes of its streamed weights, which the host keeps.
+    /// Bytes of its streamed weights.
+    pub streamed_bytes: u64,
+    /// What of them the host keeps, packed: all or nothing.
     pub host_bytes: u64,
     /// Which of the adapters asked for it is.
     pub candidate: usize,
@@ -105,13 +113,69 @@ pub(super) fn candidates(options: &ExecOptions, present: &[AdapterInfo]) -> Resu
     Ok(described.map(candidate).collect())
 }
 
-/// Plans a graph on candidates.
+/// Plans a graph on candidates. Streamed weights stay in host memory where that holds them.
 ///
 /// # Errors
 /// Budgets that don't hold it.
 pub(super) fn place(graph: &Graph, candidates: &[Candidate], options: &ExecOptions) -> Result<Placed, ExecError> {
-    let buffers = assign_buffers(graph);
+    let mode = options.offload_mode.unwrap_or_default();
+    let placed = place_for_bus(graph, candidates, options, mode)?;
+    let host = placed.adapters.iter().map(|adapter| adapter.host_bytes).sum::<u64>() as f64;
+    let free = host_memory().and_then(|memory| memory.free).map_or(f64::INFINITY, |free| free as f64 * OF_HOST);
+    if options.offload_mode.is_some() || host <= free {
+        return Ok(placed);
+    }
+    place_for_bus(graph, candidates, options, OffloadMode::Mapped)
+}
+
+/// Chooses how tokens read pinned weights, and how many tokens a chunk has: of a streamed plan so many that computing
+/// takes longer than the bus, if that costs no memory that layers would have been in.
+fn place_for_bus(
+    graph: &Graph,
+    candidates: &[Candidate],
+    options: &ExecOptions,
+    mode: OffloadMode,
+) -> Result<Placed, ExecError> {
+    let with = |chunk, in_place| place_as(graph, candidates, options, Streaming { chunk, mode, in_place });
     let chunk = options.prefill_chunk.unwrap_or(GpuOptions::default().prefill_chunk);
+    let mut best = with(chunk, true)?;
+    if !best.plan.streams() {
+        return Ok(best);
+    }
+    // Reading in place keeps an adapter's bus idle while it, or another one, computes other units.
+    let copied = with(chunk, false)?;
+    let speed = |placed: &Placed| placed.decode.tokens_per_second;
+    if mode == OffloadMode::Mapped || speed(&copied) > speed(&best) {
+        best = copied;
+    }
+    while options.prefill_chunk.is_none() && best.prefill.bound == Bound::Bus && best.extents.tokens < LONGEST_CHUNK {
+        let streamed = |placed: &Placed| placed.adapters.iter().map(|adapter| adapter.streamed_bytes).sum::<u64>();
+        match with(best.extents.tokens * 2, best.plan.in_place) {
+            Ok(longer) if longer.extents.tokens > best.extents.tokens && streamed(&longer) <= streamed(&best) => {
+                best = longer;
+            }
+            _ => break,
+        }
+    }
+    Ok(best)
+}
+
+/// What is decided for streamed weights before they are placed.
+#[derive(Debug, Clone, Copy)]
+struct Streaming {
+    /// Tokens of a prefill chunk.
+    chunk: u32,
+    mode: OffloadMode,
+    in_place: bool,
+}
+
+fn place_as(
+    graph: &Graph,
+    candidates: &[Candidate],
+    options: &ExecOptions,
+    Streaming { chunk, mode, in_place }: Streaming,
+) -> Result<Placed, ExecError> {
+    let buffers = assign_buffers(graph);
     let extents = largest_forward(graph, chunk, candidates.iter().map(|one| one.profile.max_binding));
     let cost = |one: &Candidate| {
         let limits = AdapterLimits { max_binding: one.profile.max_binding, traits: &one.profile.traits };
@@ -124,7 +188,7 @@ pub(super) fn place(graph: &Graph, candidates: &[Candidate], options: &ExecOptio
         rates: one.rates,
     };
     let budgets: Vec<AdapterBudget> = candidates.iter().map(budget).collect();
-    let request = PlanRequest { offload: options.offload, ring_slots: RING_SLOTS };
+    let request = PlanRequest { offload: options.offload, ring_slots: RING_SLOTS, offload_mode: mode, in_place };
     let mut plan = plan(&costs, &budgets, &request)?;
     let used = compact(&mut plan, candidates.len());
     let mut notices = left_out(candidates, &used);
@@ -138,7 +202,8 @@ pub(super) fn place(graph: &Graph, candidates: &[Candidate], options: &ExecOptio
             rates: candidates[*adapter].rates,
             measured: candidates[*adapter].measured,
             bytes: plan.adapter_bytes(&costs[index], index),
-            host_bytes: plan.streamed_bytes(&costs[index], index),
+            streamed_bytes: plan.streamed_bytes(&costs[index], index),
+            host_bytes: if mode == OffloadMode::Pinned { plan.streamed_bytes(&costs[index], index) } else { 0 },
             candidate: *adapter,
         })
         .collect();
@@ -175,7 +240,7 @@ fn host_shortage(streamed: u64) -> Option<String> {
     let free = host_memory()?.free?;
     (streamed > free).then(|| {
         let (streamed, free) = (crate::plan::Bytes(streamed), crate::plan::Bytes(free));
-        format!("streaming keeps {streamed} in host memory, of which {free} are free: expect paging")
+        format!("streaming keeps {streamed} in host memory, of which {free} are free: expect paging, or use --offload-mode mapped")
     })
 }
 

@@ -62,13 +62,14 @@ impl Play<'_> {
                     return Ok(None);
                 }
                 match step {
-                    PlanStep::Upload { unit, adapter, .. } => self.lanes[*adapter].upload(*unit)?,
+                    PlanStep::Upload { unit, adapter, .. } => self.lanes[*adapter].upload(*unit),
                     PlanStep::Compute { adapter, .. } => {
                         self.compute(*adapter, &self.steps[index..], chunk, false, ahead.take())?;
                     }
                     PlanStep::Transfer { after, from, to } if self.crosses(*after, chunk) => {
                         // The next lane's commands are ready when the row arrives.
                         ahead = self.record(*to, &self.steps[index + 1..], chunk, false);
+                        self.lanes[*to].settle()?;
                         let (id, bytes) = self.hidden(*after, chunk);
                         self.lanes[*from].read(false, bytes, |row| self.lanes[*to].write(self.buffers, id, row))?;
                     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 
 use super::ExecError;
-use crate::gpu::{Buffer, Device, DeviceOptions, Dispatch, Usage};
+use crate::gpu::{Buffer, Device, DeviceOptions, Dispatch, HostBuffer, HostCopy, HostUse, Usage};
 use crate::ops::{Bind, Call, Kernel, Matmul, Norm, NormKind, Op, Operand, Phase, Step, WeightType};
 use crate::plan::Rates;
 use crate::quant::{BlockFormat, F16, Q4_0};
@@ -28,6 +28,9 @@ const MEASURED: Duration = Duration::from_millis(80);
 
 /// Norms in a row.
 const NORMS: usize = 256;
+
+/// What a core writes to a host buffer at a time.
+const FILLED_AT_ONCE: usize = 512 << 10;
 
 /// What is read of the host's memory, more than its caches hold, and how often.
 const HOST_BYTES: usize = 256 << 20;
@@ -54,19 +57,45 @@ pub fn probe(index: usize) -> Result<Rates, ExecError> {
     let reading = matmul(one(&decode, 1)?);
     let unpacking = matmul(one(&quantized, 1)?);
     let computing = (one(&prefill[..1], TOKENS)? - few).max(1e-9);
-    let bytes = vec![0u8; weight as usize];
-    let uploading = bench.time(|| {
-        bench.device.write(&bench.weights[0], 0, &bytes);
-        Ok(bench.device.flush()?)
-    })?;
+    let host = bench.device.host_buffer("probe", weight as u64, HostUse::Weights)?;
+    let packing = fill(&bench.device, &host)?;
+    let bus = weight / (bench.time(|| bench.copy(&host))? - few).max(1e-9);
+    let in_place = if bench.device.reads_host() {
+        let dispatches = bench.matmul(&F16, Phase::Decode, host.buffer())?;
+        weight / (one(&dispatches, 1)? - few).max(1e-9)
+    } else {
+        bus
+    };
     Ok(Rates {
         memory: weight / reading,
         unpacking: size * size / unpacking,
-        bus: weight / uploading,
+        bus,
+        in_place,
+        staging: weight / packing,
         flops: 2.0 * size * size * f64::from(TOKENS) / computing,
         dispatch,
         crossing: few / 2.0,
     })
+}
+
+/// Seconds that all cores together need for filling a host buffer. Leaves it to the adapter.
+fn fill(device: &Device, host: &HostBuffer) -> Result<f64, ExecError> {
+    let bytes = vec![1u8; FILLED_AT_ONCE];
+    let ranges: Vec<_> = (0..host.bytes()).step_by(FILLED_AT_ONCE).collect();
+    let range = |start: &u64| *start..(start + FILLED_AT_ONCE as u64).min(host.bytes());
+    let ranges: Vec<_> = ranges.iter().map(range).collect();
+    device.map_new(std::slice::from_ref(host))?;
+    let mut best = f64::INFINITY;
+    for _ in 0..HOST_TIMES {
+        let start = Instant::now();
+        host.write_parts(&ranges, |parts| {
+            let filled = parts.into_par_iter().zip(&ranges);
+            filled.for_each(|(mut part, range)| part.write(&bytes[..(range.end - range.start) as usize]));
+        })?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    host.unmap();
+    Ok(best)
 }
 
 /// Bytes a second that all cores together read of the host's memory.
@@ -110,12 +139,27 @@ impl Bench {
 
     /// Matrix × vector or matrix × matrix, once with each matrix.
     fn matmuls(&self, format: &'static dyn BlockFormat, phase: Phase) -> Result<Vec<Dispatch>, ExecError> {
+        let made = self.weights.iter().map(|weight| self.matmul(format, phase, weight));
+        Ok(made.collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
+    fn matmul(
+        &self,
+        format: &'static dyn BlockFormat,
+        phase: Phase,
+        weight: &Buffer,
+    ) -> Result<Vec<Dispatch>, ExecError> {
         let inputs = [self.row(), Operand::Weight(matrix(format, self.size))];
         let outputs = [self.row()];
         let call = Call { phase, inputs: &inputs, outputs: &outputs, traits: &self.device.traits };
-        let kernels = Matmul::plain().kernels(&call);
-        let made = self.weights.iter().map(|weight| self.dispatches(&kernels, weight, &call));
-        Ok(made.collect::<Result<Vec<_>, _>>()?.concat())
+        self.dispatches(&Matmul::plain().kernels(&call), weight, &call)
+    }
+
+    /// Copies from the host, and waits.
+    fn copy(&self, from: &HostBuffer) -> Result<(), ExecError> {
+        let copy = HostCopy { from, at: 0, to: &self.weights[0], offset: 0, bytes: from.bytes() };
+        self.device.copy(&[copy])?;
+        Ok(self.device.flush()?)
     }
 
     /// Many norms of a row, each waiting for the one before since they write to one place.

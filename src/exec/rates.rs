@@ -8,18 +8,18 @@ use std::collections::BTreeMap;
 use crate::gpu::AdapterInfo;
 use crate::plan::Rates;
 
-/// By [`AdapterInfo::kind`]: memory in GB/s, unpacking in billions of weights a second, bus in GB/s, arithmetic in
-/// TFLOP/s, dispatch and crossing in µs.
-const ASSUMED: [(&str, [f64; 6]); 4] = [
-    ("discrete", [300.0, 250.0, 8.0, 10.0, 5.0, 100.0]),
-    ("integrated", [40.0, 30.0, 8.0, 0.5, 12.0, 150.0]),
-    ("virtual", [100.0, 80.0, 5.0, 2.0, 12.0, 300.0]),
+/// By [`AdapterInfo::kind`]: memory in GB/s, unpacking in billions of weights a second, bus, reads in place and staging
+/// in GB/s, arithmetic in TFLOP/s, dispatch and crossing in µs.
+const ASSUMED: [(&str, [f64; 8]); 4] = [
+    ("discrete", [300.0, 250.0, 8.0, 8.0, 6.0, 10.0, 5.0, 100.0]),
+    ("integrated", [40.0, 30.0, 8.0, 8.0, 6.0, 0.5, 12.0, 150.0]),
+    ("virtual", [100.0, 80.0, 5.0, 5.0, 4.0, 2.0, 12.0, 300.0]),
     // two cores under llvmpipe
-    ("software", [3.0, 2.0, 3.0, 0.02, 60.0, 100.0]),
+    ("software", [3.0, 2.0, 3.0, 3.0, 2.0, 0.02, 60.0, 100.0]),
 ];
 
 /// Discrete adapters with this much memory are built for servers, with faster memory on faster buses.
-const LARGE: (u64, [f64; 6]) = (36_000_000_000, [1300.0, 1300.0, 10.0, 50.0, 5.0, 60.0]);
+const LARGE: (u64, [f64; 8]) = (36_000_000_000, [1300.0, 1300.0, 20.0, 20.0, 15.0, 50.0, 5.0, 60.0]);
 
 /// Bytes a second that a host reads of its memory: two channels of DDR4.
 const ASSUMED_HOST: f64 = 30e9;
@@ -69,11 +69,13 @@ fn identity(info: &AdapterInfo) -> String {
 pub(super) fn assumed(info: &AdapterInfo) -> Rates {
     let line = ASSUMED.iter().find(|(kind, _)| *kind == info.kind).unwrap_or(&ASSUMED[1]).1;
     let large = info.kind == "discrete" && info.memory.is_some_and(|memory| memory.total >= LARGE.0);
-    let [memory, unpacking, bus, compute, dispatch, crossing] = if large { LARGE.1 } else { line };
+    let [memory, unpacking, bus, in_place, staging, compute, dispatch, crossing] = if large { LARGE.1 } else { line };
     Rates {
         memory: memory * 1e9,
         unpacking: unpacking * 1e9,
         bus: bus * 1e9,
+        in_place: in_place * 1e9,
+        staging: staging * 1e9,
         flops: compute * 1e12,
         dispatch: dispatch * 1e-6,
         crossing: crossing * 1e-6,

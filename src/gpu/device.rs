@@ -58,6 +58,10 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    pub(super) const fn new(raw: wgpu::Buffer, bytes: u64) -> Self {
+        Self { raw, bytes }
+    }
+
     /// Its size.
     pub const fn bytes(&self) -> u64 {
         self.bytes
@@ -109,7 +113,7 @@ pub struct Device {
     /// Bytes of all buffers made so far.
     allocated: AtomicU64,
     /// The first error no scope caught, or the reason the device was lost.
-    fault: Arc<Mutex<Option<String>>>,
+    pub(super) fault: Arc<Mutex<Option<String>>>,
     /// The last submission, and the one that was last at the last [`Self::keep_pace`].
     pub(super) last: Mutex<[Option<wgpu::SubmissionIndex>; 2]>,
     /// Submissions until it is lost on purpose.
@@ -200,16 +204,20 @@ impl Device {
         if self.allocated() + bytes > self.max_memory {
             return Err(refused(format!("{} bytes is the limit it was opened with", self.max_memory)));
         }
-        let descriptor = wgpu::BufferDescriptor { label: Some(label), size: bytes, usage, mapped_at_creation: false };
-        let create = || self.raw.create_buffer(&descriptor);
-        let scopes = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation];
-        let made = self.scoped(scopes[0], || self.scoped(scopes[1], create)).and_then(|inner| inner);
-        let made = made.map_err(refused)?;
+        let made = self.create(label, bytes, usage).map_err(refused)?;
         self.allocated.fetch_add(bytes, Ordering::Relaxed);
         Ok(made)
     }
 
-    /// Bytes of all buffers it has made.
+    /// Makes a buffer of any kind; the error is the driver's reason.
+    pub(super) fn create(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, String> {
+        let descriptor = wgpu::BufferDescriptor { label: Some(label), size: bytes, usage, mapped_at_creation: false };
+        let create = || self.raw.create_buffer(&descriptor);
+        let scopes = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation];
+        self.scoped(scopes[0], || self.scoped(scopes[1], create)).and_then(|inner| inner)
+    }
+
+    /// Bytes of all buffers it has made; host buffers are not among them.
     pub fn allocated(&self) -> u64 {
         self.allocated.load(Ordering::Relaxed)
     }
@@ -256,6 +264,7 @@ pub(super) fn request(adapter: &wgpu::Adapter, tier: Tier) -> (wgpu::Features, w
         | wgpu::Features::SHADER_F16
         | wgpu::Features::TIMESTAMP_QUERY
         | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES
+        | wgpu::Features::MAPPABLE_PRIMARY_BUFFERS
         | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
     let has = adapter.features() & wanted;
     match tier {

@@ -56,6 +56,21 @@ pub enum GpuError {
         /// The driver's reason.
         reason: String,
     },
+    /// Memory of the host that an adapter reads could not be had.
+    #[error(
+        "adapter \"{adapter}\": {bytes} bytes of host memory for {label} could not be had ({reason}); \
+         with --offload-mode mapped streamed weights stay in the checkpoint's file"
+    )]
+    HostMemory {
+        /// The adapter's name.
+        adapter: String,
+        /// What the buffer is for.
+        label: String,
+        /// Its size.
+        bytes: u64,
+        /// The driver's reason.
+        reason: String,
+    },
     /// A buffer larger than the adapter can bind.
     #[error(
         "adapter \"{adapter}\": {label} needs {bytes} bytes in one buffer, the adapter's limit is {limit}; \

@@ -7,6 +7,7 @@
 mod adapter;
 mod device;
 mod error;
+mod host_buffer;
 mod memory;
 mod pipeline;
 mod profile;
@@ -15,6 +16,7 @@ mod submission;
 pub use adapter::{AdapterChoice, AdapterInfo, AdapterLimits, DeviceProfile, adapters, choose, profiles};
 pub use device::{Buffer, BufferPart, Device, DeviceOptions, Tier, Usage};
 pub use error::GpuError;
+pub use host_buffer::{HostBuffer, HostCopy, HostUse, MappedPart, Poller};
 pub use memory::{AdapterMemory, host_memory};
 pub use pipeline::Dispatch;
 pub use profile::Timed;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::device::{Buffer, Device};
 use super::error::GpuError;
+use super::host_buffer::{HostCopy, record_copies};
 use super::pipeline::Dispatch;
 use crate::ops::Step;
 
@@ -99,6 +100,38 @@ impl Device {
         let mut encoder = self.encoder();
         run(&mut encoder, step, dispatches);
         self.finish(encoder, results, readback)
+    }
+
+    /// As [`Self::submit`], beside copies from the host of what these dispatches don't read: in one command buffer, so
+    /// that all that either waits for stands at its beginning and the adapter can do both at once.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub fn submit_beside<'d>(
+        &self,
+        copies: &[HostCopy<'_>],
+        step: Step,
+        dispatches: impl Iterator<Item = &'d Dispatch>,
+        results: &[(&Buffer, u64, u64)],
+        readback: Option<&Readback>,
+    ) -> Result<(), GpuError> {
+        if copies.is_empty() {
+            return self.submit(step, dispatches, results, readback);
+        }
+        let mut encoder = self.encoder();
+        record_copies(&mut encoder, copies);
+        run(&mut encoder, step, dispatches);
+        self.finish(encoder, results, readback)
+    }
+
+    /// Copies from the host, in a submission of its own.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub fn copy(&self, copies: &[HostCopy<'_>]) -> Result<(), GpuError> {
+        let mut encoder = self.encoder();
+        record_copies(&mut encoder, copies);
+        self.finish(encoder, &[], None)
     }
 
     /// As [`Self::submit`], but only recorded: for what can't start yet. The first dispatches go off by themselves here
@@ -223,7 +256,7 @@ impl Device {
         }
     }
 
-    fn wait(&self) -> Result<(), GpuError> {
+    pub(super) fn wait(&self) -> Result<(), GpuError> {
         self.poll(wgpu::PollType::wait_indefinitely())
     }
 

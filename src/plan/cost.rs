@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use crate::graph::{Buffers, Graph, Node, TensorId, TensorKind, VectorId, Weight, WeightId};
 use crate::ops::{Call, Kernel, Operand, Phase, Traits, WeightType};
-use crate::quant::{PackedLayout, REGION_ALIGN};
+use crate::quant::{CHUNK_BYTES, PackedLayout, REGION_ALIGN};
 use crate::tensor::{Extents, TensorType};
 
 /// Bytes of logits computed at once when all are wanted; a prefill chunk is cut where its logits would be more.
@@ -30,6 +30,8 @@ pub struct UnitCost {
     pub weights: Vec<(WeightId, Vec<u64>)>,
     /// Its vectors; they stay on the adapter even when the weights are streamed.
     pub vectors: Vec<(VectorId, u64)>,
+    /// Bytes of the largest row of its weights, packed by itself.
+    pub row: u64,
     /// Bytes of KV cache; they stay too.
     pub kv_cache: u64,
     /// The activation buffers it uses, by slot of [`Buffers`].
@@ -88,6 +90,7 @@ fn unit_cost(
     let mut cost = UnitCost {
         weights: unit.weights.iter().map(|id| (*id, slices(id))).collect(),
         vectors: unit.vectors.iter().map(|id| (*id, vector(id))).collect(),
+        row: unit.weights.iter().map(|id| row_bytes(&types[id.0])).max().unwrap_or(0),
         output: graph.activation(unit.output).map_or(0, |ty| ty.bytes(extents)),
         ..UnitCost::default()
     };
@@ -122,6 +125,12 @@ fn unit_cost(
     cost.activations = slots.into_iter().collect();
     cost.activations.sort_unstable();
     cost
+}
+
+/// Bytes of one packed row with what is lost between its regions.
+fn row_bytes(weight: &WeightType) -> u64 {
+    let regions = &weight.slices[0].1.row_bytes;
+    regions.iter().map(|bytes| *bytes as u64 + 2 * CHUNK_BYTES as u64).sum()
 }
 
 /// Rows of a weight that one token reads: an embedding's is one, of experts as many as its output is wide.

@@ -3,7 +3,7 @@
 //! Arithmetic over bytes, not a simulation: the longest of what may overlap, the sum of what may not. Invariant: the
 //! term that is named as binding is the one that takes the longest.
 
-use super::{AdapterId, Plan, Residency, UnitCost};
+use super::{AdapterId, OffloadMode, Plan, Residency, UnitCost};
 
 /// What an adapter does a second. Where they come from is the caller's business.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -12,8 +12,12 @@ pub struct Rates {
     pub memory: f64,
     /// Weights of quantized formats that matrix × vector takes, where unpacking them binds and not their bytes.
     pub unpacking: f64,
-    /// Bytes of uploads.
+    /// Bytes of copies from host memory.
     pub bus: f64,
+    /// Bytes of host memory that matrix × vector reads where they are.
+    pub in_place: f64,
+    /// Bytes that the host packs into staging memory.
+    pub staging: f64,
     /// Multiplications and additions of matrix × matrix.
     pub flops: f64,
     /// Seconds that a dispatch takes besides reading weights: those of a small one that waits for the one before.
@@ -69,21 +73,45 @@ pub struct HostCost {
     pub streaming_seconds: f64,
 }
 
+/// How a unit's weights come to the kernels of a forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Coming {
+    Resident,
+    InPlace,
+    Copied,
+    Staged,
+}
+
+impl Coming {
+    pub(super) const fn of(residency: Residency, mode: OffloadMode, in_place: bool, tokens: u32) -> Self {
+        match (residency, mode) {
+            (Residency::Resident, _) => Self::Resident,
+            (Residency::Streamed, OffloadMode::Mapped) => Self::Staged,
+            (Residency::Streamed, OffloadMode::Pinned) if in_place && tokens == 1 => Self::InPlace,
+            (Residency::Streamed, OffloadMode::Pinned) => Self::Copied,
+        }
+    }
+}
+
 /// Seconds of one forward on one adapter.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Seconds {
     memory: f64,
     bus: f64,
+    /// The part of `bus` that nothing overlaps: kernels wait for what they read.
+    waited: f64,
     compute: f64,
     latency: f64,
 }
 
 impl Seconds {
     /// Adds a unit in a forward of `tokens` tokens. A prefill piece reads every weight once, a token what it needs.
-    pub(super) fn add(&mut self, unit: &UnitCost, residency: Residency, rates: &Rates, tokens: u32) {
+    pub(super) fn add(&mut self, unit: &UnitCost, coming: Coming, rates: &Rates, tokens: u32) {
         // An embedding is looked up, not read.
         let all = if unit.flops == 0 { unit.read } else { unit.weight_bytes().max(unit.read) };
-        if tokens == 1 {
+        if coming == Coming::InPlace {
+            self.waited += (unit.read as f64 / rates.in_place).max(unit.quantized as f64 / rates.unpacking);
+        } else if tokens == 1 {
             // Of one token the rate of reading says it all.
             self.memory += (unit.read as f64 / rates.memory).max(unit.quantized as f64 / rates.unpacking);
         } else {
@@ -91,13 +119,15 @@ impl Seconds {
             self.compute += unit.flops as f64 * f64::from(tokens) / rates.flops;
         }
         self.latency += unit.dispatches as f64 * rates.dispatch;
-        if residency == Residency::Streamed {
-            self.bus += unit.weight_bytes() as f64 / rates.bus;
-        }
+        self.bus += match coming {
+            Coming::Resident | Coming::InPlace => 0.0,
+            Coming::Copied => unit.weight_bytes() as f64 / rates.bus,
+            Coming::Staged => unit.weight_bytes() as f64 / rates.bus.min(rates.staging),
+        };
     }
 
     fn computing(&self) -> f64 {
-        self.memory.max(self.compute) + self.latency
+        self.memory.max(self.compute) + self.latency + self.waited
     }
 
     /// Uploads go on beside computing where the ring has a slot to spare.
@@ -109,6 +139,7 @@ impl Seconds {
         Self {
             memory: self.memory + other.memory,
             bus: self.bus + other.bus,
+            waited: self.waited + other.waited,
             compute: self.compute + other.compute,
             latency: self.latency + other.latency,
         }
@@ -117,7 +148,7 @@ impl Seconds {
     fn bound(&self) -> Bound {
         let terms = [
             (self.memory, Bound::Memory),
-            (self.bus, Bound::Bus),
+            (self.bus + self.waited, Bound::Bus),
             (self.compute, Bound::Compute),
             (self.latency, Bound::Latency),
         ];
@@ -170,12 +201,22 @@ impl Plan {
             let mine = move |p: &super::Placement| p.adapter == adapter && p.residency == Residency::Streamed;
             placed.filter(move |(placement, _)| mine(placement)).map(|(_, unit)| unit)
         };
+        let coming = |adapter: AdapterId| {
+            let mut seconds = Seconds::default();
+            let coming = self.coming(Residency::Streamed, 1);
+            streamed(adapter).for_each(|unit| seconds.add(unit, coming, &rates[adapter], 1));
+            seconds.bus + seconds.waited
+        };
         let adapters = || 0..self.adapters();
         let read_bytes: u64 = adapters().flat_map(streamed).map(|unit| unit.read).sum();
-        let uploads = adapters().map(|at| streamed(at).map(UnitCost::weight_bytes).sum::<u64>() as f64 / rates[at].bus);
+        let uploads = adapters().map(coming);
         let streaming_seconds = if self.takes_turns() { uploads.fold(0.0, f64::max) } else { uploads.sum() };
         let host_seconds = read_bytes as f64 / memory;
         self.streams().then_some(HostCost { memory, read_bytes, host_seconds, streaming_seconds })
+    }
+
+    const fn coming(&self, residency: Residency, tokens: u32) -> Coming {
+        Coming::of(residency, self.offload_mode, self.in_place, tokens)
     }
 
     fn seconds(&self, costs: &[UnitCost], rates: &Rates, adapter: AdapterId, tokens: u32) -> Seconds {
@@ -183,7 +224,7 @@ impl Plan {
         let mut before = None;
         for (placement, unit) in self.placements.iter().zip(costs) {
             if placement.adapter == adapter {
-                seconds.add(unit, placement.residency, rates, tokens);
+                seconds.add(unit, self.coming(placement.residency, tokens), rates, tokens);
                 // In, and out again: the logits of the last adapter cross too.
                 seconds.latency += if before == Some(adapter) { 0.0 } else { 2.0 * rates.crossing };
             }

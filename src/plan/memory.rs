@@ -5,12 +5,15 @@
 use std::collections::{HashMap, HashSet};
 
 use super::cost::{buffer_bytes, merge_largest};
-use super::{AdapterId, Plan, Residency, UnitCost};
+use super::{AdapterId, OffloadMode, Plan, Residency, UnitCost};
 use crate::graph::{VectorId, WeightId};
 use crate::ops::Step;
 
 /// The most that is staged at once while resident weights load, and while streamed ones come through the ring.
 const STAGING_BYTES: (u64, u64) = (64 << 20, 256 << 20);
+
+/// Buffers that weights are staged in: one is copied from while others are filled.
+pub const STAGING_SLOTS: u64 = 4;
 
 /// Bytes on one adapter, by what they hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
@@ -27,7 +30,8 @@ pub struct AdapterBytes {
     pub scratch: u64,
     /// Slots that streamed weights come through.
     pub ring: u64,
-    /// Uploads on their way; held by the driver, at most this much.
+    /// Buffers that weights are packed into on their way: [`STAGING_SLOTS`] equal ones. In host memory, where the
+    /// adapter lets wgpt choose.
     pub staging: u64,
     /// What is copied back to the host; in its memory, where the adapter has a memory of its own.
     pub readback: u64,
@@ -59,13 +63,15 @@ pub(super) struct Tally {
     /// By slot: the size of each of its buffers.
     ring: Vec<Vec<u64>>,
     streamed: usize,
-    /// The largest unit, resident and streamed: what is staged at once.
+    /// The largest unit, resident and streamed from the checkpoint: what is staged at once.
     largest: (u64, u64),
+    /// The largest row, which is never cut.
+    row: u64,
     units: usize,
 }
 
 impl Tally {
-    pub(super) fn add(&mut self, unit: &UnitCost, residency: Residency, ring_slots: usize) {
+    pub(super) fn add(&mut self, unit: &UnitCost, residency: Residency, ring_slots: usize, mode: OffloadMode) {
         self.units += 1;
         self.bytes.kv_cache += unit.kv_cache;
         self.bytes.readback = self.bytes.readback.max(unit.output);
@@ -79,6 +85,7 @@ impl Tally {
             merge_largest(&mut self.scratch, number, *bytes);
         }
         let size = unit.weight_bytes();
+        self.row = self.row.max(unit.row);
         match residency {
             Residency::Resident => {
                 self.largest.0 = self.largest.0.max(size);
@@ -90,7 +97,10 @@ impl Tally {
                 }
             }
             Residency::Streamed => {
-                self.largest.1 = self.largest.1.max(size);
+                // Pinned weights are packed where they stay.
+                if mode == OffloadMode::Mapped {
+                    self.largest.1 = self.largest.1.max(size);
+                }
                 let slot = self.streamed % ring_slots;
                 self.streamed += 1;
                 self.ring.resize_with(self.ring.len().max(slot + 1), Vec::new);
@@ -107,8 +117,8 @@ impl Tally {
             return AdapterBytes::default();
         }
         let ring_slots = self.ring.len() as u64;
-        let staging =
-            (self.largest.0.min(STAGING_BYTES.0)).max((self.largest.1 * ring_slots).min(STAGING_BYTES.1)).max(16);
+        let staging = (self.largest.0.min(STAGING_BYTES.0)).max((self.largest.1 * ring_slots).min(STAGING_BYTES.1));
+        let staging = staging.div_ceil(STAGING_SLOTS).max(self.row).next_multiple_of(16).max(16) * STAGING_SLOTS;
         AdapterBytes {
             activations: self.activations.values().sum::<u64>() + size_of::<Step>() as u64,
             scratch: self.scratch.iter().sum(),
@@ -126,7 +136,7 @@ impl Plan {
         let mut tally = Tally::default();
         for (placement, unit) in self.placements.iter().zip(costs) {
             if placement.adapter == adapter {
-                tally.add(unit, placement.residency, self.ring_slots);
+                tally.add(unit, placement.residency, self.ring_slots, self.offload_mode);
             }
         }
         AdapterBytes { crossing: self.crossing_bytes(costs, adapter), ..tally.bytes() }
@@ -139,7 +149,7 @@ impl Plan {
         leaving.map(|(_, unit)| buffer_bytes(unit.output)).max().unwrap_or(0)
     }
 
-    /// Bytes of an adapter's streamed weights, which the host keeps.
+    /// Bytes of an adapter's streamed weights.
     pub fn streamed_bytes(&self, costs: &[UnitCost], adapter: AdapterId) -> u64 {
         let placed = self.placements.iter().zip(costs);
         let streamed = placed.filter(|(p, _)| p.adapter == adapter && p.residency == Residency::Streamed);

@@ -18,8 +18,8 @@ pub use bytes::Bytes;
 pub use cost::{AdapterLimits, UnitCost, buffer_bytes, largest_forward, node_kernels, slices, unit_costs, weight_type};
 pub use error::PlanError;
 pub use estimate::{Bound, Estimate, HostCost, Rates};
-pub use memory::AdapterBytes;
-pub use pieces::{LEAST_PIECE, pieces};
+pub use memory::{AdapterBytes, STAGING_SLOTS};
+pub use pieces::{LEAST_PIECE, chunks, pieces};
 pub use policy::{AdapterBudget, Offload, PlanRequest, plan};
 pub use steps::PlanStep;
 
@@ -34,6 +34,28 @@ pub enum Residency {
     Resident,
     /// On the host; they come through the adapter's ring each forward.
     Streamed,
+}
+
+/// Where streamed weights are between forwards, and how they come to an adapter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OffloadMode {
+    /// Packed, in host memory that adapters read: a prompt's chunk copies them into the ring, and so does a token,
+    /// unless the adapter reads them in place.
+    #[default]
+    Pinned,
+    /// In the checkpoint's file: packed into staging buffers each time, then copied into the ring. The host keeps no
+    /// more of them than the system's cache of files does.
+    Mapped,
+}
+
+impl std::fmt::Display for OffloadMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Pinned => "pinned",
+            Self::Mapped => "mapped",
+        })
+    }
 }
 
 /// Where a unit is computed.
@@ -52,13 +74,17 @@ pub struct Plan {
     pub placements: Vec<Placement>,
     /// Units whose weights an adapter's ring holds at once.
     pub ring_slots: usize,
+    /// Where streamed weights are between forwards.
+    pub offload_mode: OffloadMode,
+    /// Whether a single token's kernels read pinned weights where they are, on adapters that can.
+    pub in_place: bool,
 }
 
 impl Plan {
     /// Every unit resident on one adapter.
     pub fn single(units: usize) -> Self {
         let placement = Placement { adapter: 0, residency: Residency::Resident };
-        Self { placements: vec![placement; units], ring_slots: 2 }
+        Self { placements: vec![placement; units], ring_slots: 2, offload_mode: OffloadMode::Pinned, in_place: true }
     }
 
     /// Whether any unit's weights are streamed.

@@ -30,6 +30,20 @@ pub fn pieces(tokens: u32, adapters: usize, least: u32) -> Vec<u32> {
     pieces
 }
 
+/// The lengths of the prefill chunks of so many tokens. The last but one gives a token to a last one that would have
+/// one only.
+pub fn chunks(tokens: u32, longest: u32) -> Vec<u32> {
+    let longest = longest.max(1);
+    let mut chunks = vec![longest; (tokens / longest) as usize];
+    chunks.extend(Some(tokens % longest).filter(|rest| *rest > 0));
+    if let [.., before, last @ 1] = &mut chunks[..]
+        && *before > 2
+    {
+        (*before, *last) = (*before - 1, 2);
+    }
+    chunks
+}
+
 impl Plan {
     /// The pieces that this plan's adapters take a prefill chunk in. Streamed weights come once for each piece, so
     /// there the chunk stays whole.
@@ -50,6 +64,15 @@ mod tests {
         assert_eq!(pieces(512, 1, 128), [512], "one adapter has nobody to wait for it");
         assert_eq!(pieces(128, 4, 128), [128], "a short prompt stays whole");
         assert_eq!(pieces(1, 2, 128), [1], "a token too");
+    }
+
+    #[test]
+    fn no_chunk_of_several_tokens_ends_in_one() {
+        assert_eq!(chunks(1, 512), [1], "a token");
+        assert_eq!(chunks(512, 512), [512], "a whole chunk");
+        assert_eq!(chunks(513, 512), [511, 2], "one more");
+        assert_eq!(chunks(1300, 512), [512, 512, 276], "several");
+        assert_eq!(chunks(3, 1), [1, 1, 1], "who wants single tokens gets them");
     }
 
     #[test]

@@ -6,9 +6,9 @@
 //! Adapters that stream may then take turns (see `turns`).
 
 use super::cost::buffer_bytes;
-use super::estimate::{Rates, Seconds};
+use super::estimate::{Coming, Rates, Seconds};
 use super::memory::Tally;
-use super::{AdapterBytes, Placement, Plan, PlanError, Residency, UnitCost};
+use super::{AdapterBytes, OffloadMode, Placement, Plan, PlanError, Residency, UnitCost};
 
 /// What an adapter may be given, and what it can do.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,6 +42,10 @@ pub struct PlanRequest {
     pub offload: Offload,
     /// Units a ring holds.
     pub ring_slots: usize,
+    /// Where streamed weights are between forwards.
+    pub offload_mode: OffloadMode,
+    /// Whether single tokens read pinned weights where they are.
+    pub in_place: bool,
 }
 
 /// Units and budgets that a plan is sought for.
@@ -79,6 +83,12 @@ pub fn plan(costs: &[Vec<UnitCost>], budgets: &[AdapterBudget], request: &PlanRe
     }
     let plan = search.best().ok_or_else(|| search.does_not_fit())?;
     Ok(search.in_turns(&plan).unwrap_or(plan))
+}
+
+impl PlanRequest {
+    fn coming(&self, residency: Residency, tokens: u32) -> Coming {
+        Coming::of(residency, self.offload_mode, self.in_place, tokens)
+    }
 }
 
 impl Search<'_> {
@@ -128,7 +138,8 @@ impl Search<'_> {
             end = best.start;
         }
         placements.reverse();
-        Some(Plan { placements, ring_slots: self.request.ring_slots })
+        let PlanRequest { ring_slots, offload_mode, in_place, .. } = self.request;
+        Some(Plan { placements, ring_slots, offload_mode, in_place })
     }
 
     /// The runs of units from `start` that this adapter can hold: where each ends, how much of it is streamed, and
@@ -199,7 +210,8 @@ impl Search<'_> {
     pub(super) fn whole(&self) -> u64 {
         let mut tally = Tally::default();
         let units = self.costs[0].iter();
-        units.for_each(|unit| tally.add(unit, Residency::Resident, self.request.ring_slots));
+        let PlanRequest { ring_slots, offload_mode, .. } = self.request;
+        units.for_each(|unit| tally.add(unit, Residency::Resident, ring_slots, offload_mode));
         tally.bytes().total()
     }
 
@@ -208,7 +220,7 @@ impl Search<'_> {
         let mut tally = Tally::default();
         for unit in start..end {
             let residency = if streamed.contains(&unit) { Residency::Streamed } else { Residency::Resident };
-            tally.add(&self.costs[adapter][unit], residency, self.request.ring_slots);
+            tally.add(&self.costs[adapter][unit], residency, self.request.ring_slots, self.request.offload_mode);
         }
         // What comes behind the run is on another adapter.
         let leaves = start < end && end < self.units();
@@ -222,7 +234,7 @@ impl Search<'_> {
         let mut seconds = Seconds::default();
         for unit in start..end {
             let residency = if streamed.contains(&unit) { Residency::Streamed } else { Residency::Resident };
-            seconds.add(&self.costs[adapter][unit], residency, rates, 1);
+            seconds.add(&self.costs[adapter][unit], self.request.coming(residency, 1), rates, 1);
         }
         seconds.total(self.request.ring_slots > 1) + 2.0 * rates.crossing
     }

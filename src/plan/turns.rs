@@ -47,6 +47,6 @@ impl Plan {
             }
         }
         placements.push(self.placements[self.placements.len() - 1]);
-        Self { placements, ring_slots: self.ring_slots }
+        Self { placements, ..*self }
     }
 }

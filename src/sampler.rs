@@ -93,6 +93,31 @@ pub enum SampleError {
     NothingLeft(usize),
 }
 
+/// How one token is chosen, as plain data: whoever holds the logits can do it, an adapter too.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rule {
+    /// Filters and temperature; the repetition penalty, which needs the context, and the seed, which has been drawn
+    /// from, are not looked at.
+    pub params: SamplingParams,
+    /// Token ids at or above it are never chosen.
+    pub limit: usize,
+    /// The number drawn for this token, in `[0, 1)`; greedy does not look at it.
+    pub uniform: f64,
+}
+
+impl Rule {
+    /// The token it chooses from these logits `(vocab_size)`.
+    ///
+    /// # Errors
+    /// A logit that is NaN or plus infinity, or none above minus infinity.
+    pub fn choose(&self, logits: &[f32]) -> Result<u32, SampleError> {
+        let params = SamplingParams { repetition_penalty: 1.0, ..self.params };
+        let (candidates, ranked) = (Vec::new(), Vec::new());
+        let mut sampler = Sampler { params, stream: 0, draws: 0, vocab_limit: self.limit, candidates, ranked };
+        sampler.choose(logits, &[], self.uniform)
+    }
+}
+
 /// A token still in the race.
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
@@ -142,6 +167,31 @@ impl Sampler {
     /// # Errors
     /// A logit that is NaN or plus infinity, or none above minus infinity.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<u32, SampleError> {
+        let id = self.choose(logits, history, self.rule(0).uniform)?;
+        self.accept();
+        Ok(id)
+    }
+
+    /// Whether a choice depends on nothing but the logits: then [`Self::rule`] says all about it.
+    pub fn needs_no_history(&self) -> bool {
+        self.params.repetition_penalty == 1.0
+    }
+
+    /// How the token after the next `ahead` ones is chosen.
+    pub fn rule(&self, ahead: u64) -> Rule {
+        let greedy = self.params.temperature == 0.0;
+        let uniform = if greedy { 0.0 } else { self.uniform(self.draws + ahead) };
+        Rule { params: self.params, limit: self.vocab_limit, uniform }
+    }
+
+    /// Goes on to the next number of the stream: a token has been chosen by [`Self::rule`] of 0.
+    pub fn accept(&mut self) {
+        if self.params.temperature != 0.0 {
+            self.draws += 1;
+        }
+    }
+
+    fn choose(&mut self, logits: &[f32], history: &[u32], uniform: f64) -> Result<u32, SampleError> {
         let logits = &logits[..logits.len().min(self.vocab_limit)];
         self.gather(logits, history)?;
         let best = self.candidates.iter().min_by(|a, b| a.rank(b)).copied();
@@ -152,7 +202,7 @@ impl Sampler {
         self.keep_top_k();
         self.keep_top_p(best.logit);
         self.keep_min_p(best.logit);
-        Ok(self.draw(best.logit))
+        Ok(self.draw(best.logit, uniform))
     }
 
     /// Fills `candidates` with every token that is not masked, repetition penalty applied.
@@ -225,8 +275,8 @@ impl Sampler {
         }
     }
 
-    fn draw(&mut self, best: f32) -> u32 {
-        let target = self.uniform() * self.mass(best);
+    fn draw(&self, best: f32, uniform: f64) -> u32 {
+        let target = uniform * self.mass(best);
         let mut sum = 0.0;
         let mut chosen = None;
         for &candidate in &self.candidates {
@@ -247,14 +297,13 @@ impl Sampler {
         self.candidates.iter().map(|&candidate| weight(candidate, best, self.params.temperature)).sum()
     }
 
-    /// The next number of the stream, in `[0, 1)`. Addressed by counter: the n-th draw needs no draws before it.
-    fn uniform(&mut self) -> f64 {
+    /// A number of the stream, in `[0, 1)`. Addressed by counter: the n-th draw needs no draws before it.
+    fn uniform(&self, draw: u64) -> f64 {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&self.params.seed.to_le_bytes());
         let mut random = ChaCha8Rng::from_seed(key);
         random.set_stream(self.stream);
-        random.set_word_pos(2 * u128::from(self.draws));
-        self.draws += 1;
+        random.set_word_pos(2 * u128::from(draw));
         // the upper 53 bits fill an f64's mantissa
         (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }

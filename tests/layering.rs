@@ -13,13 +13,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("quant", &["tensor"]),
     ("checkpoint", &["tensor", "quant"]),
     // floor 2: what is computed
-    ("ops", &["tensor", "quant", "shader"]),
+    ("ops", &["tensor", "sampler", "quant", "shader"]),
     ("model", &["tensor", "checkpoint", "ops"]),
     ("graph", &["tensor", "quant", "model", "ops"]),
     // floor 3: where it is computed
     ("plan", &["tensor", "quant", "ops", "graph"]),
     ("gpu", &["tensor", "shader", "ops"]),
-    ("exec", &["tensor", "quant", "checkpoint", "model", "ops", "graph", "plan", "gpu"]),
+    ("exec", &["tensor", "sampler", "quant", "checkpoint", "model", "ops", "graph", "plan", "gpu"]),
     // floor 4: the product
     ("session", &["exec", "checkpoint", "tokenizer", "sampler"]),
     ("convert", &["quant", "checkpoint", "model", "ops", "graph", "exec", "session", "tokenizer"]),

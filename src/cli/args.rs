@@ -67,7 +67,7 @@ pub(super) enum Command {
     ///
     /// Takes the flags of the commands that compute. Speeds are estimates for the beginning of a context.
     Plan(PlanArgs),
-    /// Measure prompt and generation throughput on random token ids.
+    /// Measure prompt throughput on random token ids, and that of greedy generation.
     Bench(BenchArgs),
     /// Write a checkpoint as a GGUF file with its weights in another format.
     ///

@@ -1,16 +1,18 @@
 //! `wgpt bench`: prompt and generation throughput.
 //!
-//! Measures forwards on random token ids, without a tokenizer or a sampler. Invariant: every figure is from repeats
-//! after a warm-up of the same work, since a GPU that has idled runs at a fraction of its clock.
+//! Measures prompts of random token ids and greedy generation after one, without a tokenizer. Invariant: every figure
+//! is from repeats after a warm-up of the same work, since a GPU that has idled runs at a fraction of its clock.
 
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use comfy_table::{Table, presets};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
-use wgpt::exec::{Batch, ExecError, Executor, KernelTime, LogitRows};
+use wgpt::exec::{Batch, Chosen, Executor, KernelTime, Line, LogitRows};
+use wgpt::sampler::{Rule, SamplingParams};
 
 use super::args::{BenchArgs, BenchFormat, ContextArgs};
 use super::output::{Notes, Text, write_file};
@@ -25,7 +27,7 @@ const WARM_UP: Duration = Duration::from_millis(150);
 enum Kind {
     /// One forward of all tokens.
     Prompt,
-    /// One forward a token.
+    /// Greedy, token by token.
     Generation,
 }
 
@@ -85,15 +87,15 @@ fn random_ids(executor: &dyn Executor, tokens: u32) -> Vec<u32> {
 }
 
 /// The kernels' times of one forward of that kind, the last one, right behind the same work untimed.
-fn profile(executor: &mut dyn Executor, kind: Kind, tokens: u32) -> Result<Vec<KernelTime>, ExecError> {
+fn profile(executor: &mut dyn Executor, kind: Kind, tokens: u32) -> Result<Vec<KernelTime>> {
     let ids = random_ids(executor, tokens);
     once(executor, kind, &ids)?;
     let first = if kind == Kind::Prompt { 0 } else { ids.len() - 1 };
-    executor.profile(&Batch { tokens: &ids[first..], position: first as u32, logits: LogitRows::Last })
+    Ok(executor.profile(&Batch { tokens: &ids[first..], position: first as u32, logits: LogitRows::Last })?)
 }
 
 /// Tokens a second of each repeat.
-fn measure(executor: &mut dyn Executor, kind: Kind, tokens: u32, repeats: u32) -> Result<Vec<f64>, ExecError> {
+fn measure(executor: &mut dyn Executor, kind: Kind, tokens: u32, repeats: u32) -> Result<Vec<f64>> {
     let ids = random_ids(executor, tokens);
     let warm_up = Instant::now();
     while {
@@ -109,10 +111,20 @@ fn measure(executor: &mut dyn Executor, kind: Kind, tokens: u32, repeats: u32) -
         .collect()
 }
 
-fn once(executor: &mut dyn Executor, kind: Kind, ids: &[u32]) -> Result<(), ExecError> {
-    let stride = if kind == Kind::Prompt { ids.len() } else { 1 };
-    for (position, tokens) in (0u32..).step_by(stride).zip(ids.chunks(stride)) {
-        executor.forward(&Batch { tokens, position, logits: LogitRows::Last })?;
+fn once(executor: &mut dyn Executor, kind: Kind, ids: &[u32]) -> Result<()> {
+    if kind == Kind::Prompt {
+        executor.forward(&Batch { tokens: ids, position: 0, logits: LogitRows::Last })?;
+        return Ok(());
+    }
+    let (mut line, mut token, never) = (Line::default(), ids[0], AtomicBool::new(false));
+    let greedy = Rule { params: SamplingParams::greedy(), limit: executor.vocab_size(), uniform: 0.0 };
+    for position in 0..ids.len() {
+        let last = (token, position as u32);
+        match line.next(executor, last, ids.len() - position, &|_| greedy, &never)? {
+            Some(Chosen::Token(next)) => token = next,
+            Some(Chosen::Failed(error)) => bail!(error),
+            other => unreachable!("nobody cancels, and greedy is always decided: {other:?}"),
+        }
     }
     Ok(())
 }

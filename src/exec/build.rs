@@ -95,6 +95,11 @@ impl<'a> Allocated<'a> {
         }
     }
 
+    /// The device it is on.
+    pub(super) const fn device(&self) -> &Device {
+        &self.lane.device
+    }
+
     fn allocate(&mut self) -> Result<(), ExecError> {
         let (lane, plan) = (&mut self.lane, self.plan);
         let nodes = plan.units().flat_map(|unit| &plan.graph.nodes[plan.graph.units[unit].nodes.clone()]);

@@ -2,15 +2,18 @@
 
 use std::sync::atomic::AtomicBool;
 
+use super::ahead::{Next, Ticket};
 use super::build::{Allocated, LanePlan};
+use super::chooser::{Chooser, ChooserBuffers};
 use super::lane::Lane;
 use super::load::WeightSource;
 use super::play::{Chunk, Play, first_lane};
 use super::{Batch, ExecError, Executor, KernelTime, LogitRows, Logits, MemoryUse, check_batch};
-use crate::gpu::{Device, Timed};
+use crate::gpu::{Device, GpuError, Timed};
 use crate::graph::{Buffers, Graph, assign_buffers};
-use crate::ops::Step;
+use crate::ops::{Chosen, Step};
 use crate::plan::{AdapterId, AdapterLimits, LEAST_PIECE, Plan, PlanStep, chunks, largest_forward, pieces, unit_costs};
+use crate::sampler::Rule;
 use crate::tensor::Extents;
 
 /// How to run.
@@ -40,16 +43,17 @@ pub(super) struct Refusal {
 /// Computes on one or several adapters.
 #[derive(Debug)]
 pub struct GpuExecutor {
-    graph: Graph,
-    buffers: Buffers,
-    steps: Vec<PlanStep>,
-    lanes: Vec<Lane>,
+    pub(super) graph: Graph,
+    pub(super) buffers: Buffers,
+    pub(super) steps: Vec<PlanStep>,
+    pub(super) lanes: Vec<Lane>,
+    pub(super) chooser: Chooser,
     /// The largest forward.
     extents: Extents,
     /// Adapters that a prefill chunk is cut into pieces for.
     sharing: usize,
     least_piece: u32,
-    position: u32,
+    pub(super) position: u32,
 }
 
 impl GpuExecutor {
@@ -94,13 +98,18 @@ impl GpuExecutor {
             let lane = Allocated::new(device, plan);
             allocated.push(lane.map_err(|(held, error)| Refusal { adapter, held, error })?);
         }
+        let last = plan.placements[graph.units.len() - 1].adapter;
+        let refused = |error: GpuError, held| Refusal { adapter: last, held, error: error.into() };
+        let device: &Device = allocated[last].device();
+        let choice = ChooserBuffers::new(device).map_err(|error| refused(error, device.allocated()))?;
         let mut lanes = Vec::with_capacity(allocated.len());
         for (adapter, lane) in allocated.into_iter().enumerate() {
             let lane = lane.load(source, progress);
             lanes.push(lane.map_err(|error| Refusal { adapter, held: 0, error })?);
         }
         let sharing = if plan.streams() { 1 } else { plan.adapters() };
-        Ok(Self { steps: plan.steps(), graph, buffers, lanes, extents, sharing, least_piece, position: 0 })
+        let chooser = Chooser::new(choice, plan, &lanes, &graph, &buffers).map_err(|error| refused(error, 0))?;
+        Ok(Self { steps: plan.steps(), graph, buffers, lanes, chooser, extents, sharing, least_piece, position: 0 })
     }
 
     /// The chunks of a batch, in pieces where several adapters share it.
@@ -136,11 +145,30 @@ impl Executor for GpuExecutor {
         check_batch(batch, self.position, self.context_length(), self.vocab_size_in())?;
         // What the batch overwrites is gone even if the forward fails half-way.
         self.position = batch.position;
+        self.chooser.displace();
         let Self { graph, buffers, steps, lanes, .. } = &*self;
-        let play = Play { graph, buffers, steps, lanes, cancel };
+        let play = Play { graph, buffers, steps, lanes, cancel, choice: None };
         let Some(values) = play.run(&self.chunks(batch))? else { return Ok(None) };
         self.position = batch.position + batch.tokens.len() as u32;
         Ok(Some(Logits { values, vocab_size: self.vocab_size() }))
+    }
+
+    fn ahead(&self) -> usize {
+        self.decode_ahead()
+    }
+
+    fn queue(
+        &mut self,
+        next: Next<'_>,
+        position: u32,
+        rule: &Rule,
+        cancel: &AtomicBool,
+    ) -> Result<Option<Ticket>, ExecError> {
+        self.queue_choice(next, position, rule, cancel)
+    }
+
+    fn take(&mut self, ticket: &Ticket) -> Result<Chosen, ExecError> {
+        self.taken(ticket)
     }
 
     fn position(&self) -> u32 {
@@ -157,6 +185,9 @@ impl Executor for GpuExecutor {
 
     fn memory(&self) -> Vec<MemoryUse> {
         let mut places: Vec<MemoryUse> = self.lanes.iter().map(Lane::memory).collect();
+        // Among the lane's buffers that are not its own.
+        places[self.chooser.lane].weights -= self.chooser.bytes();
+        places[self.chooser.lane].other += self.chooser.bytes();
         let weights: u64 = self.lanes.iter().map(Lane::host_bytes).sum();
         if weights > 0 {
             places.push(MemoryUse { place: "host".into(), weights, kv_cache: 0, other: 0 });
@@ -166,14 +197,13 @@ impl Executor for GpuExecutor {
 
     fn profile(&mut self, batch: &Batch<'_>) -> Result<Vec<KernelTime>, ExecError> {
         check_batch(batch, self.position, self.context_length(), self.vocab_size_in())?;
-        let at_once =
-            self.steps.iter().all(|step| matches!(step, PlanStep::Compute { .. } | PlanStep::Readback { .. }));
-        if !at_once || batch.tokens.len() > self.extents.tokens as usize {
+        if !self.at_once() || batch.tokens.len() > self.extents.tokens as usize {
             return Err(ExecError::NoProfile);
         }
         let lane = &self.lanes[first_lane(&self.steps)];
         let step = Step::new(batch.tokens.len() as u32, batch.position, 1);
         self.position = batch.position;
+        self.chooser.displace();
         lane.begin(step);
         lane.write(&self.buffers, self.graph.tokens, bytemuck::cast_slice(batch.tokens));
         let times = lane.time(&self.graph, 0..self.graph.nodes.len(), step)?;
@@ -188,6 +218,11 @@ impl Executor for GpuExecutor {
 }
 
 impl GpuExecutor {
+    /// Whether a forward is one submission: everything resident on one adapter.
+    pub(super) fn at_once(&self) -> bool {
+        self.steps.iter().all(|step| matches!(step, PlanStep::Compute { .. } | PlanStep::Readback { .. }))
+    }
+
     fn vocab_size_in(&self) -> usize {
         self.graph.vocab_size
     }

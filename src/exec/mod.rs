@@ -1,12 +1,15 @@
 //! Executors: who computes a forward.
 //!
 //! [`Executor`] is all the product (session, commands) knows of computing. `GpuExecutor` plays a plan's steps on
-//! adapters, `HostExecutor` runs every op's reference on the host. This room does not choose tokens and does not
-//! read command lines. Invariant: an executor's KV cache holds exactly the first `position` tokens it was given,
-//! and a forward that failed leaves the cache at the position it had before.
+//! adapters, `HostExecutor` runs every op's reference on the host. [`Line`] decodes with tokens chosen where the logits
+//! are. How a token is chosen is the sampler's to say, when a text ends the session's; command lines are not read here.
+//! Invariant: an executor's KV cache holds exactly the first `position` tokens it was given, and a forward that failed
+//! leaves the cache at the position it had before.
 
+mod ahead;
 mod alone;
 mod build;
+mod chooser;
 mod gpu;
 mod handover;
 mod host;
@@ -25,6 +28,10 @@ mod uploads;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::sampler::Rule;
+
+pub use crate::ops::Chosen;
+pub use ahead::{Line, Next, Ticket};
 pub use gpu::{GpuExecutor, GpuOptions};
 pub use host::HostExecutor;
 pub use load::{WeightSource, check_tensors};
@@ -107,7 +114,38 @@ pub trait Executor: Send {
         if cancel.load(Ordering::Relaxed) { Ok(None) } else { self.forward(batch).map(Some) }
     }
 
-    /// Tokens the KV cache holds.
+    /// Forwards that are worth queuing beyond the one whose choice is taken next; none, where queuing is computing.
+    fn ahead(&self) -> usize {
+        0
+    }
+
+    /// Queues the forward of one token at `position`, as [`Self::forward_unless`] would compute it, with the choice of
+    /// the token after it. The KV cache counts as holding the token at once. `None` when cancelled.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    fn queue(
+        &mut self,
+        next: Next<'_>,
+        position: u32,
+        rule: &Rule,
+        cancel: &AtomicBool,
+    ) -> Result<Option<Ticket>, ExecError> {
+        ahead::queue_plainly(self, next, position, rule, cancel)
+    }
+
+    /// What a queued forward chose; waits for it. The tickets of the last `1 + ahead` forwards queued can be taken.
+    ///
+    /// # Errors
+    /// A lost device.
+    fn take(&mut self, ticket: &Ticket) -> Result<Chosen, ExecError> {
+        match &ticket.0 {
+            ahead::Queued::Known(chosen) => Ok(chosen.clone()),
+            ahead::Queued::Submitted { .. } => panic!("a ticket is taken from the executor that gave it"),
+        }
+    }
+
+    /// Tokens the KV cache holds; those of queued forwards included.
     fn position(&self) -> u32;
 
     /// Tokens the KV cache has room for.

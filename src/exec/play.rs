@@ -14,7 +14,7 @@ use std::sync::mpsc::sync_channel;
 use super::ExecError;
 use super::alone::{Alone, Ends};
 use super::lane::Lane;
-use crate::gpu::Recorded;
+use crate::gpu::{Buffer, Dispatch, Readback, Recorded};
 use crate::graph::{Buffers, Graph, TensorId};
 use crate::ops::Step;
 use crate::plan::{AdapterId, PlanStep};
@@ -38,6 +38,17 @@ pub(super) struct Play<'e> {
     pub(super) steps: &'e [PlanStep],
     pub(super) lanes: &'e [Lane],
     pub(super) cancel: &'e AtomicBool,
+    /// Where the logits become a token instead of coming to the host.
+    pub(super) choice: Option<Choice<'e>>,
+}
+
+/// What chooses a token from the logits, behind the head.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Choice<'e> {
+    pub(super) dispatches: &'e [Dispatch],
+    /// The outcome, and where it is copied to for the host.
+    pub(super) chosen: &'e Buffer,
+    pub(super) readback: &'e Readback,
 }
 
 impl Play<'_> {
@@ -186,7 +197,7 @@ impl Play<'_> {
     fn fetched(&self, steps: &[PlanStep], chunk: &Chunk<'_>) -> Option<(TensorId, u64)> {
         match next_of(steps)? {
             PlanStep::Transfer { after, .. } if self.crosses(*after, chunk) => Some(self.hidden(*after, chunk)),
-            PlanStep::Readback { .. } if chunk.step.logit_rows > 0 => {
+            PlanStep::Readback { .. } if chunk.step.logit_rows > 0 && self.choice.is_none() => {
                 Some((self.graph.logits, self.bytes(self.graph.logits, chunk)))
             }
             _ => None,
@@ -213,10 +224,14 @@ impl Play<'_> {
         self.graph.activation(id).expect("only activations are fetched").bytes(chunk.step.extents())
     }
 
-    /// Reads the logits that the chunk wants.
+    /// Reads the logits that the chunk wants, or has a token chosen from them.
     pub(super) fn logits(&self, lane: AdapterId, chunk: &Chunk<'_>, values: &mut Vec<f32>) -> Result<(), ExecError> {
         if chunk.step.logit_rows == 0 {
             return Ok(());
+        }
+        if let Some(Choice { dispatches, chosen, readback }) = self.choice {
+            let result = [(chosen, 0, chosen.bytes())];
+            return Ok(self.lanes[lane].device.submit_at_once(chunk.step, dispatches, &result, readback)?);
         }
         let bytes = self.bytes(self.graph.logits, chunk);
         self.lanes[lane].read(false, bytes, |bytes| values.extend_from_slice(bytemuck::cast_slice(bytes)))

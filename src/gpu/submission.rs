@@ -134,6 +134,22 @@ impl Device {
         self.finish(encoder, &[], None)
     }
 
+    /// As [`Self::submit`], all in one: for a device that has work enough to be busy until all is recorded.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub fn submit_at_once(
+        &self,
+        step: Step,
+        dispatches: &[Dispatch],
+        results: &[(&Buffer, u64, u64)],
+        readback: &Readback,
+    ) -> Result<(), GpuError> {
+        let mut encoder = self.encoder();
+        run(&mut encoder, step, dispatches.iter());
+        self.finish(encoder, results, Some(readback))
+    }
+
     /// As [`Self::submit`], but only recorded: for what can't start yet. The first dispatches go off by themselves here
     /// too, since a submission takes the longer the more buffers it names.
     pub fn record<'d>(
@@ -204,11 +220,36 @@ impl Device {
     /// # Errors
     /// A lost device.
     pub fn read<R>(&self, readback: &Readback, bytes: u64, read: impl FnOnce(&[u8]) -> R) -> Result<R, GpuError> {
+        self.read_by(readback, bytes, read, |mapped| self.wait_mapped(readback, mapped))
+    }
+
+    /// As [`Self::read`], without a core that asks: where the device has more to do, a late look costs nothing.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub fn read_asleep<R>(
+        &self,
+        readback: &Readback,
+        bytes: u64,
+        read: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R, GpuError> {
+        let submission = readback.filled.lock().expect("only replaced under its lock").clone();
+        let wait = wgpu::PollType::Wait { submission_index: submission, timeout: None };
+        self.read_by(readback, bytes, read, |_| self.poll(wait))
+    }
+
+    fn read_by<R>(
+        &self,
+        readback: &Readback,
+        bytes: u64,
+        read: impl FnOnce(&[u8]) -> R,
+        wait: impl FnOnce(&AtomicBool) -> Result<(), GpuError>,
+    ) -> Result<R, GpuError> {
         let slice = readback.raw.slice(..bytes);
         let mapped = Arc::new(AtomicBool::new(false));
         let done = mapped.clone();
         slice.map_async(wgpu::MapMode::Read, move |result| done.store(result.is_ok(), Ordering::Release));
-        self.wait_mapped(readback, &mapped)?;
+        wait(&mapped)?;
         let view = slice.get_mapped_range().map_err(|error| self.lost(format!("readback failed: {error}")))?;
         let value = read(&view);
         drop(view);
@@ -285,9 +326,14 @@ fn run<'d>(encoder: &mut wgpu::CommandEncoder, step: Step, dispatches: impl Iter
         return;
     }
     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+    let mut current = None;
     for dispatch in dispatches {
         let [x, y, z] = dispatch.workgroups.map(|extent| extent.count(step));
-        pass.set_pipeline(&dispatch.pipeline);
+        // Setting one that is set already costs the host as much as another.
+        if current != Some(&dispatch.pipeline) {
+            pass.set_pipeline(&dispatch.pipeline);
+            current = Some(&dispatch.pipeline);
+        }
         pass.set_bind_group(0, &dispatch.bind_group, &[]);
         pass.dispatch_workgroups(x, y, z);
     }

@@ -44,6 +44,10 @@ pub enum CaseInput {
     },
     /// A filled key or value cache.
     State(StateType),
+    /// A vector of these values.
+    Values(Vec<f32>),
+    /// A vector of multiples of an eighth within ±4, so that many are equal.
+    Eighths(usize),
 }
 
 /// One op with everything needed to run it.
@@ -66,6 +70,7 @@ pub struct Case {
 /// Every case of every op.
 pub fn all_cases() -> Vec<Case> {
     let mut cases = Vec::new();
+    cases.extend(super::choose::cases());
     cases.extend(super::embed::cases());
     cases.extend(super::norm::cases());
     cases.extend(super::matmul::cases());
@@ -109,6 +114,11 @@ impl CaseInput {
                 CaseValue::Q8(values, ty.columns().expect("rows of 8-bit blocks have a fixed length") as usize)
             }
             Self::Vector(len) => CaseValue::F32(numbers.values(*len)),
+            Self::Values(values) => CaseValue::F32(values.clone()),
+            Self::Eighths(len) => {
+                let values = (0..*len).map(|_| (numbers.next() % 65) as f32 / 8.0 - 4.0);
+                CaseValue::F32(values.collect())
+            }
             Self::Tokens { vocab_size } => {
                 CaseValue::U32((0..step.tokens).map(|_| numbers.next() % vocab_size).collect())
             }

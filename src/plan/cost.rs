@@ -7,12 +7,23 @@
 use std::collections::HashMap;
 
 use crate::graph::{Buffers, Graph, Node, TensorId, TensorKind, VectorId, Weight, WeightId};
-use crate::ops::{Call, Kernel, Operand, Phase, Traits, WeightType};
+use crate::ops::{Call, Choose, Kernel, Operand, Phase, Traits, WeightType};
 use crate::quant::{CHUNK_BYTES, PackedLayout, REGION_ALIGN};
 use crate::tensor::{Extents, TensorType};
 
 /// Bytes of logits computed at once when all are wanted; a prefill chunk is cut where its logits would be more.
 const LOGITS_BYTES: u64 = 32 << 20;
+
+/// Chosen tokens that are kept for the host: the one it takes, the one being computed, and the one queued.
+pub const CHOICES_IN_FLIGHT: usize = 3;
+
+/// Bytes of the token choice, which follows the last unit: the slices of logits, the rule, the choice, a place for it
+/// where the embedding is on another adapter, and those kept for the host.
+const CHOICE_BYTES: u64 =
+    Choose::SLICE_BYTES + Choose::RULE_BYTES + (2 + CHOICES_IN_FLIGHT as u64) * Choose::CHOSEN_BYTES;
+
+/// The number its buffers go by among those of activations.
+const CHOICE: usize = usize::MAX;
 
 /// What the bytes on an adapter depend on.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +45,7 @@ pub struct UnitCost {
     pub row: u64,
     /// Bytes of KV cache; they stay too.
     pub kv_cache: u64,
-    /// The activation buffers it uses, by slot of [`Buffers`].
+    /// The activation buffers it uses, by slot of [`Buffers`]; those of the token choice count as one more.
     pub activations: Vec<(usize, u64)>,
     /// Bytes of each scratch buffer.
     pub scratch: Vec<u64>,
@@ -84,6 +95,7 @@ fn unit_cost(
     types: &[WeightType],
     unit: usize,
 ) -> UnitCost {
+    let choice = (unit + 1 == graph.units.len()).then_some((CHOICE, CHOICE_BYTES));
     let unit = &graph.units[unit];
     let slices = |id: &WeightId| types[id.0].slices.iter().map(|(_, layout)| buffer_bytes(layout.bytes)).collect();
     let vector = |id: &VectorId| buffer_bytes(graph.vectors[id.0].len() as u64 * 4);
@@ -122,7 +134,7 @@ fn unit_cost(
         }
     }
     cost.kv_cache = states.values().sum();
-    cost.activations = slots.into_iter().collect();
+    cost.activations = slots.into_iter().chain(choice).collect();
     cost.activations.sort_unstable();
     cost
 }

@@ -15,7 +15,10 @@ mod steps;
 mod turns;
 
 pub use bytes::Bytes;
-pub use cost::{AdapterLimits, UnitCost, buffer_bytes, largest_forward, node_kernels, slices, unit_costs, weight_type};
+pub use cost::{
+    AdapterLimits, CHOICES_IN_FLIGHT, UnitCost, buffer_bytes, largest_forward, node_kernels, slices, unit_costs,
+    weight_type,
+};
 pub use error::PlanError;
 pub use estimate::{Bound, Estimate, HostCost, Rates};
 pub use memory::{AdapterBytes, STAGING_SLOTS};

@@ -1,11 +1,13 @@
 //! The executor together with the ids its KV cache holds.
 //!
-//! Computes the logits after a context and knows how much of it need not be computed again; chooses nothing.
-//! Invariant: `ids` are the tokens behind the executor's `position`, also after a failed forward.
+//! Computes the logits after a context, or the token after it, and knows how much of it need not be computed again.
+//! Invariant: `ids` are the first tokens behind the executor's `position`, also after a failed forward. What the
+//! executor holds beyond them was computed ahead of a text that ended; it is never counted on.
 
 use std::sync::atomic::AtomicBool;
 
-use crate::exec::{Batch, ExecError, Executor, LogitRows, Logits};
+use crate::exec::{Batch, Chosen, ExecError, Executor, Line, LogitRows, Logits};
+use crate::sampler::Rule;
 
 /// An executor and what it remembers.
 pub(super) struct Cache {
@@ -54,5 +56,31 @@ impl Cache {
             self.ids.extend_from_slice(tokens);
         }
         Ok(logits)
+    }
+
+    /// Whether all of this context but its last token is held, and nothing else.
+    pub(super) fn holds_all_but_last(&self, context: &[u32]) -> bool {
+        self.ids.len() + 1 == context.len() && self.reusable(context) == self.ids.len()
+    }
+
+    /// Chooses the token after `context`, of which only the last one is not held yet; `line` is this text's.
+    /// `wanted` tokens are to follow at most. Nothing when cancelled before it was there.
+    pub(super) fn follow(
+        &mut self,
+        line: &mut Line,
+        context: &[u32],
+        wanted: usize,
+        rule: &dyn Fn(u64) -> Rule,
+        cancel: &AtomicBool,
+    ) -> Result<Option<Chosen>, ExecError> {
+        let position = self.ids.len();
+        let last = (context[position], position as u32);
+        let chosen = line.next(self.executor.as_mut(), last, wanted, rule, cancel);
+        match &chosen {
+            Ok(Some(_)) => self.ids.push(context[position]),
+            // As after any forward that failed.
+            _ => self.ids.truncate(self.executor.position() as usize),
+        }
+        chosen
     }
 }

@@ -7,14 +7,14 @@
 //! sequence is not text yet.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::SessionError;
 use super::cache::Cache;
 use super::stop::{Matched, StopMatcher};
 use super::stop_tokens::{Ids, StopTokens};
-use crate::exec::Logits;
+use crate::exec::{Chosen, Line};
 use crate::sampler::{Sampler, SamplingParams};
 use crate::tokenizer::{Decoder, Tokenizer};
 
@@ -109,6 +109,8 @@ pub struct TokenStream<'s> {
     end_ids: &'s [u32],
     decoder: Decoder,
     sampler: Sampler,
+    /// Forwards on their way.
+    line: Line,
     stop: StopMatcher,
     stop_tokens: StopTokens,
     cancel: Arc<AtomicBool>,
@@ -140,6 +142,7 @@ impl<'s> TokenStream<'s> {
             end_ids,
             decoder,
             sampler,
+            line: Line::default(),
             stop: StopMatcher::new(params.stop.iter().cloned()),
             stop_tokens: StopTokens::new(params.stop_tokens.iter().cloned()),
             cancel: Arc::clone(&params.cancel),
@@ -178,10 +181,8 @@ impl<'s> TokenStream<'s> {
         if self.context.len() > self.cache.executor().context_length() as usize {
             return Ok(self.end(FinishReason::ContextFull));
         }
-        let Some(logits) = self.cache.advance(&self.context, &self.cancel)? else {
-            return Ok(self.end(FinishReason::Cancelled));
-        };
-        let id = self.choose(&logits, start)?;
+        let Some(id) = self.choose()? else { return Ok(self.end(FinishReason::Cancelled)) };
+        self.count(id, start);
         if self.end_ids.contains(&id) {
             self.closing = 1;
             return Ok(self.end(FinishReason::EndOfText));
@@ -207,14 +208,37 @@ impl<'s> TokenStream<'s> {
         ids.iter().filter_map(|&id| self.decoder.push(id)).collect()
     }
 
-    fn choose(&mut self, logits: &Logits, start: Instant) -> Result<u32, SessionError> {
-        let id = self.sampler.sample(logits.last(), &self.context)?;
+    /// The next token, or `None` when cancelled. After the prompt's last token it is chosen here; from then on where
+    /// the logits are, as far as the choice depends on nothing else.
+    fn choose(&mut self) -> Result<Option<u32>, SessionError> {
+        if !self.sampler.needs_no_history() || !self.cache.holds_all_but_last(&self.context) {
+            let logits = self.cache.advance(&self.context, &self.cancel)?;
+            let choice = logits.map(|logits| self.sampler.sample(logits.last(), &self.context));
+            return Ok(choice.transpose()?);
+        }
+        if self.cancel.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let wanted = self.max_new_tokens - self.stats.generated_tokens;
+        let rule = |ahead| self.sampler.rule(ahead);
+        let chosen = self.cache.follow(&mut self.line, &self.context, wanted, &rule, &self.cancel)?;
+        match chosen {
+            Some(Chosen::Token(id)) => {
+                self.sampler.accept();
+                Ok(Some(id))
+            }
+            Some(Chosen::Failed(error)) => Err(error.into()),
+            Some(Chosen::Undecided) => unreachable!("a line leaves no choice open"),
+            None => Ok(None),
+        }
+    }
+
+    fn count(&mut self, id: u32, start: Instant) {
         self.context.push(id);
         let first = self.stats.generated_tokens == 0;
         let clock = if first { &mut self.stats.prefill } else { &mut self.stats.decode };
         *clock += start.elapsed();
         self.stats.generated_tokens += 1;
-        Ok(id)
     }
 
     /// Ends the text and releases what was held back.

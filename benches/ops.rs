@@ -44,8 +44,17 @@ fn attention(tokens: u32, context: u32, heads: u32, head_dim: u32, format: KvFor
     let state = StateType { kv_heads: heads, context_length: context, head_dim, format };
     let width = heads * head_dim;
     let row = TensorType::f32([Dim::Tokens, Dim::Fixed(width)]);
-    let op =
-        Attention { heads, kv_heads: heads, head_dim, scale: 0.1, window: None, softcap: None, alibi: None, format };
+    let op = Attention {
+        heads,
+        kv_heads: heads,
+        head_dim,
+        scale: 0.1,
+        window: None,
+        softcap: None,
+        alibi: None,
+        format,
+        columns: None,
+    };
     let pairs = f64::from(tokens) * (f64::from(context) - f64::from(tokens) / 2.0);
     Figure {
         case: Case {

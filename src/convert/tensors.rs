@@ -41,7 +41,7 @@ pub(super) fn copied(checkpoint: &Checkpoint, formats: &QuantizedFormats) -> Res
         let tensor = checkpoint.gguf_name(name).unwrap_or_else(|| (*name).to_owned());
         let spec = WeightSpec::whole(*name, view.rows(), view.cols());
         let tensor = GgufTensor { name: tensor, shape: view.shape.to_vec(), format };
-        Ok(Planned { tensor, rows: Rows::Weight(Weight { spec, format }) })
+        Ok(Planned { tensor, rows: Rows::Weight(Weight { specs: vec![spec], format }) })
     };
     names.iter().map(plan).collect()
 }
@@ -216,7 +216,7 @@ impl Plan<'_> {
         let name = self.name(from)?;
         let format = self.format(from)?;
         let tensor = GgufTensor { name, shape: vec![spec.rows(), spec.cols], format };
-        self.add(Planned { tensor, rows: Rows::Weight(Weight { spec, format }) });
+        self.add(Planned { tensor, rows: Rows::Weight(Weight { specs: vec![spec], format }) });
         Ok(())
     }
 

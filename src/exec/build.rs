@@ -212,7 +212,7 @@ impl Lane {
     fn allocate_weight(&self, plan: &LanePlan<'_>, id: WeightId) -> Result<Placed, ExecError> {
         let weight = &plan.graph.weights[id.0];
         let ty = weight_type(weight, self.device.max_binding);
-        let label = weight.spec.label();
+        let label = weight.label();
         let slices = ty.slices.iter().map(|(_, layout)| self.device.buffer(&label, layout.bytes, Usage::Weights));
         Ok(Placed { slices: slices.collect::<Result<_, _>>()?, ty })
     }

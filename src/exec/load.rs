@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::ExecError;
 use crate::checkpoint::{Checkpoint, TensorView};
 use crate::graph::{Graph, Vector, Weight};
-use crate::model::{ModelSpec, Part, VectorSpec, rope_table};
+use crate::model::{ModelSpec, Part, VectorSpec, WeightSpec, rope_table};
 use crate::quant::{BlockFormat, PackedLayout};
 
 /// Bytes packed at a time by each thread.
@@ -58,28 +58,28 @@ impl<'c> WeightSource<'c> {
         weight: &Weight,
         mut take: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let gather = |weight: &Weight, parts: &[(Part, TensorView<'_>)], rows: Range<usize>| {
-            let mut bytes = Vec::with_capacity(rows.len() * weight.format.row_bytes(weight.spec.cols));
-            each_row(weight, parts, rows, |_, stored| bytes.extend_from_slice(stored))?;
+        let gather = |weight: &Weight, matrices: &[Matrix<'_>], rows: Range<usize>| {
+            let mut bytes = Vec::with_capacity(rows.len() * weight.format.row_bytes(weight.cols()));
+            each_row(weight, matrices, rows, |_, stored| bytes.extend_from_slice(stored))?;
             Ok(bytes)
         };
-        self.in_pieces(weight, 0..weight.spec.rows(), gather, |bytes: Vec<u8>| take(&bytes))
+        self.in_pieces(weight, 0..weight.rows(), gather, |bytes: Vec<u8>| take(&bytes))
     }
 
     fn in_pieces<T: Send, E: From<ExecError>>(
         &self,
         weight: &Weight,
         rows: Range<usize>,
-        make: impl Fn(&Weight, &[(Part, TensorView<'_>)], Range<usize>) -> Result<T, ExecError> + Sync,
+        make: impl Fn(&Weight, &[Matrix<'_>], Range<usize>) -> Result<T, ExecError> + Sync,
         mut take: impl FnMut(T) -> Result<(), E>,
     ) -> Result<(), E> {
-        let row_bytes = weight.format.row_bytes(weight.spec.cols).max(1);
+        let row_bytes = weight.format.row_bytes(weight.cols()).max(1);
         let step = (PIECE_BYTES / row_bytes).max(1);
         let ranges: Vec<Range<usize>> =
             rows.clone().step_by(step).map(|start| start..(start + step).min(rows.end)).collect();
-        let parts = self.parts(weight)?;
+        let matrices = weight.specs.iter().map(|spec| self.matrix(spec)).collect::<Result<Vec<_>, _>>()?;
         for batch in ranges.chunks(rayon::current_num_threads()) {
-            let pieces = batch.par_iter().map(|rows| make(weight, &parts, rows.clone()));
+            let pieces = batch.par_iter().map(|rows| make(weight, &matrices, rows.clone()));
             let pieces: Vec<T> = pieces.collect::<Result<_, _>>()?;
             pieces.into_iter().try_for_each(&mut take)?;
         }
@@ -111,6 +111,10 @@ impl<'c> WeightSource<'c> {
             Vector::Values(values) => Ok(values.clone()),
             Vector::Spec(spec) => self.elements(&spec.parts),
             Vector::OnePlus(spec) => Ok(self.elements(&spec.parts)?.into_iter().map(|value| 1.0 + value).collect()),
+            Vector::Sum([a, b]) => {
+                let pairs = self.elements(&a.parts)?.into_iter().zip(self.elements(&b.parts)?);
+                Ok(pairs.map(|(a, b)| a + b).collect())
+            }
             Vector::RopeTable { rope, positions } => {
                 let tensor = |spec: &VectorSpec| self.elements(&spec.parts);
                 let frequencies = rope.inverse_frequencies(*positions, tensor)?;
@@ -130,11 +134,17 @@ impl<'c> WeightSource<'c> {
         Ok(values)
     }
 
-    /// The weight's parts with the tensors they come from.
-    fn parts(&self, weight: &Weight) -> Result<Vec<(Part, TensorView<'c>)>, ExecError> {
-        let parts = weight.spec.parts.iter();
-        parts.map(|part| Ok((part.clone(), self.checkpoint.tensor(&part.tensor)?))).collect()
+    /// A matrix's parts with the tensors they come from.
+    fn matrix(&self, spec: &WeightSpec) -> Result<Matrix<'c>, ExecError> {
+        let parts = spec.parts.iter().map(|part| Ok((part.clone(), self.checkpoint.tensor(&part.tensor)?)));
+        Ok(Matrix { cols: spec.cols, parts: parts.collect::<Result<_, ExecError>>()? })
     }
+}
+
+/// One of a weight's matrices: the parts that its rows are.
+struct Matrix<'c> {
+    cols: usize,
+    parts: Vec<(Part, TensorView<'c>)>,
 }
 
 /// Where each region of a piece belongs in the slice that starts at row `first`: byte offset and source.
@@ -147,28 +157,53 @@ pub(super) fn spread<'p>(piece: &'p Piece, first: usize, slice: &PackedLayout) -
     regions.collect()
 }
 
-fn pack(weight: &Weight, parts: &[(Part, TensorView<'_>)], rows: Range<usize>) -> Result<Piece, ExecError> {
-    let layout = weight.format.layout(rows.len(), weight.spec.cols);
+fn pack(weight: &Weight, matrices: &[Matrix<'_>], rows: Range<usize>) -> Result<Piece, ExecError> {
+    let layout = weight.format.layout(rows.len(), weight.cols());
     let mut bytes = vec![0u8; layout.bytes as usize];
-    each_row(weight, parts, rows.clone(), |row, stored| weight.format.repack_row(stored, &layout, row, &mut bytes))?;
+    each_row(weight, matrices, rows.clone(), |row, stored| weight.format.repack_row(stored, &layout, row, &mut bytes))?;
     Ok(Piece { rows, layout, bytes })
 }
 
 /// Hands each of some rows, counted from the first of them, in the weight's own stored form to `take`.
 fn each_row(
     weight: &Weight,
-    parts: &[(Part, TensorView<'_>)],
+    matrices: &[Matrix<'_>],
     rows: Range<usize>,
     mut take: impl FnMut(usize, &[u8]),
 ) -> Result<(), ExecError> {
-    let mut convert = Converter::new(weight);
+    let format = weight.format;
+    if let [matrix] = matrices {
+        return each_matrix_row(format, matrix, rows, take);
+    }
+    // Blocks lie along the row: a row of matrices side by side is one's blocks, then the next one's.
+    let row_bytes = format.row_bytes(weight.cols());
+    let mut joined = vec![0; rows.len() * row_bytes];
+    let mut start = 0;
+    for matrix in matrices {
+        let width = format.row_bytes(matrix.cols);
+        let place = |row: usize, stored: &[u8]| joined[row * row_bytes + start..][..width].copy_from_slice(stored);
+        each_matrix_row(format, matrix, rows.clone(), place)?;
+        start += width;
+    }
+    joined.chunks_exact(row_bytes).enumerate().for_each(|(row, stored)| take(row, stored));
+    Ok(())
+}
+
+/// As [`each_row`], of one matrix.
+fn each_matrix_row(
+    format: &'static dyn BlockFormat,
+    Matrix { cols, parts }: &Matrix<'_>,
+    rows: Range<usize>,
+    mut take: impl FnMut(usize, &[u8]),
+) -> Result<(), ExecError> {
+    let mut convert = Converter::new(format, *cols);
     // The parts' rows are numbered one after the other; walk those inside the range.
     let mut part_start = 0;
     for (part, view) in parts {
         let part_rows = part_start..part_start + part.rows.len();
         let from = rows.start.max(part_rows.start);
         let to = rows.end.min(part_rows.end);
-        let row_bytes = view.format.row_bytes(weight.spec.cols).max(1);
+        let row_bytes = view.format.row_bytes(*cols).max(1);
         let wanted = |row: usize| part.rows.start + row - part_rows.start;
         if from < to {
             let stored = if part.transposed {
@@ -194,9 +229,8 @@ struct Converter {
 }
 
 impl Converter {
-    fn new(weight: &Weight) -> Self {
-        let stored = vec![0; weight.format.row_bytes(weight.spec.cols)];
-        Self { format: weight.format, values: vec![0.0; weight.spec.cols], stored }
+    fn new(format: &'static dyn BlockFormat, cols: usize) -> Self {
+        Self { format, values: vec![0.0; cols], stored: vec![0; format.row_bytes(cols)] }
     }
 
     /// A stored row of a tensor, quantized anew where its format is another one.
@@ -253,14 +287,15 @@ fn column(view: &TensorView<'_>, column: usize) -> Vec<u8> {
 /// The first tensor that is missing, misshapen or unknown.
 pub fn check_tensors(checkpoint: &Checkpoint, spec: &ModelSpec, graph: &Graph) -> Result<(), ExecError> {
     let mut used: HashSet<&str> = HashSet::new();
-    for weight in &graph.weights {
-        for part in &weight.spec.parts {
+    for spec in graph.weights.iter().flat_map(|weight| &weight.specs) {
+        for part in &spec.parts {
             used.insert(&part.tensor);
-            check_matrix(&checkpoint.tensor(&part.tensor)?, part, weight.spec.cols)?;
+            check_matrix(&checkpoint.tensor(&part.tensor)?, part, spec.cols)?;
         }
     }
     let vectors = graph.vectors.iter().flat_map(|vector| match vector {
         Vector::Spec(spec) | Vector::OnePlus(spec) => vec![spec],
+        Vector::Sum(specs) => specs.iter().collect(),
         Vector::RopeTable { rope, .. } => rope.tensors().collect(),
         Vector::Values(_) => vec![],
     });

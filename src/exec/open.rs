@@ -45,7 +45,7 @@ pub struct ExecOptions {
     pub device: DeviceOptions,
     /// Quantize weights while they load; none takes them as they are stored.
     pub quantize: Option<Quantize>,
-    /// Multiply by every matrix by itself, for whoever looks at what each one reads.
+    /// Keep matrices of different inputs apart that could be one, for whoever looks at what each of them reads.
     pub apart: bool,
 }
 

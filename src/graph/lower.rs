@@ -28,7 +28,7 @@ pub struct LowerOptions<'a> {
     pub integer: bool,
     /// The format a tensor of this name is stored in; `None` where the checkpoint lacks it.
     pub format_of: &'a dyn Fn(&str) -> Option<&'static dyn BlockFormat>,
-    /// Every matrix of another input is multiplied by itself, even where two could be one.
+    /// Keep matrices of different inputs apart, also where two could be one.
     pub apart: bool,
 }
 

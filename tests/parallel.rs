@@ -10,7 +10,9 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::json;
 use wgpt::checkpoint::Checkpoint;
-use wgpt::exec::{Batch, ExecError, ExecOptions, LogitRows, WeightSource, describe_checkpoint, lower_checkpoint, open};
+use wgpt::exec::{
+    Activations, Batch, ExecError, ExecOptions, LogitRows, WeightSource, describe_checkpoint, lower_checkpoint, open,
+};
 use wgpt::gpu::{AdapterChoice, DeviceOptions};
 use wgpt::graph::{Graph, LowerOptions, Quantize, Vector, lower};
 use wgpt::model::{ModelSpec, NormSpec, Residual};
@@ -187,7 +189,7 @@ fn as_one_they_compute_what_they_do_as_two_in_every_format() {
         let exact = ExecOptions { activations: Some(Activations::F32), ..options(AdapterChoice::Default, false) };
         let error = nmse(&two, &logits(&checkpoint, &exact));
         assert!(error <= if matrices { 1e-4 } else { 1e-9 }, "{} on the adapter: nmse {error}", format.name());
-        // Both of one row rounded to 8 bits, which no weight format is as coarse as.
+        // A row of both rounded to 8 bits, where the format takes integer dot products.
         let rounded = ExecOptions { activations: Some(Activations::Q8), ..exact };
         let error = nmse(&two, &logits(&checkpoint, &rounded));
         assert!(error <= 1e-3, "{} with rounded rows: nmse {error}", format.name());

@@ -128,7 +128,7 @@ impl Plan<'_> {
         let name = self.name(&unnumbered(from))?;
         let format = self.format(from)?;
         let tensor = GgufTensor { name, shape: vec![count, spec.rows() / count, spec.cols], format };
-        self.add(Planned { tensor, rows: Rows::Weight(Weight { spec, format }) });
+        self.add(Planned { tensor, rows: Rows::Weight(Weight { specs: vec![spec], format }) });
         Ok(())
     }
 
@@ -137,7 +137,7 @@ impl Plan<'_> {
         let name = self.name(&spec.parts[0].tensor)?;
         let shape = if flat { vec![spec.cols] } else { vec![spec.rows(), spec.cols] };
         let tensor = GgufTensor { name, shape, format: &F32 };
-        self.add(Planned { tensor, rows: Rows::Weight(Weight { spec: spec.clone(), format: &F32 }) });
+        self.add(Planned { tensor, rows: Rows::Weight(Weight { specs: vec![spec.clone()], format: &F32 }) });
         Ok(())
     }
 

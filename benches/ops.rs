@@ -44,8 +44,17 @@ fn attention(tokens: u32, context: u32, heads: u32, head_dim: u32, format: KvFor
     let state = StateType { kv_heads: heads, context_length: context, head_dim, format };
     let width = heads * head_dim;
     let row = TensorType::f32([Dim::Tokens, Dim::Fixed(width)]);
-    let op =
-        Attention { heads, kv_heads: heads, head_dim, scale: 0.1, window: None, softcap: None, alibi: None, format };
+    let op = Attention {
+        heads,
+        kv_heads: heads,
+        head_dim,
+        scale: 0.1,
+        window: None,
+        softcap: None,
+        alibi: None,
+        format,
+        columns: None,
+    };
     let pairs = f64::from(tokens) * (f64::from(context) - f64::from(tokens) / 2.0);
     Figure {
         case: Case {
@@ -95,12 +104,12 @@ fn seconds(device: &Device, case: &Case, smoke: bool) -> Result<f64, ExecError> 
     })
 }
 
-/// Shapes of a GPT-NeoX 2.8B token; on a software adapter those of SmolLM2-135M.
+/// Shapes of a GPT-NeoX 2.8B token, o and down apart and as one; on a software adapter those of SmolLM2-135M.
 fn figures(device: &Device, smoke: bool) -> Vec<Figure> {
     let shapes: &[(usize, usize)] = match (smoke, device.traits.software) {
         (true, _) => &[(64, 64)],
         (_, true) => &[(960, 576), (576, 576), (3072, 576), (576, 1536), (49152, 576)],
-        _ => &[(7680, 2560), (2560, 2560), (10240, 2560), (2560, 10240), (50432, 2560)],
+        _ => &[(7680, 2560), (2560, 2560), (10240, 2560), (2560, 10240), (2560, 12800), (50432, 2560)],
     };
     let prompt = if device.traits.software { 64 } else { 512 };
     let mut figures = Vec::new();
@@ -108,7 +117,9 @@ fn figures(device: &Device, smoke: bool) -> Vec<Figure> {
         for (rows, cols) in shapes {
             figures.push(matmul(*format, 1, *rows, *cols));
         }
-        figures.extend(shapes.iter().take(4).map(|(rows, cols)| matmul(*format, prompt, *rows, *cols)));
+        // The head, which is last, computes one row of a prompt.
+        let layer = &shapes[..shapes.len().max(2) - 1];
+        figures.extend(layer.iter().map(|(rows, cols)| matmul(*format, prompt, *rows, *cols)));
     }
     let contexts: &[u32] = if smoke { &[64] } else { &[512, 2048, 8192] };
     for format in KvFormat::ALL {

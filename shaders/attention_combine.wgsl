@@ -8,9 +8,10 @@ override HEAD_DIM: u32;
 override CONTEXT_LENGTH: u32;  // positions that the cache has room for
 override PIECE: u32;           // positions of a piece
 override WINDOW: u32;          // positions seen, the token's own included; 0: all
+override FIRST_COLUMN: u32;    // where the result begins in the output
 
 @bind var<storage, read> partials: array<vec4<f32>>;      // (heads, pieces, 1 + head_dim / 4): maximum, sum; values
-@bind var<storage, read_write> output: array<vec4<f32>>;  // (heads, head_dim / 4)
+@bind var<storage, read_write> output: array<vec4<f32>>;  // (columns / 4), of which (heads, head_dim / 4) are the result
 
 @compute @workgroup_size(32)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
@@ -38,7 +39,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         }
         values = turned(values / total, lid);
         if quad < quads {
-            output[workgroup.x * quads + quad] = values;
+            output[FIRST_COLUMN / 4u + workgroup.x * quads + quad] = values;
         }
     }
 }

@@ -18,6 +18,8 @@ override CONTEXT_LENGTH: u32;  // positions that the cache has room for
 override SCALE: f32;
 override WINDOW: u32;          // positions seen, the token's own included; 0: all
 override SOFTCAP: f32;         // scores are bent to ± this; 0: they are not
+override FIRST_COLUMN: u32;    // where the result begins in a row of the output
+override OUTPUT_COLUMNS: u32;  // columns of such a row
 // Sizes are named, since naga 30 loses count of overrides where a size is an expression without a name. Rows are
 // padded by 16 bytes, so that the loads of a matrix spread over the banks.
 override ROW: u32 = HEAD_DIM / 4u + 2u;
@@ -32,7 +34,7 @@ const NONE: f32 = -1.0e38;         // below every score, and far enough from -f3
 
 @bind var<storage, read> q: array<vec4<f32>>;             // (tokens, heads, head_dim / 4)
 @bind var<storage, read> slopes: array<f32>;              // (heads), for ALiBi
-@bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens, heads, head_dim / 4)
+@bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens, columns / 4)
 
 var<workgroup> queries: array<vec4<f16>, TILE_QUADS>;     // (queries, head_dim), scaled
 var<workgroup> remainders: array<vec4<f16>, TILE_QUADS>;  // what f16 left of them
@@ -159,7 +161,8 @@ fn main(
     for (var i = 0u; i < MAX_QUADS; i++) {
         let quad = part + 4u * i;
         if first_token + row <= last_token && quad < quads {
-            output[((first_token + row) * HEADS + head) * quads + quad] = result[i] / sum;
+            let at = (first_token + row) * (OUTPUT_COLUMNS / 4u) + FIRST_COLUMN / 4u + head * quads + quad;
+            output[at] = result[i] / sum;
         }
     }
 }

@@ -17,6 +17,8 @@ override VALUES: u32;          // positions whose values fit into `tile`; divide
 override SCALE: f32;
 override WINDOW: u32;          // positions seen, the token's own included; 0: all
 override SOFTCAP: f32;         // scores are bent to ± this; 0: they are not
+override FIRST_COLUMN: u32;    // where the result begins in a row of the output
+override OUTPUT_COLUMNS: u32;  // columns of such a row
 override QUADS: u32 = (HEAD_DIM / 4u + COLUMNS - 1u) / COLUMNS;  // quads of the result that a lane owns
 override TILE_QUADS: u32 = COLUMNS * COLUMNS * KEYS;   // sizes are named, since naga 30 loses count of overrides
 override WEIGHTS_LEN: u32 = WORKGROUP * KEYS;          // where a size is an expression without a name
@@ -29,7 +31,7 @@ const NONE = -1.0e38;  // below every score, and far enough from -f32::MAX that 
 
 @bind var<storage, read> q: array<vec4<f32>>;             // (tokens, heads, head_dim / 4)
 @bind var<storage, read> slopes: array<f32>;              // (heads), for ALiBi
-@bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens, heads, head_dim / 4)
+@bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens, columns / 4)
 
 var<workgroup> tile: array<vec4<f32>, TILE_QUADS>;      // (keys, 16 quads) or (VALUES, head_dim / 4)
 var<workgroup> weights: array<vec4<f32>, WEIGHTS_LEN>;  // (row sets, keys), one band's rows in a vec4
@@ -159,7 +161,8 @@ fn main(
         for (var i = 0u; i < QUADS; i++) {
             let quad = column + i * COLUMNS;
             if token + r <= last_token && quad < quads {
-                output[((token + r) * HEADS + workgroup.y) * quads + quad] = result[i * ROWS + r] / total[r];
+                let at = (token + r) * (OUTPUT_COLUMNS / 4u) + FIRST_COLUMN / 4u + workgroup.y * quads + quad;
+                output[at] = result[i * ROWS + r] / total[r];
             }
         }
     }

@@ -14,7 +14,7 @@ use wgpt::exec::{
 };
 use wgpt::gpu::{Device, DeviceOptions};
 use wgpt::graph::Graph;
-use wgpt::plan::{Placement, Plan, Residency};
+use wgpt::plan::{OffloadMode, Placement, Plan, Residency};
 use wgpt::sampler::{Sampler, SamplingParams};
 use wgpt::session::{FinishReason, GenerateParams, Language, Outcome, Session};
 
@@ -42,7 +42,7 @@ fn plans(units: usize) -> Vec<(&'static str, Plan)> {
             adapter,
             residency: if streamed { Residency::Streamed } else { Residency::Resident },
         };
-        Plan { placements: (0..units).map(|unit| placement(place(unit))).collect(), ring_slots: 2 }
+        Plan { placements: (0..units).map(|unit| placement(place(unit))).collect(), ring_slots: 2, offload_mode: OffloadMode::Pinned, in_place: true }
     };
     vec![
         ("one adapter", make(&|_| (0, false))),

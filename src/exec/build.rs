@@ -117,7 +117,7 @@ impl<'a> Allocated<'a> {
         lane.allocate_ring(&plan, &mut self.places)?;
         for unit in plan.units().filter(|unit| plan.pins(*unit)) {
             for id in &plan.graph.units[unit].weights {
-                let (label, ty) = (plan.graph.weights[id.0].spec.label(), &self.places[&(Some(unit), *id)].ty);
+                let (label, ty) = (plan.graph.weights[id.0].label(), &self.places[&(Some(unit), *id)].ty);
                 let host = |layout: &PackedLayout| lane.device.host_buffer(&label, layout.bytes, HostUse::Weights);
                 let slices = ty.slices.iter().map(|(_, layout)| host(layout)).collect::<Result<_, _>>()?;
                 self.pinned.insert((unit, *id), slices);
@@ -292,7 +292,7 @@ impl Lane {
     fn allocate_weight(&self, plan: &LanePlan<'_>, id: WeightId) -> Result<Placed, ExecError> {
         let weight = &plan.graph.weights[id.0];
         let ty = weight_type(weight, self.device.max_binding);
-        let label = weight.spec.label();
+        let label = weight.label();
         let slices = ty.slices.iter().map(|(_, layout)| self.device.buffer(&label, layout.bytes, Usage::Weights));
         Ok(Placed { slices: slices.collect::<Result<_, _>>()?, ty })
     }

@@ -100,8 +100,8 @@ impl HostExecutor {
                     slices.map(|(first_row, layout, bytes)| HostSlice { first_row: *first_row, layout, bytes });
                 HostInput::Weight(HostWeight {
                     format: source.format,
-                    rows: source.spec.rows(),
-                    cols: source.spec.cols,
+                    rows: source.rows(),
+                    cols: source.cols(),
                     slices: slices.collect(),
                 })
             }

@@ -11,7 +11,7 @@ use super::ExecError;
 use super::packed::{PackedRows, PackedSource, Scratch};
 use crate::checkpoint::{Checkpoint, TensorView};
 use crate::graph::{Graph, Vector, Weight};
-use crate::model::{ModelSpec, Part, VectorSpec, rope_table};
+use crate::model::{ModelSpec, Part, VectorSpec, WeightSpec, rope_table};
 use crate::quant::{BlockFormat, PackedLayout};
 
 /// Bytes packed at a time by each thread.
@@ -47,9 +47,9 @@ impl<'c> WeightSource<'c> {
         rows: Range<usize>,
         mut take: impl FnMut(&Piece) -> Result<(), ExecError>,
     ) -> Result<(), ExecError> {
-        let make = |weight: &Weight, parts: &[(Part, TensorView<'_>)], rows: Range<usize>| {
+        let make = |weight: &Weight, matrices: &[Matrix<'_>], rows: Range<usize>| {
             let mut scratch = Scratch::default();
-            let layout = pack(weight, parts, rows.clone(), &mut scratch)?;
+            let layout = pack(weight, matrices, rows.clone(), &mut scratch)?;
             Ok(Piece { rows, layout, bytes: scratch.packed })
         };
         self.in_pieces(weight, rows, make, |piece| take(&piece))
@@ -64,28 +64,28 @@ impl<'c> WeightSource<'c> {
         weight: &Weight,
         mut take: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let gather = |weight: &Weight, parts: &[(Part, TensorView<'_>)], rows: Range<usize>| {
-            let mut bytes = Vec::with_capacity(rows.len() * weight.format.row_bytes(weight.spec.cols));
-            each_row(weight, parts, rows, &mut Vec::new(), |_, stored| bytes.extend_from_slice(stored))?;
+        let gather = |weight: &Weight, matrices: &[Matrix<'_>], rows: Range<usize>| {
+            let mut bytes = Vec::with_capacity(rows.len() * weight.format.row_bytes(weight.cols()));
+            each_row(weight, matrices, rows, &mut Vec::new(), |_, stored| bytes.extend_from_slice(stored))?;
             Ok(bytes)
         };
-        self.in_pieces(weight, 0..weight.spec.rows(), gather, |bytes: Vec<u8>| take(&bytes))
+        self.in_pieces(weight, 0..weight.rows(), gather, |bytes: Vec<u8>| take(&bytes))
     }
 
     fn in_pieces<T: Send, E: From<ExecError>>(
         &self,
         weight: &Weight,
         rows: Range<usize>,
-        make: impl Fn(&Weight, &[(Part, TensorView<'_>)], Range<usize>) -> Result<T, ExecError> + Sync,
+        make: impl Fn(&Weight, &[Matrix<'_>], Range<usize>) -> Result<T, ExecError> + Sync,
         mut take: impl FnMut(T) -> Result<(), E>,
     ) -> Result<(), E> {
-        let row_bytes = weight.format.row_bytes(weight.spec.cols).max(1);
+        let row_bytes = weight.format.row_bytes(weight.cols()).max(1);
         let step = (PIECE_BYTES / row_bytes).max(1);
         let ranges: Vec<Range<usize>> =
             rows.clone().step_by(step).map(|start| start..(start + step).min(rows.end)).collect();
-        let parts = self.parts(weight)?;
+        let matrices = matrices(self.checkpoint, weight)?;
         for batch in ranges.chunks(rayon::current_num_threads()) {
-            let pieces = batch.par_iter().map(|rows| make(weight, &parts, rows.clone()));
+            let pieces = batch.par_iter().map(|rows| make(weight, &matrices, rows.clone()));
             let pieces: Vec<T> = pieces.collect::<Result<_, _>>()?;
             pieces.into_iter().try_for_each(&mut take)?;
         }
@@ -117,6 +117,10 @@ impl<'c> WeightSource<'c> {
             Vector::Values(values) => Ok(values.clone()),
             Vector::Spec(spec) => self.elements(&spec.parts),
             Vector::OnePlus(spec) => Ok(self.elements(&spec.parts)?.into_iter().map(|value| 1.0 + value).collect()),
+            Vector::Sum([a, b]) => {
+                let pairs = self.elements(&a.parts)?.into_iter().zip(self.elements(&b.parts)?);
+                Ok(pairs.map(|(a, b)| a + b).collect())
+            }
             Vector::RopeTable { rope, positions } => {
                 let tensor = |spec: &VectorSpec| self.elements(&spec.parts);
                 let frequencies = rope.inverse_frequencies(*positions, tensor)?;
@@ -136,14 +140,16 @@ impl<'c> WeightSource<'c> {
         Ok(values)
     }
 
-    fn parts(&self, weight: &Weight) -> Result<Vec<(Part, TensorView<'c>)>, ExecError> {
-        parts(self.checkpoint, weight)
-    }
-
     /// The packed bytes of a graph's weights, for as long as they are wanted.
     pub(super) fn packed_source(&self, graph: &Graph) -> Arc<dyn PackedSource> {
         Arc::new(CheckpointWeights { checkpoint: self.checkpoint.clone(), weights: graph.weights.clone() })
     }
+}
+
+/// One of a weight's matrices: the parts that its rows are.
+struct Matrix<'c> {
+    cols: usize,
+    parts: Vec<(Part, TensorView<'c>)>,
 }
 
 /// Where each region of a piece belongs in the slice that starts at row `first`: byte offset and source.
@@ -156,10 +162,13 @@ fn spread<'p>(piece: &'p Piece, first: usize, slice: &PackedLayout) -> Vec<(u64,
     regions.collect()
 }
 
-/// The weight's parts with the tensors they come from.
-fn parts<'c>(checkpoint: &'c Checkpoint, weight: &Weight) -> Result<Vec<(Part, TensorView<'c>)>, ExecError> {
-    let parts = weight.spec.parts.iter();
-    parts.map(|part| Ok((part.clone(), checkpoint.tensor(&part.tensor)?))).collect()
+/// The weight's matrices.
+fn matrices<'c>(checkpoint: &'c Checkpoint, weight: &Weight) -> Result<Vec<Matrix<'c>>, ExecError> {
+    let matrix = |spec: &WeightSpec| {
+        let parts = spec.parts.iter().map(|part| Ok((part.clone(), checkpoint.tensor(&part.tensor)?)));
+        Ok(Matrix { cols: spec.cols, parts: parts.collect::<Result<_, ExecError>>()? })
+    };
+    weight.specs.iter().map(matrix).collect()
 }
 
 /// A checkpoint's weights, packed as they are read.
@@ -177,18 +186,20 @@ impl PackedSource for CheckpointWeights {
         take: &mut dyn FnMut(usize, &[u8]),
     ) -> Result<(), ExecError> {
         let weight = &self.weights[rows.weight.0];
-        let parts = parts(&self.checkpoint, weight)?;
-        if parts.iter().all(|(part, view)| is_verbatim(weight, part, view, &rows.slice.1)) {
+        let matrices = matrices(&self.checkpoint, weight)?;
+        if let [Matrix { parts, .. }] = &matrices[..]
+            && parts.iter().all(|(part, view)| is_verbatim(weight, part, view, &rows.slice.1))
+        {
             let row_bytes = rows.slice.1.row_bytes[0];
             let stored = room(&mut scratch.stored, rows.rows.len() * row_bytes);
-            for (part, view, taken) in overlaps(&parts, &rows.rows) {
+            for (part, view, taken) in overlaps(parts, &rows.rows) {
                 let at = taken.start - rows.rows.start..taken.end - rows.rows.start;
                 view.read_rows(part, &mut stored[at.start * row_bytes..at.end * row_bytes])?;
             }
             take(0, stored);
             return Ok(());
         }
-        let layout = pack(weight, &parts, rows.rows.clone(), scratch)?;
+        let layout = pack(weight, &matrices, rows.rows.clone(), scratch)?;
         for (region, row_bytes) in layout.row_bytes.iter().enumerate() {
             take(region, &layout.region(&scratch.packed, region)[..rows.rows.len() * row_bytes]);
         }
@@ -198,9 +209,11 @@ impl PackedSource for CheckpointWeights {
     fn read_ahead(&self, rows: &PackedRows) {
         let weight = &self.weights[rows.weight.0];
         // What is wrong with a tensor will be said when it is read.
-        let Ok(parts) = parts(&self.checkpoint, weight) else { return };
-        if parts.iter().all(|(part, _)| !part.transposed) {
-            overlaps(&parts, &rows.rows).for_each(|(of_tensor, view, _)| view.will_need(of_tensor));
+        let Ok(matrices) = matrices(&self.checkpoint, weight) else { return };
+        for Matrix { parts, .. } in
+            matrices.iter().filter(|matrix| !matrix.parts.iter().any(|(part, _)| part.transposed))
+        {
+            overlaps(parts, &rows.rows).for_each(|(of_tensor, view, _)| view.will_need(of_tensor));
         }
     }
 }
@@ -233,21 +246,21 @@ fn room(memory: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
 /// Whether packed rows are the file's own bytes.
 fn is_verbatim(weight: &Weight, part: &Part, view: &TensorView<'_>, layout: &PackedLayout) -> bool {
     let same = view.format.name() == weight.format.name() && !view.is_composed() && !part.transposed;
-    same && view.format.block_len() == 1 && layout.row_bytes == [view.format.row_bytes(weight.spec.cols)]
+    same && view.format.block_len() == 1 && layout.row_bytes == [view.format.row_bytes(weight.cols())]
 }
 
 /// Packs rows into `scratch.packed`; the result is their own layout.
 fn pack(
     weight: &Weight,
-    parts: &[(Part, TensorView<'_>)],
+    matrices: &[Matrix<'_>],
     rows: Range<usize>,
     scratch: &mut Scratch,
 ) -> Result<PackedLayout, ExecError> {
-    let layout = weight.format.layout(rows.len(), weight.spec.cols);
+    let layout = weight.format.layout(rows.len(), weight.cols());
     let Scratch { stored, packed } = scratch;
     packed.clear();
     packed.resize(layout.bytes as usize, 0);
-    each_row(weight, parts, rows, stored, |row, bytes| weight.format.repack_row(bytes, &layout, row, packed))?;
+    each_row(weight, matrices, rows, stored, |row, bytes| weight.format.repack_row(bytes, &layout, row, packed))?;
     Ok(layout)
 }
 
@@ -255,19 +268,45 @@ fn pack(
 /// memory to read into.
 fn each_row(
     weight: &Weight,
-    parts: &[(Part, TensorView<'_>)],
+    matrices: &[Matrix<'_>],
     rows: Range<usize>,
     stored: &mut Vec<u8>,
     mut take: impl FnMut(usize, &[u8]),
 ) -> Result<(), ExecError> {
-    let mut convert = Converter::new(weight);
+    let format = weight.format;
+    if let [matrix] = matrices {
+        return each_matrix_row(format, matrix, rows, stored, take);
+    }
+    // Blocks lie along the row: a row of matrices side by side is one's blocks, then the next one's.
+    let row_bytes = format.row_bytes(weight.cols());
+    let mut joined = vec![0; rows.len() * row_bytes];
+    let mut start = 0;
+    for matrix in matrices {
+        let width = format.row_bytes(matrix.cols);
+        let place = |row: usize, stored: &[u8]| joined[row * row_bytes + start..][..width].copy_from_slice(stored);
+        each_matrix_row(format, matrix, rows.clone(), stored, place)?;
+        start += width;
+    }
+    joined.chunks_exact(row_bytes).enumerate().for_each(|(row, stored)| take(row, stored));
+    Ok(())
+}
+
+/// As [`each_row`], of one matrix.
+fn each_matrix_row(
+    format: &'static dyn BlockFormat,
+    Matrix { cols, parts }: &Matrix<'_>,
+    rows: Range<usize>,
+    stored: &mut Vec<u8>,
+    mut take: impl FnMut(usize, &[u8]),
+) -> Result<(), ExecError> {
+    let mut convert = Converter::new(format, *cols);
     // The parts' rows are numbered one after the other; walk those inside the range.
     let mut part_start = 0;
     for (part, view) in parts {
         let part_rows = part_start..part_start + part.rows.len();
         let from = rows.start.max(part_rows.start);
         let to = rows.end.min(part_rows.end);
-        let row_bytes = view.format.row_bytes(weight.spec.cols).max(1);
+        let row_bytes = view.format.row_bytes(*cols).max(1);
         let wanted = |row: usize| part.rows.start + row - part_rows.start;
         if from < to {
             let stored = room(stored, (to - from) * row_bytes);
@@ -296,9 +335,8 @@ struct Converter {
 }
 
 impl Converter {
-    fn new(weight: &Weight) -> Self {
-        let stored = vec![0; weight.format.row_bytes(weight.spec.cols)];
-        Self { format: weight.format, values: vec![0.0; weight.spec.cols], stored }
+    fn new(format: &'static dyn BlockFormat, cols: usize) -> Self {
+        Self { format, values: vec![0.0; cols], stored: vec![0; format.row_bytes(cols)] }
     }
 
     /// A stored row of a tensor, quantized anew where its format is another one.
@@ -357,14 +395,15 @@ fn column(view: &TensorView<'_>, column: usize, stored: &mut [u8]) {
 /// The first tensor that is missing, misshapen or unknown.
 pub fn check_tensors(checkpoint: &Checkpoint, spec: &ModelSpec, graph: &Graph) -> Result<(), ExecError> {
     let mut used: HashSet<&str> = HashSet::new();
-    for weight in &graph.weights {
-        for part in &weight.spec.parts {
+    for spec in graph.weights.iter().flat_map(|weight| &weight.specs) {
+        for part in &spec.parts {
             used.insert(&part.tensor);
-            check_matrix(&checkpoint.tensor(&part.tensor)?, part, weight.spec.cols)?;
+            check_matrix(&checkpoint.tensor(&part.tensor)?, part, spec.cols)?;
         }
     }
     let vectors = graph.vectors.iter().flat_map(|vector| match vector {
         Vector::Spec(spec) | Vector::OnePlus(spec) => vec![spec],
+        Vector::Sum(specs) => specs.iter().collect(),
         Vector::RopeTable { rope, .. } => rope.tensors().collect(),
         Vector::Values(_) => vec![],
     });

@@ -47,6 +47,8 @@ pub struct ExecOptions {
     pub device: DeviceOptions,
     /// Quantize weights while they load; none takes them as they are stored.
     pub quantize: Option<Quantize>,
+    /// Keep matrices of different inputs apart that could be one, for whoever looks at what each of them reads.
+    pub apart: bool,
 }
 
 /// What decode multiplies quantized weights by.
@@ -116,7 +118,8 @@ fn lower_quantized(
     let kv_format = options.kv_format.unwrap_or(if exact { KvFormat::F32 } else { KvFormat::F16 });
     let any_integer = || checkpoint.tensors().any(|view| format_of(view.name).is_some_and(|format| format.integer()));
     let integer = options.activations == Some(Activations::Q8) && any_integer();
-    let lowered = lower(&spec, &LowerOptions { context_length, kv_format, integer, format_of: &format_of });
+    let (format_of, apart) = (&format_of, options.apart);
+    let lowered = lower(&spec, &LowerOptions { context_length, kv_format, integer, format_of, apart });
     let graph = match (lowered, unreadable.into_inner()) {
         (Err(GraphError::MissingTensor(_)), Some(error)) => return Err(error.into()),
         (lowered, _) => lowered?,

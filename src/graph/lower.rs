@@ -1,9 +1,11 @@
 //! From a model's description to its straight line of ops. Fusion happens here, as rules, not in family files.
 
 mod mlp;
+mod parallel;
 
 use std::collections::HashMap;
 
+use self::mlp::Inner;
 use super::{Graph, GraphError, Node, Tensor, TensorId, TensorKind, Unit, Vector, VectorId, Weight, WeightId};
 use crate::model::{
     AttentionSpec, LayerSpec, LinearSpec, ModelSpec, NormSpan, NormSpec, QkNormSpec, Residual, VectorSpec, WeightSpec,
@@ -26,6 +28,8 @@ pub struct LowerOptions<'a> {
     pub integer: bool,
     /// The format a tensor of this name is stored in; `None` where the checkpoint lacks it.
     pub format_of: &'a dyn Fn(&str) -> Option<&'static dyn BlockFormat>,
+    /// Keep matrices of different inputs apart, also where two could be one.
+    pub apart: bool,
 }
 
 /// Lowers a model.
@@ -66,7 +70,7 @@ struct Lowering<'a> {
     options: LowerOptions<'a>,
     hidden_size: usize,
     graph: Graph,
-    weight_ids: HashMap<WeightSpec, TensorId>,
+    weight_ids: HashMap<Vec<WeightSpec>, TensorId>,
     /// By activation: the same in 8-bit blocks.
     rounded: HashMap<TensorId, TensorId>,
 }
@@ -129,28 +133,45 @@ impl Lowering<'_> {
     }
 
     fn layer(&mut self, index: usize, layer: &LayerSpec, x: TensorId) -> Result<TensorId, GraphError> {
-        let parallel = layer.residual == Residual::Parallel;
-        // attention
+        match layer.residual {
+            Residual::Sequential => self.sequential(index, layer, x),
+            Residual::Parallel => self.parallel(index, layer, x),
+        }
+    }
+
+    /// An MLP that reads what attention added to the residual stream.
+    fn sequential(&mut self, index: usize, layer: &LayerSpec, x: TensorId) -> Result<TensorId, GraphError> {
         let normed = self.layer_norm(index, "attention norm", layer.attention_norm.as_ref(), x, x);
-        // An MLP that does not wait for attention is begun beside it: what is independent shares the adapter.
-        let mlp_input = parallel.then(|| self.layer_norm(index, "mlp norm", layer.mlp_norm.as_ref(), x, normed));
         let qkv = self.qkv(index, &layer.attention, normed)?;
-        let begun = mlp_input.map(|x| self.mlp_inner(index, &layer.mlp, x)).transpose()?;
-        let attended = self.attention(index, &layer.attention, qkv)?;
-        // residual
-        let joined = self.joined(index, "o", layer.attention_post_norm.as_ref(), x, |l, name, residual| {
+        let attended = self.attention(index, &layer.attention, qkv, None)?;
+        let joined = self.attention_joined(index, layer, attended, x)?;
+        let normed = self.layer_norm(index, "mlp norm", layer.mlp_norm.as_ref(), joined, joined);
+        let inner = self.mlp_inner(index, &layer.mlp, normed, None)?;
+        self.mlp_joined(index, layer, inner, joined)
+    }
+
+    /// What was attended to, projected and added to the residual stream.
+    fn attention_joined(
+        &mut self,
+        index: usize,
+        layer: &LayerSpec,
+        attended: TensorId,
+        residual: TensorId,
+    ) -> Result<TensorId, GraphError> {
+        self.joined(index, "o", layer.attention_post_norm.as_ref(), residual, |l, name, residual| {
             l.linear(name, &layer.attention.o, attended, Dim::Tokens, Activation::Identity, residual)
-        })?;
-        // MLP
-        let inner = match begun {
-            Some(inner) => inner,
-            None => {
-                let normed = self.layer_norm(index, "mlp norm", layer.mlp_norm.as_ref(), joined, joined);
-                self.mlp_inner(index, &layer.mlp, normed)?
-            }
-        };
-        // residual
-        self.joined(index, "output", layer.mlp_post_norm.as_ref(), joined, |l, name, residual| {
+        })
+    }
+
+    /// What the MLP makes, added to the residual stream.
+    fn mlp_joined(
+        &mut self,
+        index: usize,
+        layer: &LayerSpec,
+        inner: Inner,
+        residual: TensorId,
+    ) -> Result<TensorId, GraphError> {
+        self.joined(index, "output", layer.mlp_post_norm.as_ref(), residual, |l, name, residual| {
             l.mlp_outer(index, name, &layer.mlp, inner, residual)
         })
     }
@@ -192,7 +213,14 @@ impl Lowering<'_> {
         self.concatenated(format!("layer {index} qkv"), &[&spec.q, &spec.k, &spec.v], x)
     }
 
-    fn attention(&mut self, index: usize, spec: &AttentionSpec, qkv: TensorId) -> Result<TensorId, GraphError> {
+    /// The values attended to; where `into` names one, in columns of that tensor.
+    fn attention(
+        &mut self,
+        index: usize,
+        spec: &AttentionSpec,
+        qkv: TensorId,
+        into: Option<(TensorId, Columns)>,
+    ) -> Result<TensorId, GraphError> {
         let qkv = match &spec.qk_norm {
             Some(norm) => self.qk_norm(index, spec, norm, qkv),
             None => qkv,
@@ -225,7 +253,7 @@ impl Lowering<'_> {
             format: state.format,
         };
         self.node(append, vec![qkv, table], vec![q, keys, values]);
-        let output = self.hidden(format!("layer {index} attention"), Dim::Tokens, width);
+        let (output, columns) = self.place(into, || format!("layer {index} attention"), width);
         let attention = Attention {
             heads: spec.heads,
             kv_heads: spec.kv_heads,
@@ -236,6 +264,7 @@ impl Lowering<'_> {
             softcap: spec.softcap,
             alibi: spec.alibi.as_ref().map(|(alibi, _)| *alibi),
             format: state.format,
+            columns,
         };
         let mut inputs = vec![q, keys, values];
         if let Some((_, slopes)) = &spec.alibi {
@@ -395,15 +424,22 @@ impl Lowering<'_> {
 
     /// The tensor of a weight; the same rows are the same tensor, so tied weights are held once.
     fn weight(&mut self, spec: &WeightSpec) -> Result<TensorId, GraphError> {
-        if let Some(id) = self.weight_ids.get(spec) {
+        self.beside(&[spec])
+    }
+
+    /// The tensor of matrices of one format side by side along the columns.
+    fn beside(&mut self, specs: &[&WeightSpec]) -> Result<TensorId, GraphError> {
+        let specs: Vec<WeightSpec> = specs.iter().copied().cloned().collect();
+        if let Some(id) = self.weight_ids.get(&specs) {
             return Ok(*id);
         }
-        self.multiple_of_four(&format!("the row length of \"{}\"", spec.label()), spec.cols)?;
-        let format = self.format(spec)?;
-        let weight = WeightId(self.graph.weights.len());
-        self.graph.weights.push(Weight { spec: spec.clone(), format });
-        let id = self.tensor(spec.label(), TensorKind::Weight(weight));
-        self.weight_ids.insert(spec.clone(), id);
+        for spec in &specs {
+            self.multiple_of_four(&format!("the row length of \"{}\"", spec.label()), spec.cols)?;
+        }
+        let weight = Weight { format: self.format(&specs[0])?, specs: specs.clone() };
+        let id = self.tensor(weight.label(), TensorKind::Weight(WeightId(self.graph.weights.len())));
+        self.graph.weights.push(weight);
+        self.weight_ids.insert(specs, id);
         Ok(id)
     }
 
@@ -430,6 +466,19 @@ impl Lowering<'_> {
         }
         self.graph.vectors.push(vector);
         self.tensor(name, TensorKind::Vector(VectorId(self.graph.vectors.len() - 1)))
+    }
+
+    /// Where a result of this width goes: into columns of another tensor, or into one of its own.
+    fn place(
+        &mut self,
+        into: Option<(TensorId, Columns)>,
+        name: impl FnOnce() -> String,
+        width: usize,
+    ) -> (TensorId, Option<Columns>) {
+        match into {
+            Some((tensor, columns)) => (tensor, Some(columns)),
+            None => (self.hidden(name(), Dim::Tokens, width), None),
+        }
     }
 
     fn hidden(&mut self, name: String, rows: Dim, width: usize) -> TensorId {

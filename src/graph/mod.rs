@@ -2,7 +2,7 @@
 //!
 //! [`lower`] turns a [`crate::model::ModelSpec`] into a [`Graph`]: tensors, nodes in execution order, and the units
 //! they fall into (embedding, each layer, head), which are what a plan places. It reads no weights and knows no
-//! adapter. Invariant: every tensor is written before it is read, and a unit reads of the units before it only its
+//! adapter. Invariant: every tensor is written before it is read (some in columns, by several nodes), and a unit reads of the units before it only its
 //! own input.
 
 mod buffers;
@@ -55,19 +55,36 @@ pub struct Tensor {
     pub kind: TensorKind,
 }
 
-/// A weight matrix: where its rows come from and how they are stored.
+/// A weight matrix: where it comes from and how it is stored.
 #[derive(Debug, Clone)]
 pub struct Weight {
-    /// Its rows in the checkpoint.
-    pub spec: WeightSpec,
+    /// Its columns in the checkpoint: one matrix, or several with as many rows side by side, each a whole number of the
+    /// format's runs but the last, which is one of blocks. At least one.
+    pub specs: Vec<WeightSpec>,
     /// The format it keeps on the adapter.
     pub format: &'static dyn BlockFormat,
 }
 
 impl Weight {
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.specs[0].rows()
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.specs.iter().map(|spec| spec.cols).sum()
+    }
+
+    /// Its matrices' names.
+    pub fn label(&self) -> String {
+        let names: Vec<String> = self.specs.iter().map(WeightSpec::label).collect();
+        names.join(" | ")
+    }
+
     /// Bytes in packed form, as one slice.
     pub fn bytes(&self) -> u64 {
-        self.format.layout(self.spec.rows(), self.spec.cols).bytes
+        self.format.layout(self.rows(), self.cols()).bytes
     }
 }
 
@@ -78,6 +95,8 @@ pub enum Vector {
     Spec(VectorSpec),
     /// One more than the checkpoint says: norms that store their weight's distance from one.
     OnePlus(VectorSpec),
+    /// Two of the checkpoint, added: biases of what is computed as one.
+    Sum([VectorSpec; 2]),
     /// Known beforehand: biases and weights that a family does not have, ALiBi's slopes.
     Values(Vec<f32>),
     /// The cosines and sines of RoPE for this many positions.
@@ -93,7 +112,7 @@ impl Vector {
     /// Values.
     pub fn len(&self) -> usize {
         match self {
-            Self::Spec(spec) | Self::OnePlus(spec) => spec.len(),
+            Self::Spec(spec) | Self::OnePlus(spec) | Self::Sum([spec, _]) => spec.len(),
             Self::Values(values) => values.len(),
             Self::RopeTable { rope, positions } => rope.rotary_dim as usize * *positions as usize,
         }

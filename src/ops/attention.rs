@@ -7,7 +7,8 @@
 use rayon::prelude::*;
 
 use super::{
-    Bind, Call, Case, CaseInput, Extent, HostInput, Kernel, KvFormat, Op, Phase, StateType, Step, Traits, reduce_slot,
+    Bind, Call, Case, CaseInput, Columns, Extent, HostInput, Kernel, KvFormat, Op, Phase, StateType, Step, Traits,
+    reduce_slot,
 };
 use crate::tensor::{Dim, TensorType};
 
@@ -15,7 +16,7 @@ use crate::tensor::{Dim, TensorType};
 /// equal groups (Ainslie et al. 2023).
 ///
 /// Inputs: q `(tokens, heads · head_dim)`, key cache, value cache, and with [`Alibi`] the slopes, a vector `(heads)`.
-/// Output: `(tokens, heads · head_dim)`. Token t sees positions `0 ..= step.position + t`, or the last `window` of them.
+/// Output: `(tokens, heads · head_dim)`, or a column range of a wider tensor. Token t sees positions `0 ..= step.position + t`, or the last `window` of them.
 #[derive(Debug, Clone)]
 pub struct Attention {
     /// Query heads.
@@ -34,6 +35,8 @@ pub struct Attention {
     pub alibi: Option<Alibi>,
     /// How the caches hold keys and values: what was turned on its way there is turned back.
     pub format: KvFormat,
+    /// Set where the output is part of a wider tensor.
+    pub columns: Option<Columns>,
 }
 
 /// How the position bias of ALiBi (Press et al. 2022) is computed: added to the scaled scores.
@@ -78,6 +81,10 @@ impl Attention {
     /// The largest head the prefill kernel has registers for.
     pub const MAX_HEAD_DIM: u32 = 256;
 
+    fn columns(&self) -> Columns {
+        self.columns.unwrap_or(Columns::whole(self.heads * self.head_dim))
+    }
+
     /// What every kernel is specialised by.
     fn overrides(&self, state: StateType) -> Vec<(&'static str, f64)> {
         vec![
@@ -103,6 +110,12 @@ impl Attention {
         };
         overrides.extend([("ALIBI", mode), ("ALIBI_SCALE", scale)]);
         overrides
+    }
+
+    /// Where the kernels that write rows of the output begin, and how wide the rows are.
+    fn column_overrides(&self) -> [(&'static str, f64); 2] {
+        let Columns { start, of } = self.columns();
+        [("FIRST_COLUMN", start.into()), ("OUTPUT_COLUMNS", of.into())]
     }
 
     /// What the kernels that compute scores read. Without ALiBi nothing reads slopes: q stands in for them.
@@ -144,7 +157,7 @@ impl Attention {
             scratch: scratch.clone(),
         };
         let mut overrides = self.overrides(state);
-        overrides.push(("PIECE", f64::from(PIECE)));
+        overrides.extend([("PIECE", f64::from(PIECE)), ("FIRST_COLUMN", self.columns().start.into())]);
         overrides.extend(state.format.turn_overrides(self.head_dim));
         let combine = Kernel {
             source: "attention_combine",
@@ -171,7 +184,7 @@ impl Attention {
         Kernel {
             source: "attention_matrix",
             slots: vec![("KV", state.format.reader())],
-            overrides: self.score_overrides(state),
+            overrides: [self.score_overrides(state), self.column_overrides().to_vec()].concat(),
             bindings: [self.score_bindings(), vec![("output", Bind::Output(0))]].concat(),
             workgroups: [Extent::Tokens { per: MATRIX_TILE }, Extent::Fixed(self.heads), Extent::Fixed(1)],
             scratch: vec![],
@@ -189,6 +202,7 @@ impl Attention {
             ("KEYS", f64::from(keys)),
             ("VALUES", f64::from(values)),
         ]);
+        overrides.extend(self.column_overrides());
         Kernel {
             source: "attention_prefill",
             slots: vec![("KV", state.format.reader())],
@@ -294,13 +308,17 @@ impl Op for Attention {
         let (q, keys, values) = (inputs[0].f32(), inputs[1].f32(), inputs[2].f32());
         let cache = keys.len() / self.kv_heads as usize;
         let group = heads / self.kv_heads as usize;
-        let rows = q.par_chunks_exact(head_dim).zip(outputs[0].par_chunks_exact_mut(head_dim)).enumerate();
-        rows.for_each(|(row, (query, output))| {
-            let (token, kv_head) = (row / heads, row % heads / group);
-            let rows = kv_head * cache..(kv_head + 1) * cache;
-            let slope = self.alibi.map_or(0.0, |_| inputs[3].f32()[row % heads]);
-            self.head(step.position as usize + token, slope, query, &keys[rows.clone()], &values[rows], output);
-            self.format.turn(output);
+        let (Columns { start, of }, width) = (self.columns(), heads * head_dim);
+        let rows = q.par_chunks_exact(width).zip(outputs[0].par_chunks_exact_mut(of as usize)).enumerate();
+        rows.for_each(|(token, (queries, row))| {
+            let output = &mut row[start as usize..][..width];
+            let of_heads = queries.par_chunks_exact(head_dim).zip(output.par_chunks_exact_mut(head_dim)).enumerate();
+            of_heads.for_each(|(head, (query, output))| {
+                let rows = head / group * cache..(head / group + 1) * cache;
+                let slope = self.alibi.map_or(0.0, |_| inputs[3].f32()[head]);
+                self.head(step.position as usize + token, slope, query, &keys[rows.clone()], &values[rows], output);
+                self.format.turn(output);
+            });
         });
     }
 }
@@ -358,7 +376,36 @@ pub(super) fn cases() -> Vec<Case> {
     }
     cases.push(case(&shapes[3], KvFormat::F32, 1e4, None, None, None));
     cases.push(case(&shapes[9], KvFormat::F32, 1e4, None, None, None));
+    // Decode, and both prefill kernels: the other columns keep what is in them.
+    for shape in [&shapes[1], &shapes[8], &shapes[9]] {
+        for start in [0, 20] {
+            cases.push(column_case(shape, start));
+        }
+    }
     cases
+}
+
+/// Attention into a column range of a wider output.
+fn column_case(shape: &Shape, start: u32) -> Case {
+    let op = Attention {
+        heads: shape.heads,
+        kv_heads: shape.kv_heads,
+        head_dim: shape.head_dim,
+        scale: 0.1,
+        window: None,
+        softcap: None,
+        alibi: None,
+        format: KvFormat::F16,
+        columns: Some(Columns { start, of: shape.heads * shape.head_dim + 28 }),
+    };
+    let whole = case(shape, KvFormat::F16, op.scale, None, None, None);
+    let rows = TensorType::f32([Dim::Tokens, Dim::Fixed(op.columns().of)]);
+    Case {
+        label: format!("{} tokens at {} {op:?}", shape.tokens, shape.position),
+        op: Box::new(op),
+        outputs: vec![CaseInput::Activation(rows)],
+        ..whole
+    }
 }
 
 fn case(
@@ -372,7 +419,7 @@ fn case(
     let Shape { tokens, position, context_length, heads, kv_heads, head_dim } = *shape;
     let rows = CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(heads * head_dim)]));
     let state = CaseInput::State(StateType { kv_heads, context_length, head_dim, format });
-    let op = Attention { heads, kv_heads, head_dim, scale, window, softcap, alibi, format };
+    let op = Attention { heads, kv_heads, head_dim, scale, window, softcap, alibi, format, columns: None };
     let mut inputs = vec![rows.clone(), state.clone(), state];
     inputs.extend(alibi.map(|_| CaseInput::Vector(heads as usize)));
     Case {

@@ -172,13 +172,13 @@ pub(super) fn merge_largest(sizes: &mut Vec<u64>, index: usize, bytes: u64) {
 
 /// A weight as an operand where one binding holds `max_binding` bytes.
 pub fn weight_type(weight: &Weight, max_binding: u64) -> WeightType {
-    let (rows, cols) = (weight.spec.rows(), weight.spec.cols);
+    let (rows, cols) = (weight.rows(), weight.cols());
     WeightType { format: weight.format, rows, cols, slices: slices(weight, max_binding) }
 }
 
 /// The row slices of a weight where one binding holds `max_binding` bytes: first row and layout of each.
 pub fn slices(weight: &Weight, max_binding: u64) -> Vec<(usize, PackedLayout)> {
-    let (rows, cols) = (weight.spec.rows(), weight.spec.cols);
+    let (rows, cols) = (weight.rows(), weight.cols());
     let layout = weight.format.layout(rows, cols);
     if layout.bytes <= max_binding {
         return vec![(0, layout)];

@@ -186,6 +186,7 @@ impl<T: Table> Grouped for DoubleQuantized<T> {
     const INTEGER: bool = false;
     const LEN: usize = LEN;
     const BYTES: usize = DOUBLE_HEAD + NIBBLES;
+    const RUN: usize = RUN;
     const LOW_BITS: usize = 4;
 
     fn codes(block: &[u8], group: usize) -> Codes {

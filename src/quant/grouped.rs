@@ -41,6 +41,8 @@ pub(super) trait Grouped: Debug + Send + Sync {
     const LEN: usize;
     /// Bytes of a stored block.
     const BYTES: usize;
+    /// Blocks that have something in common, counted from the row's first.
+    const RUN: usize = 1;
     /// Bits of a code in region 0: 8, 4 or 2.
     const LOW_BITS: usize;
     /// Bits of a code in region 2, above those.
@@ -117,6 +119,10 @@ impl<F: Grouped> BlockFormat for F {
 
     fn block_bytes(&self) -> usize {
         F::BYTES
+    }
+
+    fn run_len(&self) -> usize {
+        F::RUN * F::LEN
     }
 
     fn chunk_len(&self) -> usize {

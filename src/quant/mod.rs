@@ -77,6 +77,12 @@ pub trait BlockFormat: Debug + Send + Sync {
     /// Bytes of one stored block.
     fn block_bytes(&self) -> usize;
 
+    /// Weights along a row whose blocks have something in common, counted from the row's first: only behind whole runs
+    /// can another row's blocks follow.
+    fn run_len(&self) -> usize {
+        self.block_len()
+    }
+
     /// Weights of one chunk, what a lane takes at once (`CHUNK` in WGSL): 4 for f32, 8 for f16, 16 for q8_0, 32 for
     /// formats of fewer bits. It divides 32.
     fn chunk_len(&self) -> usize;

@@ -59,7 +59,7 @@ pub fn probe(index: usize) -> Result<Rates, ExecError> {
     let computing = (one(&prefill[..1], TOKENS)? - few).max(1e-9);
     let host = bench.device.host_buffer("probe", weight as u64, HostUse::Weights)?;
     let packing = fill(&bench.device, &host)?;
-    let bus = weight / (bench.time(|| bench.copy(&host))? - few).max(1e-9);
+    let bus = weight * MATRICES as f64 / bench.time(|| bench.copy(&host))?;
     let in_place = if bench.device.reads_host() {
         let dispatches = bench.matmul(&F16, Phase::Decode, host.buffer())?;
         weight / (one(&dispatches, 1)? - few).max(1e-9)
@@ -155,10 +155,10 @@ impl Bench {
         self.dispatches(&Matmul::plain().kernels(&call), weight, &call)
     }
 
-    /// Copies from the host, and waits.
+    /// Copies from the host into every matrix, and waits.
     fn copy(&self, from: &HostBuffer) -> Result<(), ExecError> {
-        let copy = HostCopy { from, at: 0, to: &self.weights[0], offset: 0, bytes: from.bytes() };
-        self.device.copy(&[copy])?;
+        let copy = |to| HostCopy { from, at: 0, to, offset: 0, bytes: from.bytes() };
+        self.device.copy(&self.weights.iter().map(copy).collect::<Vec<_>>())?;
         Ok(self.device.flush()?)
     }
 

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | 4 | `cli` | arguments, commands, printing |
 //! | 4 | [`convert`] | a checkpoint written as a GGUF file, quantized |
+//! | 4 | [`gptq`] | linears rounded to 4 bits by what a calibration text makes of them |
 //! | 4 | [`session`] | prefill, decode, token stream, stop conditions |
 //! | 3 | [`exec`] | weights placed, steps played: on adapters or on the host |
 //! | 3 | [`gpu`] | the only room that names wgpu |
@@ -21,6 +22,7 @@
 pub mod checkpoint;
 pub mod convert;
 pub mod exec;
+pub mod gptq;
 pub mod gpu;
 pub mod graph;
 pub mod model;

@@ -42,7 +42,12 @@ fn plans(units: usize) -> Vec<(&'static str, Plan)> {
             adapter,
             residency: if streamed { Residency::Streamed } else { Residency::Resident },
         };
-        Plan { placements: (0..units).map(|unit| placement(place(unit))).collect(), ring_slots: 2, offload_mode: OffloadMode::Pinned, in_place: true }
+        Plan {
+            placements: (0..units).map(|unit| placement(place(unit))).collect(),
+            ring_slots: 2,
+            offload_mode: OffloadMode::Pinned,
+            in_place: true,
+        }
     };
     vec![
         ("one adapter", make(&|_| (0, false))),

@@ -615,3 +615,40 @@ fn quantize_writes_a_file_whole_or_not_at_all() {
     fails(&gptj, &["gptj", "gpt_neox"]);
     assert_eq!(std::fs::read_dir(folder.path()).expect("the folder").count(), 1, "one file was written");
 }
+
+#[test]
+fn gptq_rounds_at_load_and_into_a_folder_alike_and_says_what_it_needs() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let path = |name: &str| scratch.path().join(name).display().to_string();
+    let text = std::fs::read_to_string(repository("tests/golden/tales_calibration.txt")).expect("it is there");
+    let (long, short, binary, folder) = (path("long.txt"), path("short.txt"), path("binary.txt"), path("rounded"));
+    std::fs::write(&long, &text[..2000]).expect("written");
+    std::fs::write(&short, "Once upon a time").expect("written");
+    std::fs::write(&binary, b"Once \xff\xfe upon").expect("written");
+    let gptq = ["--quantize", "gptq.int4", "--group-size", "32", "--act-order"];
+    let at_load = ok(&greedy("hello", &[&gptq[..], &["--calibration", &long]].concat())).stdout;
+    let quantize = ["quantize", "--checkpoint", LLAMA, "--adapter", "host", "--output", &folder];
+    let run = ok(&[&quantize[..], &gptq, &["--calibration", &long]].concat());
+    assert!(run.stderr.contains("12 linears in 4 bits, groups of 32"), "{}", run.stderr);
+    assert!(run.stderr.contains("2 kept as they are: 64 rows of 80"), "{}", run.stderr);
+    let generate = ["generate", "--adapter", "host", "--temperature", "0", "--quiet", "--prompt", "hello"];
+    let from_folder = ok(&[&generate[..], &["--checkpoint", &folder]].concat()).stdout;
+    assert_eq!(from_folder, at_load, "the same weights");
+    let refused = |more: &[&str], parts: &[&str]| fails(&greedy("hello", &[&gptq[..2], more].concat()), parts);
+    refused(&[], &["--quantize gptq.int4 needs --calibration FILE"]);
+    refused(&["--calibration", &path("nowhere")], &["nowhere: cannot read"]);
+    refused(&["--calibration", &short], &["short.txt", "too few to fill one window"]);
+    refused(&["--calibration", &binary], &["binary.txt: not a UTF-8 text: byte 5"]);
+    refused(&["--calibration", &long, "--quantize-head", "q8_0"], &["leaves the head as it is"]);
+    for flag in [&["--act-order"][..], &["--group-size", "-1"], &["--calibration", &long]] {
+        let with_format = [&["--quantize", "q4_0"], flag].concat();
+        fails(&greedy("hello", &with_format), &[flag[0], "is about gptq.int4"]);
+    }
+    let planned = ["plan", "--checkpoint", LLAMA, "--calibration", &long];
+    fails(&[&planned[..], &gptq[..2]].concat(), &["wgpt plan does not calibrate", "wgpt quantize"]);
+    let again = [&quantize[..], &gptq, &["--calibration", &long]].concat();
+    fails(&again, &["rounded", "is there already"]);
+    let odd = crate::run(&mut wgpt(&greedy("hello", &["--quantize", "gptq.int4", "--group-size", "48"])));
+    assert_eq!(odd.code, Some(2), "{}", odd.stderr);
+    assert!(odd.stderr.contains("expected 128, 64, 32 or -1"), "{}", odd.stderr);
+}

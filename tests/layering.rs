@@ -22,6 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("exec", &["tensor", "sampler", "quant", "checkpoint", "model", "ops", "graph", "plan", "gpu"]),
     // floor 4: the product
     ("session", &["exec", "checkpoint", "tokenizer", "sampler"]),
+    ("gptq", &["quant", "checkpoint", "model", "ops", "graph", "exec"]),
     ("convert", &["quant", "checkpoint", "model", "ops", "graph", "exec", "session", "tokenizer"]),
     (
         "cli",
@@ -40,6 +41,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "exec",
             "session",
             "convert",
+            "gptq",
         ],
     ),
 ];

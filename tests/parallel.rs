@@ -67,7 +67,8 @@ fn every_parallel_layer_is_one_matmul_shorter() {
 fn matmuls(spec: &ModelSpec, o: &'static dyn BlockFormat, down: &'static dyn BlockFormat) -> usize {
     let format_of = |tensor: &str| Some(if tensor.contains("4h_to_h") { down } else { o });
     let (kv_format, format_of) = (KvFormat::F16, &format_of);
-    let options = LowerOptions { context_length: 64, kv_format, integer: false, format_of, apart: false };
+    let options =
+        LowerOptions { context_length: 64, kv_format, integer: false, format_of, ordered: &|_| None, apart: false };
     let graph = lower(spec, &options).expect("it lowers");
     ops(&graph).iter().filter(|op| **op == "matmul").count()
 }

@@ -27,6 +27,8 @@ pub use config::{Config, Conv1dAxes, NormOffset, QkvRows, RopeRows, RowConventio
 pub use error::CheckpointError;
 pub use gguf::{GgufMetadata, GgufTensor, GgufValue, GgufWriter};
 pub use mmap::FileIdentity;
+pub use quantized::{GptqCodes, GptqLinear};
+pub use safetensors::SafetensorsWriter;
 pub use view::TensorView;
 
 use crate::quant::FORMATS;

@@ -3,6 +3,10 @@
 //! Parses headers; believes nothing in them. Invariant: the tensors of a file cover its data
 //! exactly, without overlap, so that no byte is read twice or hidden.
 
+mod writer;
+
+pub use writer::SafetensorsWriter;
+
 use super::CheckpointError;
 use super::mmap::Mapping;
 use super::unique_map::UniqueMap;

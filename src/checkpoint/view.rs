@@ -48,6 +48,14 @@ impl<'m> TensorView<'m> {
         self.composed.is_some()
     }
 
+    /// The same weight in fewer bits, its columns in another order: column `i` is input `order[i]`. Where groups of
+    /// columns that share a scale are not neighbours (GPTQ's act-order).
+    pub fn ordered(&self) -> Option<(Self, Arc<[u32]>)> {
+        let ordered = self.composed?.ordered()?;
+        let view = Self { format: ordered.rows.format(), composed: Some(&*ordered.rows), ..*self };
+        Some((view, Arc::clone(&ordered.order)))
+    }
+
     /// The stored bytes of one row.
     ///
     /// # Panics

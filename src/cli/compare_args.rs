@@ -11,7 +11,7 @@ use wgpt::ops::KvFormat;
 use super::args::{CheckpointArgs, ModelArgs};
 use super::kv_cache_args::{KvCacheArgs, format as kv_format};
 use super::placement::PlacementArgs;
-use super::quantize_args::{Format, QuantizeArgs, format};
+use super::quantize_args::{Format, Method, QuantizeArgs, format, method};
 
 #[derive(Debug, Args)]
 pub(super) struct CompareArgs {
@@ -53,8 +53,8 @@ pub(super) struct CompareArgs {
     quantize: QuantizeArgs,
 
     /// Quantize B's weights while they load, as --quantize does A's
-    #[arg(long, value_name = "FORMAT", env = "WGPT_QUANTIZE_B", value_parser = format)]
-    quantize_b: Option<Format>,
+    #[arg(long, value_name = "FORMAT", env = "WGPT_QUANTIZE_B", value_parser = method)]
+    quantize_b: Option<Method>,
 
     /// Format of B's head
     #[arg(long, value_name = "FORMAT", env = "WGPT_QUANTIZE_HEAD_B", requires = "quantize_b", value_parser = format)]
@@ -76,11 +76,18 @@ pub(super) struct CompareArgs {
 impl CompareArgs {
     /// A and B as the flags of a command with one model.
     pub(super) fn models(&self) -> [ModelArgs; 2] {
-        let quantize = QuantizeArgs {
+        let mut of_a = self.quantize.clone();
+        let mut quantize = QuantizeArgs {
             quantize: self.quantize_b,
             quantize_head: self.quantize_head_b,
             requantize: self.requantize_b,
+            ..QuantizeArgs::default()
         };
+        // The flags of GPTQ are for whoever is rounded by it.
+        if quantize.is_gptq() {
+            let own = if of_a.is_gptq() { of_a.calibration.clone() } else { std::mem::take(&mut of_a.calibration) };
+            quantize.calibration = own;
+        }
         let mut placement = self.placement.clone();
         if self.adapter_b.is_some() {
             placement = PlacementArgs { adapter: self.adapter_b.clone(), adapters: None, ..placement };
@@ -94,7 +101,7 @@ impl CompareArgs {
         };
         let b = self.b.as_ref().unwrap_or(&self.a);
         let kv = self.kv.kv_cache;
-        let a = model(&self.a, self.placement.clone(), kv, self.quantize.clone());
+        let a = model(&self.a, self.placement.clone(), kv, of_a);
         [a, model(b, placement, self.kv_cache_b.or(kv), quantize)]
     }
 }
@@ -126,5 +133,10 @@ mod tests {
         assert!(a.quantize.wanted().is_some() && b.quantize.wanted().is_none(), "for A alone");
         assert_eq!(b.placement.choice(), wgpt::gpu::AdapterChoice::Host, "B's own place");
         assert_ne!(a.placement.choice(), b.placement.choice(), "and not A's");
+        let typed = ["compare", "one", "--text", "t", "--quantize-b", "gptq.int4", "--calibration", "c"];
+        let [a, b] = Typed::parse_from(typed).compare.models();
+        assert!(a.quantize.gptq().expect("no flags of GPTQ").is_none(), "A is not rounded");
+        assert!(b.quantize.gptq().expect("with a text").is_some(), "B is");
+        assert_eq!(b.quantize.calibration.calibration, Some("c".into()), "by the text");
     }
 }

@@ -89,6 +89,7 @@ struct Words {
 }
 
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
+    args.quantize.refuse_gptq("wgpt inspect")?;
     let opened = resolve::checkpoint(&args.checkpoint)?;
     let checkpoint = &opened.checkpoint;
     let formats = formats(checkpoint);

@@ -7,6 +7,7 @@
 mod adapters;
 mod args;
 mod bench;
+mod calibration;
 mod chat;
 mod compare;
 mod compare_args;

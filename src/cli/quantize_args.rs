@@ -4,20 +4,25 @@
 
 use std::path::PathBuf;
 
+use anyhow::{Result, ensure};
 use clap::Args;
+use wgpt::gptq::GptqOptions;
 use wgpt::graph::Quantize;
 use wgpt::quant::{BlockFormat, FORMATS, format_called};
 
 use super::args::CheckpointArgs;
+use super::calibration::CalibrationArgs;
+use super::placement::PlacementArgs;
 
 /// How weights are quantized while they load.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(super) struct QuantizeArgs {
     /// Quantize weights that are not quantized yet while they load: q8_0, q6_k, q5_k, q4_k, q4_0, nf4, nf4-dq and the
     /// other formats (a wrong one lists them); also bnb.nf4, bnb.nf4-dq, bnb.fp4, bnb.fp4-dq, and int8 for q8_0.
-    /// The head gets q6_k where that has more bits; rows that are no whole blocks get a format of shorter ones
-    #[arg(long, value_name = "FORMAT", env = "WGPT_QUANTIZE", value_parser = format)]
-    pub(super) quantize: Option<Format>,
+    /// The head gets q6_k where that has more bits; rows that are no whole blocks get a format of shorter ones.
+    /// gptq.int4 rounds the layers' linears by a --calibration text
+    #[arg(long, value_name = "FORMAT", env = "WGPT_QUANTIZE", value_parser = method)]
+    pub(super) quantize: Option<Method>,
 
     /// Format of the head, and of the embedding where the two are one [default: q6_k, or that of --quantize where it
     /// has more bits]
@@ -27,6 +32,9 @@ pub(super) struct QuantizeArgs {
     /// Quantize weights that are quantized already too; they lose twice
     #[arg(long, env = "WGPT_REQUANTIZE", requires = "quantize", value_parser = clap::builder::FalseyValueParser::new())]
     pub(super) requantize: bool,
+
+    #[command(flatten)]
+    pub(super) calibration: CalibrationArgs,
 }
 
 /// A checkpoint to be written in another format.
@@ -36,9 +44,10 @@ pub(super) struct QuantizeCommandArgs {
     pub(super) checkpoint: CheckpointArgs,
 
     /// Format of most weights: one of GGUF's, such as q8_0, q6_k, q5_k, q4_k, q4_0, iq4_xs, or f16, bf16, f32. The head
-    /// gets q6_k where that has more bits; rows that are no whole blocks get a format of shorter ones
-    #[arg(long, value_name = "FORMAT", env = "WGPT_QUANTIZE", value_parser = format)]
-    pub(super) quantize: Format,
+    /// gets q6_k where that has more bits; rows that are no whole blocks get a format of shorter ones. gptq.int4 rounds
+    /// the layers' linears by a --calibration text and writes a folder of safetensors in GPTQ's layout
+    #[arg(long, value_name = "FORMAT", env = "WGPT_QUANTIZE", value_parser = method)]
+    pub(super) quantize: Method,
 
     /// Format of the head, and of the embedding where the two are one [default: q6_k, or that of --quantize where it
     /// has more bits]
@@ -49,8 +58,14 @@ pub(super) struct QuantizeCommandArgs {
     #[arg(long, env = "WGPT_REQUANTIZE", value_parser = clap::builder::FalseyValueParser::new())]
     pub(super) requantize: bool,
 
-    /// GGUF file to write
-    #[arg(long, short, value_name = "FILE")]
+    #[command(flatten)]
+    pub(super) calibration: CalibrationArgs,
+
+    #[command(flatten)]
+    pub(super) placement: PlacementArgs,
+
+    /// GGUF file to write; the folder, for gptq.int4
+    #[arg(long, short, value_name = "PATH")]
     pub(super) output: PathBuf,
 
     /// No progress or summary on stderr; errors still are
@@ -61,15 +76,69 @@ pub(super) struct QuantizeCommandArgs {
 /// A weight format that was typed.
 pub(super) type Format = &'static dyn BlockFormat;
 
+/// How to quantize.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Method {
+    /// Each weight by itself, to a format.
+    Format(Format),
+    /// GPTQ, to 4 bits.
+    Gptq,
+}
+
 impl QuantizeArgs {
-    /// What they ask for, if anything.
+    /// The format each weight is to be brought to by itself, if any.
     pub(super) fn wanted(&self) -> Option<Quantize> {
-        self.quantize.map(|format| Quantize { format, head: self.quantize_head, requantize: self.requantize })
+        match self.quantize? {
+            Method::Format(format) => Some(Quantize { format, head: self.quantize_head, requantize: self.requantize }),
+            Method::Gptq => None,
+        }
+    }
+
+    /// Whether they ask for GPTQ.
+    pub(super) const fn is_gptq(&self) -> bool {
+        matches!(self.quantize, Some(Method::Gptq))
+    }
+
+    /// How GPTQ is to round, where they ask for it.
+    ///
+    /// # Errors
+    /// Flags of one method given with another.
+    pub(super) fn gptq(&self) -> Result<Option<GptqOptions>> {
+        if !self.is_gptq() {
+            return self.calibration.refuse_without_gptq().map(|()| None);
+        }
+        ensure!(self.quantize_head.is_none(), NO_HEAD);
+        Ok(Some(self.calibration.options(self.requantize)))
+    }
+
+    /// Refuses GPTQ where nothing may be computed.
+    pub(super) fn refuse_gptq(&self, command: &str) -> Result<()> {
+        let wanted = self.gptq()?.is_some();
+        ensure!(
+            !wanted,
+            "{command} does not calibrate: write the weights with wgpt quantize --quantize gptq.int4, and give it that \
+             folder"
+        );
+        Ok(())
     }
 }
 
+/// Why GPTQ goes without a flag.
+pub(super) const NO_HEAD: &str = "--quantize-head: gptq.int4 leaves the head as it is; leave the flag out";
+
+/// The name of GPTQ to 4 bits, as lit-gpt had it.
+const GPTQ: &str = "gptq.int4";
+
+/// The method of this name.
+pub(super) fn method(text: &str) -> std::result::Result<Method, String> {
+    if text.eq_ignore_ascii_case(GPTQ) {
+        return Ok(Method::Gptq);
+    }
+    format(text).map(Method::Format).map_err(|error| format!("{error}, {GPTQ}"))
+}
+
 /// The format of this name.
-pub(super) fn format(text: &str) -> Result<Format, String> {
+pub(super) fn format(text: &str) -> std::result::Result<Format, String> {
     format_called(text).ok_or_else(|| {
         let names: Vec<_> = FORMATS.iter().map(|format| format.name()).collect();
         format!("expected one of {}, int8", names.join(", "))

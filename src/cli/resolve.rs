@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
+use indicatif::ProgressBar;
 use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::{self, ExecOptions, Executor, Placed};
+use wgpt::gptq::{self, GptqOptions, GptqReport};
 use wgpt::gpu::{self, AdapterInfo};
 use wgpt::graph::Graph;
 use wgpt::plan::Offload;
@@ -90,6 +92,7 @@ pub(super) fn chat(args: &ChatArgs, notes: Notes) -> Result<(Chat, SamplingDefau
 
 /// Where the checkpoint of the flags would go; nothing is loaded. Adapters that were never measured are measured first.
 pub(super) fn plan(model: &ModelArgs, context: &ContextArgs, notes: Notes) -> Result<(Opened, Graph, Placed)> {
+    model.quantize.refuse_gptq("wgpt plan")?;
     let opened = checkpoint(&model.checkpoint)?;
     let rates = rates::measured(&model.placement.choice(), model.placement.offload() != Offload::Never, notes);
     let options = ExecOptions { rates, ..options(model, context) };
@@ -156,10 +159,15 @@ pub(super) fn load(
         options.rates = rates::measured(&choice, false, notes);
     }
     let path = opened.path.display();
+    let rounded = match model.quantize.gptq()? {
+        Some(gptq) => Some(calibrated(opened, model, &gptq, &options, notes)?),
+        None => None,
+    };
+    let checkpoint = rounded.as_ref().unwrap_or(&opened.checkpoint);
     let (_, graph) =
-        exec::lower_checkpoint(&opened.checkpoint, &options).with_context(|| format!("{path}: could not be loaded"))?;
+        exec::lower_checkpoint(checkpoint, &options).with_context(|| format!("{path}: could not be loaded"))?;
     let bar = notes.progress(graph.weights.iter().map(wgpt::graph::Weight::bytes).sum());
-    let (executor, report) = exec::open(&opened.checkpoint, &options, &mut |loaded| bar.inc(loaded))
+    let (executor, report) = exec::open(checkpoint, &options, &mut |loaded| bar.inc(loaded))
         .with_context(|| format!("{path}: could not be loaded"))?;
     bar.finish_and_clear();
     for notice in &report.notices {
@@ -174,6 +182,45 @@ pub(super) fn load(
         plan::runs(&placed).iter().for_each(|run| notes.line(run));
     }
     Ok(executor)
+}
+
+/// The checkpoint with its linears rounded by GPTQ.
+fn calibrated(
+    opened: &Opened,
+    model: &ModelArgs,
+    options: &GptqOptions,
+    exec: &ExecOptions,
+    notes: Notes,
+) -> Result<Checkpoint> {
+    let texts = model.quantize.calibration.texts(&opened.checkpoint)?;
+    let mut linears = Vec::new();
+    let bar = notes.progress(0);
+    let mut take = |linear| {
+        linears.push(linear);
+        Ok(())
+    };
+    let rounding = gptq::quantize(&opened.checkpoint, &texts, options, exec, &mut progress(&bar), &mut take);
+    let report = rounding.with_context(|| format!("{}: could not be quantized", opened.path.display()))?;
+    bar.finish_and_clear();
+    say(&report, notes);
+    Ok(opened.checkpoint.with_gptq(&linears))
+}
+
+/// Shows how far GPTQ is.
+pub(super) fn progress(bar: &ProgressBar) -> impl FnMut(gptq::Progress) {
+    |progress| match progress {
+        gptq::Progress::Total(weights) => bar.set_length(weights),
+        gptq::Progress::Rounded(weights) => bar.inc(weights),
+    }
+}
+
+/// Says what GPTQ did.
+pub(super) fn say(report: &GptqReport, notes: Notes) {
+    for notice in &report.notices {
+        // what a user must know is said even to those who want quiet
+        eprintln!("{notice}");
+    }
+    notes.line(report);
 }
 
 /// What the flags say of where and how to compute.

@@ -41,7 +41,7 @@ pub(super) fn copied(checkpoint: &Checkpoint, formats: &QuantizedFormats) -> Res
         let tensor = checkpoint.gguf_name(name).unwrap_or_else(|| (*name).to_owned());
         let spec = WeightSpec::whole(*name, view.rows(), view.cols());
         let tensor = GgufTensor { name: tensor, shape: view.shape.to_vec(), format };
-        Ok(Planned { tensor, rows: Rows::Weight(Weight { specs: vec![spec], format }) })
+        Ok(Planned { tensor, rows: Rows::Weight(Weight { specs: vec![spec], format, ordered: false }) })
     };
     names.iter().map(plan).collect()
 }
@@ -128,7 +128,7 @@ impl Plan<'_> {
         let name = self.name(&unnumbered(from))?;
         let format = self.format(from)?;
         let tensor = GgufTensor { name, shape: vec![count, spec.rows() / count, spec.cols], format };
-        self.add(Planned { tensor, rows: Rows::Weight(Weight { specs: vec![spec], format }) });
+        self.add(Planned { tensor, rows: Rows::Weight(Weight { specs: vec![spec], format, ordered: false }) });
         Ok(())
     }
 
@@ -137,7 +137,10 @@ impl Plan<'_> {
         let name = self.name(&spec.parts[0].tensor)?;
         let shape = if flat { vec![spec.cols] } else { vec![spec.rows(), spec.cols] };
         let tensor = GgufTensor { name, shape, format: &F32 };
-        self.add(Planned { tensor, rows: Rows::Weight(Weight { specs: vec![spec.clone()], format: &F32 }) });
+        self.add(Planned {
+            tensor,
+            rows: Rows::Weight(Weight { specs: vec![spec.clone()], format: &F32, ordered: false }),
+        });
         Ok(())
     }
 
@@ -216,7 +219,7 @@ impl Plan<'_> {
         let name = self.name(from)?;
         let format = self.format(from)?;
         let tensor = GgufTensor { name, shape: vec![spec.rows(), spec.cols], format };
-        self.add(Planned { tensor, rows: Rows::Weight(Weight { specs: vec![spec], format }) });
+        self.add(Planned { tensor, rows: Rows::Weight(Weight { specs: vec![spec], format, ordered: false }) });
         Ok(())
     }
 

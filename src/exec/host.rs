@@ -1,6 +1,7 @@
 //! The executor without an adapter: the same graph, each op by its reference.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::load::WeightSource;
@@ -19,12 +20,21 @@ type PackedSlices = Vec<(usize, PackedLayout, Vec<u8>)>;
 #[derive(Debug)]
 pub struct HostExecutor {
     graph: Graph,
+    memory: HostMemory,
+    position: u32,
+}
+
+/// What some nodes of a graph read and keep between forwards.
+#[derive(Debug)]
+pub(super) struct HostMemory {
     weights: HashMap<WeightId, PackedSlices>,
     vectors: HashMap<VectorId, Vec<f32>>,
     /// KV cache by tensor: values as its format rounds them.
     states: HashMap<TensorId, Vec<f32>>,
-    position: u32,
 }
+
+/// Activations of a forward, by tensor.
+pub(super) type Activations = HashMap<TensorId, Vec<f32>>;
 
 impl HostExecutor {
     /// Packs the graph's weights into host memory. `progress` is told of bytes loaded.
@@ -32,35 +42,63 @@ impl HostExecutor {
     /// # Errors
     /// A checkpoint that can't be read.
     pub fn new(graph: Graph, source: WeightSource<'_>, progress: &mut dyn FnMut(u64)) -> Result<Self, ExecError> {
-        let mut weights = HashMap::new();
-        for (index, weight) in graph.weights.iter().enumerate() {
-            let slices = slices(weight, u64::MAX);
-            let packed = source.packed(weight, &slices)?;
-            progress(packed.iter().map(|bytes| bytes.len() as u64).sum());
-            let joined = slices.into_iter().zip(packed).map(|((first, layout), bytes)| (first, layout, bytes));
-            weights.insert(WeightId(index), joined.collect());
-        }
-        let mut vectors = HashMap::new();
-        for (index, vector) in graph.vectors.iter().enumerate() {
-            vectors.insert(VectorId(index), source.vector(vector)?);
-        }
-        let states = graph.tensors.iter().enumerate().filter_map(|(index, tensor)| match &tensor.kind {
-            TensorKind::State(state) => Some((TensorId(index), vec![0.0; state.elements() as usize])),
-            _ => None,
-        });
-        Ok(Self { states: states.collect(), graph, weights, vectors, position: 0 })
+        let memory = HostMemory::load(&graph, 0..graph.nodes.len(), source, progress)?;
+        Ok(Self { graph, memory, position: 0 })
     }
 
     fn play(&mut self, tokens: &[u32], step: Step) -> Vec<f32> {
-        let mut activations: HashMap<TensorId, Vec<f32>> = HashMap::new();
-        let head = self.graph.units.last().expect("a graph has units").nodes.clone();
-        for (index, node) in self.graph.nodes.iter().enumerate() {
-            if step.logit_rows == 0 && head.contains(&index) {
-                continue;
+        let mut activations = Activations::new();
+        let head = self.graph.units.last().expect("a graph has units").nodes.start;
+        let nodes = 0..if step.logit_rows == 0 { head } else { self.graph.nodes.len() };
+        self.memory.play(&self.graph, nodes, tokens, step, &mut activations);
+        activations.remove(&self.graph.logits).unwrap_or_default()
+    }
+}
+
+impl HostMemory {
+    /// Packs the weights of some nodes, and makes their vectors and KV caches.
+    pub(super) fn load(
+        graph: &Graph,
+        nodes: Range<usize>,
+        source: WeightSource<'_>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self, ExecError> {
+        let mut memory = Self { weights: HashMap::new(), vectors: HashMap::new(), states: HashMap::new() };
+        for id in graph.nodes[nodes].iter().flat_map(|node| node.inputs.iter().chain(&node.outputs)) {
+            match &graph.tensors[id.0].kind {
+                TensorKind::Weight(id) if !memory.weights.contains_key(id) => {
+                    let weight = &graph.weights[id.0];
+                    let slices = slices(weight, u64::MAX);
+                    let packed = source.packed(weight, &slices)?;
+                    progress(packed.iter().map(|bytes| bytes.len() as u64).sum());
+                    let joined = slices.into_iter().zip(packed).map(|((first, layout), bytes)| (first, layout, bytes));
+                    memory.weights.insert(*id, joined.collect());
+                }
+                TensorKind::Vector(id) if !memory.vectors.contains_key(id) => {
+                    memory.vectors.insert(*id, source.vector(&graph.vectors[id.0])?);
+                }
+                TensorKind::State(state) => {
+                    memory.states.entry(*id).or_insert_with(|| vec![0.0; state.elements() as usize]);
+                }
+                _ => {}
             }
+        }
+        Ok(memory)
+    }
+
+    /// Runs nodes in order; `activations` holds what they read of the nodes before them, then what they made as well.
+    pub(super) fn play(
+        &mut self,
+        graph: &Graph,
+        nodes: Range<usize>,
+        tokens: &[u32],
+        step: Step,
+        activations: &mut Activations,
+    ) {
+        for node in &graph.nodes[nodes] {
             let mut outputs: Vec<Vec<f32>> = Vec::with_capacity(node.outputs.len());
             for id in &node.outputs {
-                outputs.push(match self.graph.activation(*id) {
+                outputs.push(match graph.activation(*id) {
                     // A column range joins what is already there.
                     Some(ty) => {
                         activations.remove(id).unwrap_or_else(|| vec![0.0; ty.elements(step.extents()) as usize])
@@ -69,32 +107,32 @@ impl HostExecutor {
                 });
             }
             let inputs: Vec<HostInput<'_>> =
-                node.inputs.iter().map(|id| self.input(*id, tokens, &activations)).collect();
+                node.inputs.iter().map(|id| self.input(graph, *id, tokens, activations)).collect();
             let mut views: Vec<&mut [f32]> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
             node.op.reference(step, &inputs, &mut views);
             for (id, values) in node.outputs.iter().zip(outputs) {
-                match self.graph.activation(*id) {
+                match graph.activation(*id) {
                     Some(_) => activations.insert(*id, values),
                     None => self.states.insert(*id, values),
                 };
             }
         }
-        activations.remove(&self.graph.logits).unwrap_or_default()
     }
 
     fn input<'a>(
         &'a self,
+        graph: &'a Graph,
         id: TensorId,
         tokens: &'a [u32],
-        activations: &'a HashMap<TensorId, Vec<f32>>,
+        activations: &'a Activations,
     ) -> HostInput<'a> {
-        match &self.graph.tensors[id.0].kind {
-            TensorKind::Activation(_) if id == self.graph.tokens => HostInput::U32(tokens),
+        match &graph.tensors[id.0].kind {
+            TensorKind::Activation(_) if id == graph.tokens => HostInput::U32(tokens),
             TensorKind::Activation(_) => HostInput::F32(&activations[&id]),
             TensorKind::Vector(vector) => HostInput::F32(&self.vectors[vector]),
             TensorKind::State(_) => HostInput::F32(&self.states[&id]),
             TensorKind::Weight(weight) => {
-                let source = &self.graph.weights[weight.0];
+                let source = &graph.weights[weight.0];
                 let slices = self.weights[weight].iter();
                 let slices =
                     slices.map(|(first_row, layout, bytes)| HostSlice { first_row: *first_row, layout, bytes });
@@ -150,12 +188,12 @@ impl Executor for HostExecutor {
     }
 
     fn memory(&self) -> Vec<MemoryUse> {
-        let packed = self.weights.values().flatten().map(|(_, _, bytes)| bytes.len() as u64);
-        let vectors = self.vectors.values().map(|values| values.len() as u64 * 4);
+        let packed = self.memory.weights.values().flatten().map(|(_, _, bytes)| bytes.len() as u64);
+        let vectors = self.memory.vectors.values().map(|values| values.len() as u64 * 4);
         vec![MemoryUse {
             place: "host".into(),
             weights: packed.sum::<u64>() + vectors.sum::<u64>(),
-            kv_cache: self.states.values().map(|values| values.len() as u64 * 4).sum(),
+            kv_cache: self.memory.states.values().map(|values| values.len() as u64 * 4).sum(),
             other: 0,
         }]
     }

@@ -165,7 +165,11 @@ fn spread<'p>(piece: &'p Piece, first: usize, slice: &PackedLayout) -> Vec<(u64,
 /// The weight's matrices.
 fn matrices<'c>(checkpoint: &'c Checkpoint, weight: &Weight) -> Result<Vec<Matrix<'c>>, ExecError> {
     let matrix = |spec: &WeightSpec| {
-        let parts = spec.parts.iter().map(|part| Ok((part.clone(), checkpoint.tensor(&part.tensor)?)));
+        let parts = spec.parts.iter().map(|part| {
+            let view = checkpoint.tensor(&part.tensor)?;
+            let ordered = if weight.ordered { view.ordered() } else { None };
+            Ok((part.clone(), ordered.map_or(view, |(ordered, _)| ordered)))
+        });
         Ok(Matrix { cols: spec.cols, parts: parts.collect::<Result<_, ExecError>>()? })
     };
     weight.specs.iter().map(matrix).collect()
@@ -310,7 +314,8 @@ fn each_matrix_row(
         let wanted = |row: usize| part.rows.start + row - part_rows.start;
         if from < to {
             let stored = room(stored, (to - from) * row_bytes);
-            if part.transposed {
+            // Composed rows are outputs already, which such a matrix has as columns.
+            if part.transposed && !view.is_composed() {
                 for (row, stored) in (from..to).zip(stored.chunks_exact_mut(row_bytes)) {
                     column(view, wanted(row), stored);
                 }
@@ -437,12 +442,10 @@ fn is_empty_bias(checkpoint: &Checkpoint, name: &str) -> bool {
 
 /// A matrix, or several of them stacked (experts), or one row as a vector.
 fn check_matrix(view: &TensorView<'_>, part: &Part, cols: usize) -> Result<(), ExecError> {
-    if part.transposed {
-        // Composed rows are outputs already, which such a matrix has as columns.
-        if view.format.block_len() != 1 || view.is_composed() {
+    if part.transposed && !view.is_composed() {
+        if view.format.block_len() != 1 {
             let expected = "plain numbers, which a transposed matrix needs".to_owned();
-            let made = if view.is_composed() { ", put together from a quantized linear" } else { "" };
-            return Err(misfit(view, expected, view.format.name().to_owned() + made));
+            return Err(misfit(view, expected, view.format.name().to_owned()));
         }
         return check_shape(view, &[cols, part.tensor_rows]);
     }

@@ -11,6 +11,7 @@ mod alone;
 mod build;
 mod chooser;
 mod gpu;
+mod gram;
 mod handover;
 mod host;
 mod lane;
@@ -23,6 +24,7 @@ mod probe;
 mod rates;
 mod single;
 mod stream;
+mod unit;
 mod uploads;
 
 use std::sync::Arc;
@@ -33,6 +35,7 @@ use crate::sampler::Rule;
 pub use crate::ops::Chosen;
 pub use ahead::{Line, Next, Ticket};
 pub use gpu::{GpuExecutor, GpuOptions};
+pub use gram::Gram;
 pub use host::HostExecutor;
 pub use load::{WeightSource, check_tensors};
 pub use open::{Activations, ExecOptions, LoadReport, describe_checkpoint, lower_checkpoint, open, plan_checkpoint};
@@ -40,6 +43,7 @@ pub use place::{MemoryLimit, Placed, PlacedAdapter};
 pub use probe::{probe, probe_host};
 pub use rates::MeasuredRates;
 pub use single::{CaseResult, FilledCase, PreparedCase};
+pub use unit::{UnitInput, UnitPlace, UnitRunner};
 
 /// Tokens of one forward.
 #[derive(Debug, Clone, Copy)]

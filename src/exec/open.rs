@@ -1,6 +1,7 @@
 //! From a checkpoint and a user's wishes to an executor.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 use super::gpu::Refusal;
 use super::load::{WeightSource, check_tensors};
@@ -114,12 +115,19 @@ fn lower_quantized(
         let stored = format_of(name)?;
         Some(quantized.as_ref().and_then(|quantized| quantized.format_of(name)).unwrap_or(stored))
     };
+    // What is quantized anew is made from the inputs in their own order.
+    let kept = |name: &str| quantized.as_ref().is_none_or(|quantized| quantized.format_of(name).is_none());
+    let ordered = |name: &str| {
+        let (view, order) = checkpoint.tensor(name).ok()?.ordered().filter(|_| kept(name))?;
+        Some((view.format, order))
+    };
     let exact = format_of(&spec.embedding.parts[0].tensor).is_some_and(|format| format.name() == "f32");
     let kv_format = options.kv_format.unwrap_or(if exact { KvFormat::F32 } else { KvFormat::F16 });
-    let any_integer = || checkpoint.tensors().any(|view| format_of(view.name).is_some_and(|format| format.integer()));
+    let held = |name: &str| ordered(name).map(|(format, _)| format).or_else(|| format_of(name));
+    let any_integer = || checkpoint.tensors().any(|view| held(view.name).is_some_and(|format| format.integer()));
     let integer = options.activations == Some(Activations::Q8) && any_integer();
-    let (format_of, apart) = (&format_of, options.apart);
-    let lowered = lower(&spec, &LowerOptions { context_length, kv_format, integer, format_of, apart });
+    let (format_of, ordered, apart) = (&format_of, &ordered, options.apart);
+    let lowered = lower(&spec, &LowerOptions { context_length, kv_format, integer, format_of, ordered, apart });
     let graph = match (lowered, unreadable.into_inner()) {
         (Err(GraphError::MissingTensor(_)), Some(error)) => return Err(error.into()),
         (lowered, _) => lowered?,
@@ -129,9 +137,14 @@ fn lower_quantized(
 }
 
 /// What to say of linears that take more memory than they were quantized to.
-fn widened(checkpoint: &Checkpoint) -> Option<String> {
-    let count = checkpoint.tensors().filter(|view| view.is_composed() && view.format.name() == "f16").count();
-    let why = "they are quantized in a way that no weight format of wgpt has (act-order groups, bitsandbytes' tables)";
+fn widened(checkpoint: &Checkpoint, graph: &Graph) -> Option<String> {
+    let as_f16 = graph.weights.iter().filter(|weight| weight.format.name() == "f16");
+    let tensors: BTreeSet<&str> =
+        as_f16.flat_map(|weight| &weight.specs).flat_map(|spec| &spec.parts).map(|part| &*part.tensor).collect();
+    let composed = |name: &&str| checkpoint.tensor(name).is_ok_and(|view| view.is_composed());
+    let count = tensors.into_iter().filter(composed).count();
+    let why = "they are quantized in a way that no weight format of wgpt has (bitsandbytes' tables, act-order groups \
+               of several sizes or of experts)";
     (count > 0).then(|| format!("{count} weights are held as f16, four times their size in the file: {why}"))
 }
 
@@ -160,6 +173,7 @@ pub fn open(
     let found = find(options)?;
     let options = settled(options, found.as_deref());
     let (_, graph, quantized) = lower_quantized(checkpoint, &options)?;
+    let widened = widened(checkpoint, &graph);
     let (executor, mut report) = match found {
         Some(candidates) => open_placed(checkpoint, &options, graph, candidates, progress)?,
         None => {
@@ -170,7 +184,7 @@ pub fn open(
             (Box::new(executor) as Box<dyn Executor>, report)
         }
     };
-    report.notices.extend(widened(checkpoint));
+    report.notices.extend(widened);
     report.quantized = quantized;
     Ok((executor, report))
 }

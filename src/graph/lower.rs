@@ -4,6 +4,7 @@ mod mlp;
 mod parallel;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use self::mlp::Inner;
 use super::{Graph, GraphError, Node, Tensor, TensorId, TensorKind, Unit, Vector, VectorId, Weight, WeightId};
@@ -11,8 +12,8 @@ use crate::model::{
     AttentionSpec, LayerSpec, LinearSpec, ModelSpec, NormSpan, NormSpec, QkNormSpec, Residual, VectorSpec, WeightSpec,
 };
 use crate::ops::{
-    Activation, AddPositions, Attention, Columns, Embed, KvFormat, Matmul, Norm, NormGroups, NormKind, Op, QkNorm,
-    QuantizeRow, RopeAppend, RopeStyle, Softcap, StateType,
+    Activation, AddPositions, Attention, Columns, Embed, GatherColumns, KvFormat, Matmul, Norm, NormGroups, NormKind,
+    Op, QkNorm, QuantizeRow, RopeAppend, RopeStyle, Softcap, StateType,
 };
 use crate::quant::BlockFormat;
 use crate::tensor::{DType, Dim, TensorType};
@@ -30,7 +31,16 @@ pub struct LowerOptions<'a> {
     pub format_of: &'a dyn Fn(&str) -> Option<&'static dyn BlockFormat>,
     /// Keep matrices of different inputs apart, also where two could be one.
     pub apart: bool,
+    /// Where a tensor of this name has fewer bits with its columns in another order: that format, and the input of each
+    /// column.
+    pub ordered: &'a dyn Fn(&str) -> Option<Ordered>,
 }
+
+/// A format with the input of each of its columns.
+pub type Ordered = (&'static dyn BlockFormat, Arc<[u32]>);
+
+/// A format, with the input of each of its columns where they are not in the inputs' order.
+type Held = (&'static dyn BlockFormat, Option<Arc<[u32]>>);
 
 /// Lowers a model.
 ///
@@ -39,8 +49,14 @@ pub struct LowerOptions<'a> {
 pub fn lower(spec: &ModelSpec, options: &LowerOptions<'_>) -> Result<Graph, GraphError> {
     let graph = empty(spec, options);
     let hidden_size = spec.hidden_size;
-    let mut lowering =
-        Lowering { options: *options, hidden_size, weight_ids: HashMap::new(), rounded: HashMap::new(), graph };
+    let mut lowering = Lowering {
+        options: *options,
+        hidden_size,
+        weight_ids: HashMap::new(),
+        rounded: HashMap::new(),
+        gathered: HashMap::new(),
+        graph,
+    };
     lowering.multiple_of_four("hidden_size", spec.hidden_size)?;
     let mut hidden = lowering.unit("embedding".into(), lowering.graph.tokens, |l| l.embedding(spec))?;
     for (index, layer) in spec.layers.iter().enumerate() {
@@ -73,6 +89,8 @@ struct Lowering<'a> {
     weight_ids: HashMap<Vec<WeightSpec>, TensorId>,
     /// By activation: the same in 8-bit blocks.
     rounded: HashMap<TensorId, TensorId>,
+    /// Activations with their columns in the order of this vector.
+    gathered: HashMap<(TensorId, TensorId), TensorId>,
 }
 
 impl Lowering<'_> {
@@ -364,12 +382,16 @@ impl Lowering<'_> {
         residual: Option<TensorId>,
         columns: Option<Columns>,
     ) -> Result<(), GraphError> {
-        let mut inputs = vec![x, self.weight(&spec.weight)?];
+        let (x, weight) = match self.order(&spec.weight) {
+            Some((format, order)) => (self.gather(x, &order), self.weight_of(&[&spec.weight], format, true)?),
+            None => (x, self.weight(&spec.weight)?),
+        };
+        let mut inputs = vec![x, weight];
         if let Some(bias) = &spec.bias {
             inputs.push(self.vector(bias.label(), Vector::Spec(bias.clone())));
         }
         inputs.extend(residual);
-        let integer = self.options.integer && self.format(&spec.weight)?.integer();
+        let integer = self.options.integer && self.held(&spec.weight)?.0.integer();
         inputs.extend(integer.then(|| self.rounded(x)));
         let (bias, residual) = (spec.bias.is_some(), residual.is_some());
         let op = Matmul { bias, residual, activation, columns, quantized: integer };
@@ -377,14 +399,43 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// Several linears of one input, side by side in one output: one matmul where their formats and biases agree,
-    /// else one for each.
+    /// x with its columns in this order; once for all that want it so.
+    fn gather(&mut self, x: TensorId, order: &[u32]) -> TensorId {
+        let ty = self.graph.activation(x).expect("matrices multiply activations").clone();
+        // Exact: rows are far shorter than 2^24.
+        let vector = Vector::Values(order.iter().map(|input| *input as f32).collect());
+        let order = self.vector("order of columns".into(), vector);
+        if let Some(gathered) = self.gathered.get(&(x, order)) {
+            return *gathered;
+        }
+        let name = format!("{}, columns in order", self.graph.tensors[x.0].name);
+        let logit_rows_only = ty.shape.first() == Some(&Dim::LogitRows);
+        let output = self.tensor(name, TensorKind::Activation(ty));
+        self.node(GatherColumns { logit_rows_only }, vec![x, order], vec![output]);
+        self.gathered.insert((x, order), output);
+        output
+    }
+
+    /// Format and order of columns of a weight all of whose tensors have them in common, if they have any.
+    fn order(&self, spec: &WeightSpec) -> Option<Ordered> {
+        let mut orders = spec.parts.iter().map(|part| (self.options.ordered)(&part.tensor));
+        let first = orders.next()??;
+        let same = |other: Option<Ordered>| {
+            other.is_some_and(|(format, order)| format.name() == first.0.name() && order == first.1)
+        };
+        // As f16, in the order of the inputs, they do go together.
+        orders.all(same).then_some(first)
+    }
+
+    /// Several linears of one input, side by side in one output: one matmul where their formats, orders of columns and
+    /// biases agree, else one for each.
     fn concatenated(&mut self, name: String, specs: &[&LinearSpec], x: TensorId) -> Result<TensorId, GraphError> {
         let width: usize = specs.iter().map(|spec| spec.weight.rows()).sum();
-        let formats: Vec<_> = specs.iter().map(|spec| self.format(&spec.weight)).collect::<Result<_, _>>()?;
-        let same_format = formats.iter().all(|format| format.name() == formats[0].name());
+        let formats: Vec<_> = specs.iter().map(|spec| self.held(&spec.weight)).collect::<Result<_, _>>()?;
+        let same_format = formats.iter().all(|(format, _)| format.name() == formats[0].0.name());
+        let same_order = formats.iter().all(|(_, order)| *order == formats[0].1);
         let same_bias = specs.iter().all(|spec| spec.bias.is_some() == specs[0].bias.is_some());
-        if same_format && same_bias {
+        if same_format && same_order && same_bias {
             return self.linear(name, &stack(specs), x, Dim::Tokens, Activation::Identity, None);
         }
         let output = self.hidden(name, Dim::Tokens, width);
@@ -424,11 +475,22 @@ impl Lowering<'_> {
 
     /// The tensor of a weight; the same rows are the same tensor, so tied weights are held once.
     fn weight(&mut self, spec: &WeightSpec) -> Result<TensorId, GraphError> {
-        self.beside(&[spec])
+        let format = self.format(spec)?;
+        self.weight_of(&[spec], format, false)
     }
 
     /// The tensor of matrices of one format side by side along the columns.
     fn beside(&mut self, specs: &[&WeightSpec]) -> Result<TensorId, GraphError> {
+        let format = self.format(specs[0])?;
+        self.weight_of(specs, format, false)
+    }
+
+    fn weight_of(
+        &mut self,
+        specs: &[&WeightSpec],
+        format: &'static dyn BlockFormat,
+        ordered: bool,
+    ) -> Result<TensorId, GraphError> {
         let specs: Vec<WeightSpec> = specs.iter().copied().cloned().collect();
         if let Some(id) = self.weight_ids.get(&specs) {
             return Ok(*id);
@@ -436,11 +498,19 @@ impl Lowering<'_> {
         for spec in &specs {
             self.multiple_of_four(&format!("the row length of \"{}\"", spec.label()), spec.cols)?;
         }
-        let weight = Weight { format: self.format(&specs[0])?, specs: specs.clone() };
+        let weight = Weight { specs: specs.clone(), format, ordered };
         let id = self.tensor(weight.label(), TensorKind::Weight(WeightId(self.graph.weights.len())));
         self.graph.weights.push(weight);
         self.weight_ids.insert(specs, id);
         Ok(id)
+    }
+
+    /// The format that a linear's weight is held in, and the order of its columns where they have one.
+    fn held(&self, spec: &WeightSpec) -> Result<Held, GraphError> {
+        match self.order(spec) {
+            Some((format, order)) => Ok((format, Some(order))),
+            None => Ok((self.format(spec)?, None)),
+        }
     }
 
     fn format(&self, spec: &WeightSpec) -> Result<&'static dyn BlockFormat, GraphError> {

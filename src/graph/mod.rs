@@ -13,7 +13,7 @@ use std::fmt;
 use std::ops::Range;
 
 pub use buffers::{BufferSlot, Buffers, assign_buffers};
-pub use lower::{LowerOptions, lower};
+pub use lower::{LowerOptions, Ordered, lower};
 pub use quantize::{Quantize, QuantizedFormats};
 
 use crate::model::{RopeSpec, VectorSpec, WeightSpec};
@@ -63,6 +63,9 @@ pub struct Weight {
     pub specs: Vec<WeightSpec>,
     /// The format it keeps on the adapter.
     pub format: &'static dyn BlockFormat,
+    /// Its columns are in an order of their own, which is how the checkpoint holds it in fewest bits; what it multiplies
+    /// has been gathered in that order.
+    pub ordered: bool,
 }
 
 impl Weight {

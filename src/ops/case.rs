@@ -28,6 +28,8 @@ pub enum CaseInput {
     },
     /// An f32 vector.
     Vector(usize),
+    /// Column numbers in some order, as an f32 vector.
+    Order(usize),
     /// The cosine/sine table of RoPE, `(positions, rotary_dim / 2, 2)`.
     RopeTable {
         /// Positions.
@@ -77,6 +79,7 @@ pub fn all_cases() -> Vec<Case> {
     cases.extend(super::rope::cases());
     cases.extend(super::attention::cases());
     cases.extend(super::activation::cases());
+    cases.extend(super::gather::cases());
     cases.extend(super::positions::cases());
     cases.extend(super::qk_norm::cases());
     cases.extend(super::softcap::cases());
@@ -118,6 +121,11 @@ impl CaseInput {
             Self::Eighths(len) => {
                 let values = (0..*len).map(|_| (numbers.next() % 65) as f32 / 8.0 - 4.0);
                 CaseValue::F32(values.collect())
+            }
+            Self::Order(len) => {
+                let mut order: Vec<u32> = (0..*len as u32).collect();
+                order.sort_by_cached_key(|_| numbers.next());
+                CaseValue::F32(order.into_iter().map(|column| column as f32).collect())
             }
             Self::Tokens { vocab_size } => {
                 CaseValue::U32((0..step.tokens).map(|_| numbers.next() % vocab_size).collect())

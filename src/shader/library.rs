@@ -20,6 +20,7 @@ pub static KERNELS: &[(&str, &str)] = files![
     "combine_experts",
     "embed",
     "gated_activation",
+    "gather_columns",
     "gemm",
     "gemm_experts",
     "gemm_matrix",

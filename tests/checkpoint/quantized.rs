@@ -10,7 +10,7 @@ use ::safetensors::{Dtype, SafeTensors, serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wgpt::checkpoint::Checkpoint;
-use wgpt::exec::{ExecOptions, open};
+use wgpt::exec::{ExecOptions, lower_checkpoint, open};
 use wgpt::gpu::AdapterChoice;
 
 use crate::assert_refused;
@@ -302,6 +302,54 @@ fn weights_that_grow_are_announced() {
         let options = ExecOptions { adapter: AdapterChoice::Host, ..ExecOptions::default() };
         open(&checkpoint, &options, &mut |_| ()).expect("it loads").1.notices.join("\n")
     };
-    assert!(notices("tiny-llama-gptq-act-order").contains("14 weights are held as f16"), "seven linears, two layers");
+    assert!(notices("tiny-llama-bnb-nf4").contains("weights are held as f16"), "rows that are no whole blocks");
     assert!(!notices("tiny-llama-gptq").contains("held as f16"), "its groups are neighbours");
+    assert!(!notices("tiny-llama-gptq-act-order").contains("held as f16"), "its groups can be sorted");
+}
+
+#[test]
+fn act_order_stays_at_four_bits_with_the_columns_sorted() {
+    let checkpoint = Checkpoint::open(&tiny("tiny-llama-gptq-act-order")).expect("it opens");
+    let view = checkpoint.tensor(DOWN).expect("it is there");
+    let (sorted, order) = view.ordered().expect("its groups are whole");
+    assert_eq!((view.format.name(), sorted.format.name()), ("f16", "q4_0"), "two ways to read it");
+    let mut inputs = order.to_vec();
+    inputs.sort_unstable();
+    assert!(inputs.iter().enumerate().all(|(place, input)| place == *input as usize), "every input once");
+    assert!(order.windows(2).any(|pair| pair[0] > pair[1]), "in another order");
+    let (mut plain, mut of_sorted) = (vec![0.0; view.cols()], vec![0.0; view.cols()]);
+    for row in 0..view.rows() {
+        view.format.dequantize(&view.row(row), &mut plain);
+        sorted.format.dequantize(&sorted.row(row), &mut of_sorted);
+        for (value, input) in of_sorted.iter().zip(&*order) {
+            assert_eq!(half::f16::from_f32(*value).to_f32(), plain[*input as usize], "row {row}, input {input}");
+        }
+    }
+    let (_, graph) = lower_checkpoint(&checkpoint, &ExecOptions::default()).expect("it lowers");
+    let linears: Vec<_> = graph.weights.iter().filter(|weight| weight.ordered).collect();
+    assert_eq!(linears.len(), 14, "seven linears in two layers, each with an order of its own");
+    assert!(linears.iter().all(|weight| weight.format.name() == "q4_0"), "4 bits and a scale");
+    let held = |name: &str| {
+        let checkpoint = Checkpoint::open(&tiny(name)).expect("it opens");
+        let (executor, _) = open(&checkpoint, &ExecOptions::default(), &mut |_| ()).expect("it loads");
+        executor.memory()[0].weights
+    };
+    // The same model, its groups neighbours; besides, an order of f32 numbers for each linear.
+    let (sorted, plain) = (held("tiny-llama-gptq-act-order"), held("tiny-llama-gptq-int8-32"));
+    assert!(sorted < plain, "{sorted} bytes on the adapter, {plain} with 8 bits");
+}
+
+#[test]
+fn groups_that_are_not_whole_become_f16() {
+    let folder =
+        with_tensor("tiny-llama-gptq-act-order", &DOWN.replace("weight", "g_idx"), |(dtype, shape, mut data)| {
+            let other = if data[0] == 0 { 1 } else { 0 };
+            data[0] = other;
+            Some((dtype, shape, data))
+        });
+    let checkpoint = Checkpoint::open(folder.path()).expect("it opens");
+    assert!(checkpoint.tensor(DOWN).expect("it is there").ordered().is_none(), "one group has an input more");
+    let options = ExecOptions { adapter: AdapterChoice::Host, ..ExecOptions::default() };
+    let notices = open(&checkpoint, &options, &mut |_| ()).expect("it loads").1.notices.join("\n");
+    assert!(notices.contains("1 weights are held as f16"), "{notices}");
 }

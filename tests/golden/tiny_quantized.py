@@ -13,8 +13,7 @@ Everything is packed here by numpy, from the definitions of the layouts:
   FP8    e4m3 bytes, and what they are multiplied by: for 128 x 128 weights, or for a row.
 
 The golden logits are what transformers answers with the weights these formulas give, float32 throughout. Weights
-of scattered groups (act-order) and of bitsandbytes' rows that are not whole blocks are rounded to float16 first, as
-their libraries do.
+of bitsandbytes' rows that are not whole blocks are rounded to float16 first, as their library does.
 
 Rerun: python3 tests/golden/tiny_quantized.py [name ...]
        python3 tests/golden/tiny_quantized.py --check         (recompute, compare, write nothing)
@@ -147,7 +146,7 @@ def quantize_gptq(weight: np.ndarray, config: dict, rng) -> tuple[dict, np.ndarr
         "g_idx": group.astype(np.int32),
     }
     exact = (codes.astype(np.float32) - zeros.T[:, group].astype(np.float32)) * scales.T[:, group]
-    return tensors, half(exact) if config["desc_act"] else exact
+    return tensors, exact
 
 
 def quantize_awq(weight: np.ndarray, config: dict, rng) -> tuple[dict, np.ndarray]:

@@ -16,7 +16,7 @@ use crate::checkpoint::mmap::Mapping;
 const MAX_DEPTH: u32 = 4;
 
 /// Metadata of a GGUF file. Getters answer `None` for a key that is absent and an error for another type.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct GgufMetadata {
     mapping: Arc<Mapping>,
     pairs: BTreeMap<String, MetadataValue>,

@@ -9,11 +9,12 @@
 //! such a 0. `gptq_v2` stores zero points as they are, AWQ too.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use half::f16;
 
 use super::parts::{Floats, Part, Parts, Words};
-use super::{Composed, Linear, unsupported};
+use super::{Composed, GptqLinear, Linear, Ordered, unsupported};
 use crate::checkpoint::{CheckpointError, Config};
 use crate::quant::{BlockFormat, Coded, F16, Q4_0, Q8_0, ZeroPoint};
 
@@ -195,24 +196,61 @@ fn linear(parts: &mut Parts<'_>, settings: Settings, stem: &str) -> Result<Linea
         Some(index) => act_order(index, cols, group_size, groups)?,
         None => None,
     };
-    let target = target(settings, cols, group_size, is_symmetric(settings, &zeros), act_order.is_some());
     let entry = codes.entry.clone();
     let codes = codes.words([down, across], "as it is")?;
-    let rows_of = Grouped { settings, rows, cols, group_size, codes, zeros, scales, act_order, target };
-    Ok(Linear { shape: [rows, cols], rows: std::sync::Arc::new(rows_of), codes: entry })
+    let parts = Contents { rows, cols, group_size, codes, zeros, scales };
+    Ok(Linear { shape: [rows, cols], rows: parts.compose(settings, act_order), codes: entry })
+}
+
+/// The rows of a linear that was quantized in this process.
+pub(super) fn in_memory(linear: &GptqLinear) -> Arc<dyn Composed> {
+    let settings = Settings {
+        order: Order::Gptq,
+        bits: 4,
+        group_size: linear.group_size,
+        zero_offset: in_every_code(GptqLinear::ZERO_OFFSET, 4),
+    };
+    let group_size = linear.group_size.unwrap_or(linear.cols);
+    let contents = Contents {
+        rows: linear.rows,
+        cols: linear.cols,
+        group_size,
+        codes: Words::owned(Arc::clone(&linear.qweight)),
+        zeros: Words::owned(Arc::clone(&linear.qzeros)),
+        scales: Floats::halves(Arc::clone(&linear.scales)),
+    };
+    contents.compose(settings, scattered(&linear.g_idx, group_size))
 }
 
 /// The inputs' groups, unless those are neighbours, as without an index.
 fn act_order(index: Part, cols: usize, group_size: usize, groups: usize) -> Result<Option<Vec<u32>>, CheckpointError> {
     index.expect(&["I32", "U32"])?;
     index.expect_shape(&[&[cols]], "a group for each input")?;
-    let group_of: Vec<u32> = index.bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
+    let group_of = words(&index.bytes);
     if let Some(input) = group_of.iter().position(|group| *group as usize >= groups) {
         let group = group_of[input] as i32;
         return Err(index.bad(format!("input {input} is in group {group}, expected 0 to {}", groups - 1)));
     }
+    Ok(scattered(&index.bytes, group_size))
+}
+
+fn words(bytes: &[u8]) -> Vec<u32> {
+    bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect()
+}
+
+/// The inputs' groups, where they are not what they would be without an index.
+fn scattered(index: &[u8], group_size: usize) -> Option<Vec<u32>> {
+    let group_of = words(index);
     let neighbours = group_of.iter().enumerate().all(|(input, group)| input / group_size == *group as usize);
-    Ok((!neighbours).then_some(group_of))
+    (!neighbours).then_some(group_of)
+}
+
+/// The inputs sorted by their groups; none where that would not give whole groups.
+fn sorted_inputs(group_of: &[u32], group_size: usize) -> Option<Arc<[u32]>> {
+    let mut order: Vec<u32> = (0..group_of.len() as u32).collect();
+    order.sort_by_key(|input| group_of[*input as usize]);
+    let whole = order.iter().enumerate().all(|(place, input)| group_of[*input as usize] as usize == place / group_size);
+    whole.then(|| order.into())
 }
 
 /// Whether every zero point is the middle code, which some formats take for granted.
@@ -221,11 +259,10 @@ fn is_symmetric(settings: Settings, zeros: &Words) -> bool {
     zeros.all().iter().all(|stored| settings.zeros(*stored) == middle)
 }
 
-/// The smallest format that holds such weights exactly; f16 where groups are scattered.
-fn target(settings: Settings, cols: usize, group_size: usize, symmetric: bool, scattered: bool) -> &'static dyn Coded {
+/// The smallest format that holds such weights exactly, where groups are neighbours.
+fn target(settings: Settings, cols: usize, group_size: usize, symmetric: bool) -> &'static dyn Coded {
     let long = cols.is_multiple_of(128) && group_size.is_multiple_of(128);
     match (settings.bits, symmetric) {
-        _ if scattered => &F16,
         (4, true) => &Q4_0,
         (8, true) => &Q8_0,
         (4, false) if long => &ZeroPoint::<4, 128>,
@@ -234,18 +271,49 @@ fn target(settings: Settings, cols: usize, group_size: usize, symmetric: bool, s
     }
 }
 
-/// A GPTQ or AWQ linear.
-#[derive(Debug)]
-struct Grouped {
-    settings: Settings,
+/// What a linear is made of.
+#[derive(Debug, Clone)]
+struct Contents {
     rows: usize,
     cols: usize,
     group_size: usize,
     codes: Words,
     zeros: Words,
     scales: Floats,
-    /// Each input's group, where they are scattered.
-    act_order: Option<Vec<u32>>,
+}
+
+impl Contents {
+    /// The linear's rows; `group_of` says each input's group where they are scattered.
+    fn compose(self, settings: Settings, group_of: Option<Vec<u32>>) -> Arc<dyn Composed> {
+        let target = target(settings, self.cols, self.group_size, is_symmetric(settings, &self.zeros));
+        let Some(group_of) = group_of else {
+            return Arc::new(Grouped { settings, contents: self, columns: Columns::AsStored, target });
+        };
+        let ordered = sorted_inputs(&group_of, self.group_size).map(|order| {
+            let columns = Columns::Sorted(Arc::clone(&order));
+            Ordered { rows: Arc::new(Grouped { settings, contents: self.clone(), columns, target }), order }
+        });
+        Arc::new(Grouped { settings, contents: self, columns: Columns::Scattered(group_of, ordered), target: &F16 })
+    }
+}
+
+/// Where a row's columns are.
+#[derive(Debug)]
+enum Columns {
+    /// In the order of the inputs, their groups next to each other.
+    AsStored,
+    /// Column `i` is input `order[i]`, so that groups are next to each other.
+    Sorted(Arc<[u32]>),
+    /// In the order of the inputs, each with the group that it is in; and the same linear sorted, if it can be.
+    Scattered(Vec<u32>, Option<Ordered>),
+}
+
+/// A GPTQ or AWQ linear.
+#[derive(Debug)]
+struct Grouped {
+    settings: Settings,
+    contents: Contents,
+    columns: Columns,
     target: &'static dyn Coded,
 }
 
@@ -257,13 +325,21 @@ impl Composed for Grouped {
         self.target
     }
 
+    fn ordered(&self) -> Option<&Ordered> {
+        match &self.columns {
+            Columns::Scattered(_, ordered) => ordered.as_ref(),
+            _ => None,
+        }
+    }
+
     fn write_rows(&self, rows: Range<usize>, stored: &mut [u8]) {
-        let row_bytes = self.target.row_bytes(self.cols);
-        let mut codes = vec![0; TILE * self.cols];
+        let cols = self.contents.cols;
+        let row_bytes = self.target.row_bytes(cols);
+        let mut codes = vec![0; TILE * cols];
         for (first, stored) in rows.clone().step_by(TILE).zip(stored.chunks_mut(TILE * row_bytes)) {
             let tile = first..(first + TILE).min(rows.end);
             self.read_codes(tile.clone(), &mut codes);
-            let rows = tile.zip(codes.chunks_exact(self.cols)).zip(stored.chunks_exact_mut(row_bytes));
+            let rows = tile.zip(codes.chunks_exact(cols)).zip(stored.chunks_exact_mut(row_bytes));
             rows.for_each(|((row, codes), stored)| self.write_row(row, codes, stored));
         }
     }
@@ -281,20 +357,22 @@ impl Grouped {
 
     /// GPTQ: a word holds `PER_WORD` inputs of a row.
     fn read_down<const BITS: usize, const PER_WORD: usize>(&self, rows: Range<usize>, codes: &mut [u8]) {
-        for (at, line) in self.codes.all().chunks_exact(self.rows).enumerate() {
+        let cols = self.contents.cols;
+        for (at, line) in self.contents.codes.all().chunks_exact(self.contents.rows).enumerate() {
             for (row, word) in line[rows.clone()].iter().enumerate() {
                 let word = u32::from_le_bytes(*word);
                 let unpacked: [u8; PER_WORD] =
                     std::array::from_fn(|place| (word >> (place * BITS) & ((1 << BITS) - 1)) as u8);
-                codes[row * self.cols + at * PER_WORD..][..PER_WORD].copy_from_slice(&unpacked);
+                codes[row * cols + at * PER_WORD..][..PER_WORD].copy_from_slice(&unpacked);
             }
         }
     }
 
     /// AWQ: a word holds an input of eight rows; so many words are read at once that a row gets eight codes.
     fn read_across(&self, rows: Range<usize>, codes: &mut [u8]) {
-        let (words, width) = (self.codes.all(), self.rows / 8);
-        for input in (0..self.cols).step_by(8) {
+        let Contents { rows: outputs, cols, codes: words, .. } = &self.contents;
+        let (words, width) = (words.all(), outputs / 8);
+        for input in (0..*cols).step_by(8) {
             let (mut column, mut eight) = (usize::MAX, [0u32; 8]);
             for (at, row) in rows.clone().enumerate() {
                 if row / 8 != column {
@@ -303,31 +381,41 @@ impl Grouped {
                 }
                 let shift = self.settings.shift(row);
                 let unpacked = eight.map(|word| (word >> shift & 15) as u8);
-                codes[at * self.cols + input..][..8].copy_from_slice(&unpacked);
+                codes[at * cols + input..][..8].copy_from_slice(&unpacked);
             }
         }
     }
 
     fn write_row(&self, row: usize, codes: &[u8], stored: &mut [u8]) {
-        let Some(group_of) = &self.act_order else {
-            let stored = stored.chunks_mut(self.target.row_bytes(self.group_size));
-            for (group, (codes, stored)) in codes.chunks(self.group_size).zip(stored).enumerate() {
-                let (scale, zero) = self.scale_and_zero(group, row);
-                self.target.write(codes, scale, zero, stored);
+        match &self.columns {
+            Columns::AsStored => self.write_groups(row, codes, stored),
+            Columns::Sorted(order) => {
+                let sorted: Vec<u8> = order.iter().map(|input| codes[*input as usize]).collect();
+                self.write_groups(row, &sorted, stored);
             }
-            return;
-        };
-        for ((code, group), stored) in codes.iter().zip(group_of).zip(stored.chunks_exact_mut(2)) {
-            let (scale, zero) = self.scale_and_zero(*group as usize, row);
-            self.target.write(&[*code], scale, zero, stored);
+            Columns::Scattered(group_of, _) => {
+                for ((code, group), stored) in codes.iter().zip(group_of).zip(stored.chunks_exact_mut(2)) {
+                    let (scale, zero) = self.scale_and_zero(*group as usize, row);
+                    self.target.write(&[*code], scale, zero, stored);
+                }
+            }
+        }
+    }
+
+    fn write_groups(&self, row: usize, codes: &[u8], stored: &mut [u8]) {
+        let group_size = self.contents.group_size;
+        let stored = stored.chunks_mut(self.target.row_bytes(group_size));
+        for (group, (codes, stored)) in codes.chunks(group_size).zip(stored).enumerate() {
+            let (scale, zero) = self.scale_and_zero(group, row);
+            self.target.write(codes, scale, zero, stored);
         }
     }
 
     fn scale_and_zero(&self, group: usize, row: usize) -> (f16, u16) {
-        let per_word = self.settings.per_word();
-        let word = self.settings.zeros(self.zeros.all()[group * (self.rows / per_word) + row / per_word]);
+        let (per_word, Contents { rows, zeros, scales, .. }) = (self.settings.per_word(), &self.contents);
+        let word = self.settings.zeros(zeros.all()[group * (rows / per_word) + row / per_word]);
         let zero = word >> self.settings.shift(row) & ((1 << self.settings.bits) - 1);
         // Scales of f32 and bf16 are rounded to the f16 that the libraries compute in.
-        (f16::from_f32(self.scales.at(group * self.rows + row)), zero as u16)
+        (f16::from_f32(scales.at(group * rows + row)), zero as u16)
     }
 }

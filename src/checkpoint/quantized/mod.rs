@@ -8,11 +8,15 @@
 //!
 //! What becomes what: 4-bit GPTQ and AWQ codes `q4_0` where every zero point is the middle one, else `u4_g128` or
 //! `u4_g32`; 8-bit ones `q8_0` or `u8_g32`; FP8 `f8_e4m3_g128` or `f8_e4m3_g32`, all exact. GPTQ groups whose columns
-//! are not neighbours (act-order) and bitsandbytes' 4-bit codes have no format here: those weights become `f16`, each
-//! rounded once, as their own libraries compute them.
+//! are not neighbours (act-order) are read so in two ways: as `f16` in the order of the inputs, each weight rounded
+//! once, and exactly, with the columns sorted by group ([`Ordered`]), for whoever can sort activations likewise.
+//! bitsandbytes' 4-bit codes that no format here has become `f16`, as their own library computes them.
+//!
+//! [`GptqLinear`] is the other way round: a linear that this process quantized, in GPTQ's layout.
 
 mod bitsandbytes;
 mod fp8;
+mod gptq_linear;
 mod grouped;
 mod parts;
 
@@ -26,6 +30,7 @@ use super::mmap::Mapping;
 use super::view::{Encoding, TensorEntry};
 use super::{CheckpointError, Config};
 use crate::quant::BlockFormat;
+pub use gptq_linear::{GptqCodes, GptqLinear};
 use parts::Parts;
 
 /// A linear whose rows are put together when they are read.
@@ -35,6 +40,19 @@ pub(super) trait Composed: Debug + Send + Sync {
 
     /// Writes the stored bytes of some rows, which are as long as these rows take.
     fn write_rows(&self, rows: Range<usize>, stored: &mut [u8]);
+
+    /// The same linear in fewer bits, its columns in another order.
+    fn ordered(&self) -> Option<&Ordered> {
+        None
+    }
+}
+
+/// A linear's rows with their columns in an order of their own.
+#[derive(Debug)]
+pub(super) struct Ordered {
+    pub(super) rows: Arc<dyn Composed>,
+    /// The input of each column.
+    pub(super) order: Arc<[u32]>,
 }
 
 /// A composed linear's shape and rows, and the tensor that the file's bytes are counted by.

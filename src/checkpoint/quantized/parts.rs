@@ -1,4 +1,5 @@
-//! The tensors that make up quantized linears: taken from the checkpoint's list, checked, held as bytes.
+//! The tensors that make up quantized linears: taken from the checkpoint's list, checked, held as bytes of their file;
+//! those of linears that were quantized in this process, as bytes in memory.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -47,7 +48,7 @@ impl<'a> Parts<'a> {
     /// Takes a tensor off the list, if it is there.
     pub(super) fn take(&mut self, name: &str) -> Option<Part> {
         let entry = self.tensors.remove(name)?;
-        let bytes = Bytes { mapping: Arc::clone(&self.mappings[entry.file]), range: entry.range.clone() };
+        let bytes = Bytes::Mapped { mapping: Arc::clone(&self.mappings[entry.file]), range: entry.range.clone() };
         Some(Part { file: self.files[entry.file].clone(), entry, bytes })
     }
 
@@ -97,7 +98,7 @@ impl Part {
         self.expect(&["f16", "bf16", "f32"])?;
         self.expect_shape(shapes, why)?;
         let read = match self.entry.encoding.dtype() {
-            "f16" => |bytes: &[u8], at| f16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f32(),
+            "f16" => read_half,
             "bf16" => |bytes: &[u8], at| bf16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f32(),
             _ => |bytes: &[u8], at| word(bytes, at).map_or(f32::NAN, f32::from_bits),
         };
@@ -121,24 +122,32 @@ impl Part {
     }
 }
 
-/// Bytes of a mapped file that outlive the list of tensors.
+/// Bytes that outlive the list of tensors.
 #[derive(Clone)]
-pub(super) struct Bytes {
-    mapping: Arc<Mapping>,
-    range: Range<usize>,
+pub(super) enum Bytes {
+    /// Of a mapped file.
+    Mapped { mapping: Arc<Mapping>, range: Range<usize> },
+    /// Of this process.
+    Owned(Arc<[u8]>),
 }
 
 impl Deref for Bytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.mapping[self.range.clone()]
+        match self {
+            Self::Mapped { mapping, range } => &mapping[range.clone()],
+            Self::Owned(bytes) => bytes,
+        }
     }
 }
 
 impl fmt::Debug for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "bytes {:?} of {}", self.range, self.mapping.path().display())
+        match self {
+            Self::Mapped { mapping, range } => write!(f, "bytes {range:?} of {}", mapping.path().display()),
+            Self::Owned(bytes) => write!(f, "{} bytes", bytes.len()),
+        }
     }
 }
 
@@ -147,9 +156,18 @@ impl fmt::Debug for Bytes {
 pub(super) struct Words(Bytes);
 
 impl Words {
+    /// Words in memory.
+    pub(super) fn owned(bytes: Arc<[u8]>) -> Self {
+        Self(Bytes::Owned(bytes))
+    }
+
     pub(super) fn all(&self) -> &[[u8; 4]] {
         self.0.as_chunks().0
     }
+}
+
+fn read_half(bytes: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f32()
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
@@ -164,6 +182,11 @@ pub(super) struct Floats {
 }
 
 impl Floats {
+    /// f16 numbers in memory.
+    pub(super) fn halves(bytes: Arc<[u8]>) -> Self {
+        Self { bytes: Bytes::Owned(bytes), read: read_half }
+    }
+
     /// Number `at`.
     pub(super) fn at(&self, at: usize) -> f32 {
         (self.read)(&self.bytes, at)

@@ -41,6 +41,9 @@ impl Lowering<'_> {
             return Ok(None);
         }
         let [first, second] = [&layer.attention.o.weight, &down.weight];
+        if [first, second].into_iter().any(|weight| self.order(weight).is_some()) {
+            return Ok(None);
+        }
         let format = self.format(first)?;
         let same_format = format.name() == self.format(second)?.name();
         let whole = first.cols.is_multiple_of(format.run_len()) && second.cols.is_multiple_of(format.block_len());

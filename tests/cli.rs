@@ -459,7 +459,7 @@ fn comparisons_are_those_of_float64_references() {
         let (a, b) = (path("a"), path("b"));
         let (context, chunks) = (case["context"].to_string(), case["chunks"].to_string());
         let mut args = vec![&a[..], &b, "--text", "tests/golden/perplexity.txt", "--context", &context];
-        args.extend(["--chunks", &chunks]);
+        args.extend(["--chunks", &chunks, "--kv-cache", "f32"]);
         if case["quantized"] == true {
             args.extend(["--quantize-b", "q8_0"]);
         }

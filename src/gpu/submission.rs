@@ -50,9 +50,9 @@ impl Recorded {
 /// as long as it takes the host to record, so few are enough to be ahead.
 const FIRST_SUBMISSIONS: [usize; 2] = [16, 64];
 
-/// The last of a wait is spent asking instead of sleeping, since waking up takes tens of microseconds; this much at
+/// The last of a wait is spent asking instead of sleeping, since waking up takes tens of microseconds; twice this at
 /// most, so that a core is idle for most of a token.
-const SPIN: Duration = Duration::from_micros(300);
+const SPIN: Duration = Duration::from_micros(500);
 
 impl Device {
     /// Allocates host-visible memory to copy results to.
@@ -257,19 +257,19 @@ impl Device {
         Ok(value)
     }
 
-    /// Sleeps for most of the time that the last wait took, then asks for a while, then sleeps until it is done.
+    /// Sleeps until shortly before the time that the last wait took, then asks for a while, then sleeps until it is done.
     fn wait_mapped(&self, readback: &Readback, mapped: &AtomicBool) -> Result<(), GpuError> {
         let submission = readback.filled.lock().expect("only replaced under its lock").clone();
         let mut usual = readback.waited.lock().expect("only replaced under its lock");
         let start = Instant::now();
         // The device of a software adapter is the host: asking takes what it computes with.
         if !self.traits.software {
-            let sleep = usual.mul_f32(0.9).saturating_sub(SPIN / 4);
+            let sleep = usual.saturating_sub(SPIN);
             if !sleep.is_zero() {
                 self.poll(wgpu::PollType::Wait { submission_index: submission.clone(), timeout: Some(sleep) })?;
             }
             let asking = Instant::now();
-            while !mapped.load(Ordering::Acquire) && asking.elapsed() < SPIN {
+            while !mapped.load(Ordering::Acquire) && asking.elapsed() < 2 * SPIN {
                 self.poll(wgpu::PollType::Poll)?;
                 std::hint::spin_loop();
             }

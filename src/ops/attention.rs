@@ -225,6 +225,7 @@ impl Attention {
         let row_quads = self.heads * self.head_dim / 4;
         let mut overrides = state.format.turn_overrides(self.head_dim);
         overrides.push(("ROW_QUADS", f64::from(row_quads)));
+        overrides.extend(self.column_overrides());
         let turn = Kernel {
             source: "turn",
             slots: vec![],
@@ -378,15 +379,15 @@ pub(super) fn cases() -> Vec<Case> {
     cases.push(case(&shapes[9], KvFormat::F32, 1e4, None, None, None));
     // Decode, and both prefill kernels: the other columns keep what is in them.
     for shape in [&shapes[1], &shapes[8], &shapes[9]] {
-        for start in [0, 20] {
-            cases.push(column_case(shape, start));
+        for (start, format) in [(0, KvFormat::F16), (20, KvFormat::F16), (20, KvFormat::Q8_0)] {
+            cases.push(column_case(shape, start, format));
         }
     }
     cases
 }
 
 /// Attention into a column range of a wider output.
-fn column_case(shape: &Shape, start: u32) -> Case {
+fn column_case(shape: &Shape, start: u32, format: KvFormat) -> Case {
     let op = Attention {
         heads: shape.heads,
         kv_heads: shape.kv_heads,
@@ -395,10 +396,10 @@ fn column_case(shape: &Shape, start: u32) -> Case {
         window: None,
         softcap: None,
         alibi: None,
-        format: KvFormat::F16,
+        format,
         columns: Some(Columns { start, of: shape.heads * shape.head_dim + 28 }),
     };
-    let whole = case(shape, KvFormat::F16, op.scale, None, None, None);
+    let whole = case(shape, format, op.scale, None, None, None);
     let rows = TensorType::f32([Dim::Tokens, Dim::Fixed(op.columns().of)]);
     Case {
         label: format!("{} tokens at {} {op:?}", shape.tokens, shape.position),

@@ -5,9 +5,9 @@
 
 use super::Plan;
 
-/// Tokens of the least piece: a tile of the matrix kernels, which a shorter one would leave partly empty, and enough
+/// Tokens of the least piece: two tiles of the matrix kernels, which fill a large GPU better than one, and enough
 /// work to hide that every piece reads all weights again.
-pub const LEAST_PIECE: u32 = 128;
+pub const LEAST_PIECE: u32 = 256;
 
 /// Pieces for each adapter. Of the time that `n` adapters take one after the other, `k` pieces leave
 /// `(k + n - 1) / (k n)`: with two for each adapter 5/8 of it on two, with no end of them 1/2.

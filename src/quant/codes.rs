@@ -57,6 +57,19 @@ pub(super) fn from_halves(stored: &[u8]) -> Codes {
     codes
 }
 
+/// What [`pack`] makes of the 4-bit codes that [`from_halves`] reads, without taking them apart.
+#[inline(always)]
+pub(super) fn pack_halves(stored: &[u8], packed: &mut [u8]) {
+    const LOW: u64 = 0x0f0f_0f0f_0f0f_0f0f;
+    let (stored, packed) = (stored[..GROUP / 2].as_chunks::<8>().0, packed[..GROUP / 2].as_chunks_mut::<8>().0);
+    // Of eight bytes the low nibbles are one run of eight weights, the high ones another, sixteen weights on.
+    let runs = [0, 1].map(|half| u64::from_le_bytes(stored[half]));
+    let joined = |run: u64| (run & LOW & 0xffff_ffff) | (run & LOW) >> 32 << 4;
+    let words = [joined(runs[0]), joined(runs[1]), joined(runs[0] >> 4), joined(runs[1] >> 4)];
+    packed[0] = (words[0] | words[1] << 32).to_le_bytes();
+    packed[1] = (words[2] | words[3] << 32).to_le_bytes();
+}
+
 /// The low nibbles of a group as [`from_halves`] reads them.
 pub(super) fn to_halves(codes: &Codes, stored: &mut [u8]) {
     for (i, byte) in stored[..16].iter_mut().enumerate() {
@@ -111,6 +124,15 @@ mod tests {
             assert_eq!(pair, 3 << lane, "weight {weight}, 2 bits");
             assert_eq!(word(&bits, 0) >> four & 0x0101_0101, 1 << lane, "weight {weight}, 1 bit");
         }
+    }
+
+    #[test]
+    fn halves_are_packed_as_their_codes_are() {
+        let stored: Vec<u8> = (0..16u8).map(|i| i.wrapping_mul(89) ^ 0x3c).collect();
+        let (mut directly, mut by_codes) = ([0; 16], [0; 16]);
+        pack_halves(&stored, &mut directly);
+        pack(&from_halves(&stored), 0, 4, &mut by_codes);
+        assert_eq!(directly, by_codes, "the same bytes");
     }
 
     #[test]

@@ -10,7 +10,7 @@
 
 use std::fmt::Debug;
 
-use super::codes::{Codes, GROUP, pack, unpack};
+use super::codes::{Codes, GROUP, pack, pack_halves, unpack};
 use super::{BlockFormat, CHUNK_BYTES, PackedLayout, assert_blocks};
 
 /// What the weights of a group are computed with: scale and min of its first and of its second 16 weights.
@@ -53,6 +53,12 @@ pub(super) trait Grouped: Debug + Send + Sync {
     /// The codes of a block's group.
     fn codes(block: &[u8], group: usize) -> Codes;
 
+    /// The 16 bytes that hold the low nibbles of a group's codes as [`super::codes::from_halves`] reads them, where the
+    /// format has such: they are packed without looking at single codes.
+    fn halves(_block: &[u8], _group: usize) -> Option<&[u8]> {
+        None
+    }
+
     /// What a code is worth, in scales.
     fn value(code: u8) -> f32;
 
@@ -80,6 +86,14 @@ pub(super) trait Grouped: Debug + Send + Sync {
         true
     }
 
+    /// Whether a block's scales are numbers.
+    fn has_finite_scales(block: &[u8]) -> bool
+    where
+        Self: Sized,
+    {
+        stored_scales::<Self>(block).all(Self::are_finite)
+    }
+
     /// Whether every weight these scales can give is a number.
     fn are_finite(scales: Scales) -> bool {
         scales.scale.iter().chain(&scales.min).all(|number| number.is_finite())
@@ -102,6 +116,15 @@ fn stored_scales<F: Grouped>(block: &[u8]) -> impl Iterator<Item = Scales> {
     let mut scales = [0; 32];
     F::pack_scales(block, 0, 1, &mut scales[..F::scale_bytes(1)]);
     (0..F::LEN / GROUP).map(move |group| F::scales(&scales[..F::scale_bytes(1)], 1, group))
+}
+
+/// Hands every group of a stored row to `pack`: its block, its number there, and where `bits` of its codes belong.
+#[inline(always)]
+fn each_group<F: Grouped>(stored: &[u8], region: &mut [u8], bits: usize, pack: impl Fn(&[u8], usize, &mut [u8])) {
+    let packed = region.chunks_exact_mut(4 * bits * (F::LEN / GROUP));
+    for (block, packed) in stored.chunks_exact(F::BYTES).zip(packed) {
+        packed.chunks_exact_mut(4 * bits).enumerate().for_each(|(group, packed)| pack(block, group, packed));
+    }
 }
 
 impl<F: Grouped> BlockFormat for F {
@@ -162,24 +185,28 @@ impl<F: Grouped> BlockFormat for F {
     }
 
     fn bad_block(&self, stored: &[u8]) -> Option<usize> {
-        let bad = |block: &[u8]| !stored_scales::<F>(block).all(F::are_finite) || !F::has_numbers(block);
+        let bad = |block: &[u8]| !F::has_finite_scales(block) || !F::has_numbers(block);
         stored.chunks_exact(F::BYTES).position(bad)
     }
 
     fn repack_row(&self, stored: &[u8], layout: &PackedLayout, row: usize, packed: &mut [u8]) {
         assert_blocks(self, stored, layout.cols);
         let blocks = layout.cols / F::LEN;
+        // Region by region, since streamed weights are packed again for every token.
+        let scales = layout.row_mut(packed, 1, row);
         for (index, block) in stored.chunks_exact(F::BYTES).enumerate() {
-            F::pack_scales(block, index, blocks, layout.row_mut(packed, 1, row));
-            for group in 0..F::LEN / GROUP {
-                let codes = F::codes(block, group);
-                let at = index * F::LEN / GROUP + group;
-                pack(&codes, 0, F::LOW_BITS, &mut layout.row_mut(packed, 0, row)[at * 4 * F::LOW_BITS..]);
-                if F::HIGH_BITS > 0 {
-                    let high = &mut layout.row_mut(packed, 2, row)[at * 4 * F::HIGH_BITS..];
-                    pack(&codes, F::LOW_BITS, F::HIGH_BITS, high);
-                }
+            F::pack_scales(block, index, blocks, scales);
+        }
+        each_group::<F>(stored, layout.row_mut(packed, 0, row), F::LOW_BITS, |block, group, packed| {
+            match F::halves(block, group) {
+                Some(halves) => pack_halves(halves, packed),
+                None => pack(&F::codes(block, group), 0, F::LOW_BITS, packed),
             }
+        });
+        if F::HIGH_BITS > 0 {
+            each_group::<F>(stored, layout.row_mut(packed, 2, row), F::HIGH_BITS, |block, group, packed| {
+                pack(&F::codes(block, group), F::LOW_BITS, F::HIGH_BITS, packed);
+            });
         }
     }
 
@@ -197,6 +224,11 @@ impl<F: Grouped> BlockFormat for F {
             dequantize::<F>(&codes, F::scales(scales, blocks, group), weights);
         }
     }
+}
+
+/// Whether the f16 at byte `at` of a stored block is a number.
+pub(super) fn is_finite_f16(block: &[u8], at: usize) -> bool {
+    half::f16::from_le_bytes([block[at], block[at + 1]]).is_finite()
 }
 
 /// Bytes of `count` f16 numbers, padded to whole words.

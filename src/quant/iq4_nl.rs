@@ -5,7 +5,7 @@
 use half::f16;
 
 use super::codes::{Codes, GROUP, from_halves, to_halves};
-use super::grouped::{Grouped, Scales, copy_f16, f16_bytes};
+use super::grouped::{Grouped, Scales, copy_f16, f16_bytes, is_finite_f16};
 use super::read_f16;
 use super::search::{EPSILON, farthest, inverse};
 
@@ -25,6 +25,14 @@ impl Grouped for Iq4Nl {
 
     fn codes(block: &[u8], _group: usize) -> Codes {
         from_halves(&block[2..])
+    }
+
+    fn halves(block: &[u8], _group: usize) -> Option<&[u8]> {
+        Some(&block[2..])
+    }
+
+    fn has_finite_scales(block: &[u8]) -> bool {
+        is_finite_f16(block, 0)
     }
 
     fn value(code: u8) -> f32 {

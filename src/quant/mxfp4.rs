@@ -25,6 +25,10 @@ impl Grouped for Mxfp4 {
         from_halves(&block[1..])
     }
 
+    fn halves(block: &[u8], _group: usize) -> Option<&[u8]> {
+        Some(&block[1..])
+    }
+
     fn value(code: u8) -> f32 {
         f32::from(VALUES[usize::from(code & 15)])
     }

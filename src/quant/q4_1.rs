@@ -6,7 +6,7 @@
 use half::f16;
 
 use super::codes::{Codes, GROUP, from_halves, to_halves};
-use super::grouped::{Grouped, Scales};
+use super::grouped::{Grouped, Scales, is_finite_f16};
 use super::q4_0::truncate;
 use super::read_f16;
 use super::search::{extremes, inverse};
@@ -24,6 +24,14 @@ impl Grouped for Q4_1 {
 
     fn codes(block: &[u8], _group: usize) -> Codes {
         from_halves(&block[4..])
+    }
+
+    fn halves(block: &[u8], _group: usize) -> Option<&[u8]> {
+        Some(&block[4..])
+    }
+
+    fn has_finite_scales(block: &[u8]) -> bool {
+        is_finite_f16(block, 0) && is_finite_f16(block, 2)
     }
 
     fn value(code: u8) -> f32 {

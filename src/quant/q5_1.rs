@@ -4,7 +4,7 @@
 //! `shaders/quant/q5_1.wgsl`.
 
 use super::codes::{Codes, GROUP};
-use super::grouped::{Grouped, Scales};
+use super::grouped::{Grouped, Scales, is_finite_f16};
 use super::q4_1::{Q4_1, quantize_range};
 use super::q5_0::{from_halves_and_bits, to_halves_and_bits};
 
@@ -22,6 +22,14 @@ impl Grouped for Q5_1 {
 
     fn codes(block: &[u8], _group: usize) -> Codes {
         from_halves_and_bits(&block[4..])
+    }
+
+    fn halves(block: &[u8], _group: usize) -> Option<&[u8]> {
+        Some(&block[8..])
+    }
+
+    fn has_finite_scales(block: &[u8]) -> bool {
+        is_finite_f16(block, 0) && is_finite_f16(block, 2)
     }
 
     fn value(code: u8) -> f32 {

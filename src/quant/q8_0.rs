@@ -6,7 +6,7 @@
 use half::f16;
 
 use super::codes::{Codes, GROUP};
-use super::grouped::{Grouped, Scales, copy_f16, f16_bytes};
+use super::grouped::{Grouped, Scales, copy_f16, f16_bytes, is_finite_f16};
 use super::read_f16;
 use super::search::{farthest, inverse};
 
@@ -23,6 +23,10 @@ impl Grouped for Q8_0 {
 
     fn codes(block: &[u8], _group: usize) -> Codes {
         std::array::from_fn(|i| block[2 + i])
+    }
+
+    fn has_finite_scales(block: &[u8]) -> bool {
+        is_finite_f16(block, 0)
     }
 
     fn value(code: u8) -> f32 {

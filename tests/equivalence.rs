@@ -7,7 +7,8 @@ use std::path::Path;
 use common::{Golden, all_adapters, committed_checkpoints, golden, nmse, repository};
 use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::{
-    Batch, ExecOptions, Executor, GpuExecutor, GpuOptions, HostExecutor, LogitRows, WeightSource, lower_checkpoint,
+    Activations, Batch, ExecOptions, Executor, GpuExecutor, GpuOptions, HostExecutor, LogitRows, WeightSource,
+    lower_checkpoint,
 };
 use wgpt::gpu::{Device, DeviceOptions};
 use wgpt::graph::Graph;
@@ -58,20 +59,27 @@ fn turns(units: usize) -> Vec<(&'static str, Plan)> {
     ]
 }
 
+/// How a graph is asked to compute; by default as it would without being asked.
+#[derive(Debug, Clone, Copy, Default)]
+struct Asked {
+    kv_format: Option<KvFormat>,
+    activations: Option<Activations>,
+}
+
+fn cached(format: KvFormat) -> Asked {
+    Asked { kv_format: Some(format), ..Asked::default() }
+}
+
 /// Room for the longest prompt and what follows it.
-fn lowered(checkpoint: &Checkpoint, kv_format: Option<KvFormat>) -> Graph {
-    let options = ExecOptions { context_length: Some(PROMPT + FOLLOWING), kv_format, ..ExecOptions::default() };
+fn lowered(checkpoint: &Checkpoint, asked: Asked) -> Graph {
+    let Asked { kv_format, activations } = asked;
+    let context_length = Some(PROMPT + FOLLOWING);
+    let options = ExecOptions { context_length, kv_format, activations, ..ExecOptions::default() };
     lower_checkpoint(checkpoint, &options).expect("it lowers").1
 }
 
-fn gpu(
-    checkpoint: &Checkpoint,
-    kv_format: Option<KvFormat>,
-    plan: &Plan,
-    prefill_chunk: u32,
-    least_piece: u32,
-) -> GpuExecutor {
-    let graph = lowered(checkpoint, kv_format);
+fn gpu(checkpoint: &Checkpoint, asked: Asked, plan: &Plan, prefill_chunk: u32, least_piece: u32) -> GpuExecutor {
+    let graph = lowered(checkpoint, asked);
     let adapter = all_adapters()[0].index;
     let open = |_| Device::open(adapter, DeviceOptions::default()).expect("the adapter opens");
     let devices = (0..plan.adapters()).map(open).collect();
@@ -114,36 +122,36 @@ fn run(executor: &mut dyn Executor, tokens: &[u32]) -> Vec<Vec<f32>> {
 }
 
 /// Every plan on one device's bits; returns those.
-fn same_bits(folder: &Path, kv_format: Option<KvFormat>) -> Vec<Vec<f32>> {
+fn same_bits(folder: &Path, asked: Asked) -> Vec<Vec<f32>> {
     let golden = golden(folder);
     let checkpoint = Checkpoint::open(folder).expect("the checkpoint opens");
-    let units = lowered(&checkpoint, kv_format).units.len();
-    let expected = run(&mut gpu(&checkpoint, kv_format, &Plan::single(units), 16, 16), &prompt(&golden));
+    let units = lowered(&checkpoint, asked).units.len();
+    let expected = run(&mut gpu(&checkpoint, asked, &Plan::single(units), 16, 16), &prompt(&golden));
     for (name, plan, chunk) in plans(units) {
-        let found = run(&mut gpu(&checkpoint, kv_format, &plan, chunk, 16), &prompt(&golden));
-        assert!(found == expected, "{} {kv_format:?} {name}: logits differ from one adapter's", folder.display());
+        let found = run(&mut gpu(&checkpoint, asked, &plan, chunk, 16), &prompt(&golden));
+        assert!(found == expected, "{} {asked:?} {name}: logits differ from one adapter's", folder.display());
     }
     expected
 }
 
 /// The host's logits are nearly those of one adapter.
-fn host_agrees(folder: &Path, kv_format: Option<KvFormat>, most: f64) {
+fn host_agrees(folder: &Path, asked: Asked, most: f64) {
     let golden = golden(folder);
     let checkpoint = Checkpoint::open(folder).expect("the checkpoint opens");
-    let graph = lowered(&checkpoint, kv_format);
+    let graph = lowered(&checkpoint, asked);
     let units = graph.units.len();
-    let on_gpu = run(&mut gpu(&checkpoint, kv_format, &Plan::single(units), 64, 64), &prompt(&golden));
+    let on_gpu = run(&mut gpu(&checkpoint, asked, &Plan::single(units), 64, 64), &prompt(&golden));
     let mut host = HostExecutor::new(graph, WeightSource::new(&checkpoint), &mut |_| ()).expect("it loads");
     for (a, b) in run(&mut host, &prompt(&golden)).iter().zip(&on_gpu) {
         let error = nmse(a, b);
-        assert!(error <= most, "{} {kv_format:?}: nmse {error}", folder.display());
+        assert!(error <= most, "{} {asked:?}: nmse {error}", folder.display());
     }
 }
 
 #[test]
 fn every_plan_gives_the_same_bits() {
     for folder in committed_checkpoints() {
-        same_bits(&folder, None);
+        same_bits(&folder, Asked::default());
     }
 }
 
@@ -162,15 +170,15 @@ fn pieces_of_a_chunk_give_the_bits_of_the_whole() {
     for name in names {
         let folder = repository("checkpoints").join(name);
         let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
-        let units = lowered(&checkpoint, None).units.len();
+        let units = lowered(&checkpoint, Asked::default()).units.len();
         let tokens = prompt(&golden(&folder));
-        let mut whole = gpu(&checkpoint, None, &Plan::single(units), 64, 64);
+        let mut whole = gpu(&checkpoint, Asked::default(), &Plan::single(units), 64, 64);
         let expected = (run(&mut whole, &tokens), score(&mut whole, &tokens));
         let several = plans(units).into_iter().filter(|(_, plan, _)| plan.adapters() > 1);
         for (shape, plan) in several.map(|(shape, plan, _)| (shape, plan)).chain(turns(units)) {
             // A chunk of 64 in pieces of 16, and of as few tokens as can be.
             for least_piece in [16, 4] {
-                let mut split = gpu(&checkpoint, None, &plan, 64, least_piece);
+                let mut split = gpu(&checkpoint, Asked::default(), &plan, 64, least_piece);
                 let found = (run(&mut split, &tokens), score(&mut split, &tokens));
                 assert!(found == expected, "{name} {shape}, pieces of {least_piece}: logits differ from the whole's");
             }
@@ -181,7 +189,7 @@ fn pieces_of_a_chunk_give_the_bits_of_the_whole() {
 #[test]
 fn the_host_executor_agrees() {
     for folder in committed_checkpoints() {
-        host_agrees(&folder, None, 1e-5);
+        host_agrees(&folder, Asked::default(), 1e-5);
     }
 }
 
@@ -192,9 +200,9 @@ const WITH_KV_FORMATS: [&str; 3] = ["tiny-llama-gptq", "tiny-llama-gqa", "tiny-f
 fn every_plan_gives_the_same_bits_with_every_kv_format() {
     for name in WITH_KV_FORMATS {
         let folder = repository("checkpoints").join(name);
-        let exact = same_bits(&folder, Some(KvFormat::F32));
+        let exact = same_bits(&folder, cached(KvFormat::F32));
         for (format, most) in [(KvFormat::F16, 1e-5), (KvFormat::Q8_0, 1e-2), (KvFormat::Q4_0, 0.5)] {
-            let found = same_bits(&folder, Some(format));
+            let found = same_bits(&folder, cached(format));
             // The first logits only: tokens that are chosen by them may differ.
             let error = nmse(&exact[0], &found[0]);
             assert!(error <= most && error > 0.0, "{name} {format}: nmse {error} from an f32 cache");
@@ -207,7 +215,21 @@ fn the_host_executor_agrees_with_every_kv_format() {
     for name in WITH_KV_FORMATS {
         let folder = repository("checkpoints").join(name);
         for format in KvFormat::ALL {
-            host_agrees(&folder, Some(format), if format == KvFormat::Q4_0 { 1e-3 } else { 1e-4 });
+            host_agrees(&folder, cached(format), if format == KvFormat::Q4_0 { 1e-3 } else { 1e-4 });
         }
+    }
+}
+
+#[test]
+fn rows_rounded_to_8_bits_give_the_same_bits_too() {
+    // Blocks with and without mins, mixed formats, matrices side by side.
+    for name in ["tiny-llama-q4_0", "tiny-llama-q4_k_m", "tiny-llama-gptq", "tiny-llama-mixed"] {
+        let folder = repository("checkpoints").join(name);
+        let asked = Asked { activations: Some(Activations::Q8), ..Asked::default() };
+        let (exact, rounded) = (same_bits(&folder, Asked::default()), same_bits(&folder, asked));
+        // The first logits only, those of a single token: tokens that are chosen by them may differ.
+        let error = nmse(&exact[0], &rounded[0]);
+        assert!(error < 1e-3 && error > 0.0, "{name}: nmse {error} from rows as they are");
+        host_agrees(&folder, asked, 1e-4);
     }
 }

@@ -5,6 +5,7 @@
 // share the activations.
 #import step
 #import WEIGHTS
+#import VALUES_OF
 #import TILE
 #import REDUCE
 #import epilogue
@@ -32,6 +33,7 @@ fn main(
     let team = (group.x + group.y * groups.x) * (WORKGROUP / LANES) + lid / LANES;
     let first = team * ROWS_PER_LANE;
     let lane = lid % LANES;
+    prepare_values(lid);
     var sums: array<f32, ROWS_PER_LANE>;
     for (var start = 0u; start < CHUNKS; start += LANES) {
         // The weights are on their way while the activations are staged.
@@ -51,7 +53,7 @@ fn main(
         for (var i = 0u; i < QUADS; i++) {
             let x = stage[i * STRIDE + lane];
             for (var r = 0u; r < ROWS_PER_LANE; r++) {
-                sums[r] += dot(chunk4(chunks[r], i), x);
+                sums[r] += dot(values4(chunks[r], i), x);
             }
         }
         workgroupBarrier();

@@ -22,6 +22,7 @@ const SLOTS: &[(&str, Option<&str>, &str)] = &[
     ("TILE", Some("gemv_staged"), "lib/rows_"),
     ("TILE", Some("gemv_integer"), "lib/rows_"),
     ("QUANTIZED", None, "lib/quantized_"),
+    ("VALUES_OF", None, "lib/values_"),
     ("TILE", Some("gemm_experts"), "lib/tile_"),
 ];
 
@@ -97,6 +98,12 @@ fn slot_choices(kernel: &str) -> Vec<Vec<(&'static str, &'static str)>> {
         assert!(!fillers.is_empty(), "{kernel}: nothing fills {slot}");
         let with = |choice: &Vec<_>, filler| choice.iter().copied().chain([(*slot, filler)]).collect();
         choices = choices.iter().flat_map(|choice| fillers.iter().map(move |filler| with(choice, *filler))).collect();
+        // Only formats with a table have it held.
+        choices.retain(|choice: &Vec<(&str, &str)>| {
+            let format = |file: &str| file.strip_prefix("quant/").and_then(wgpt::quant::format);
+            let tables = choice.iter().filter_map(|(_, file)| format(file)).all(|format| format.table());
+            tables || !choice.iter().any(|(_, file)| *file == "lib/values_held")
+        });
     }
     choices
 }

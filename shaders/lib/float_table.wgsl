@@ -16,3 +16,18 @@ fn of_four(values: vec4<f32>, bit0: vec4<bool>, bit1: vec4<bool>) -> vec4<f32> {
     let high = select(vec4<f32>(values.z), vec4<f32>(values.w), bit0);
     return select(low, high, bit1);
 }
+
+// The same table in workgroup memory, for kernels that look up many values: sixteen neighbouring words lie in as many
+// banks, so a look-up takes one load. `hold_table` comes first, then a barrier.
+var<workgroup> held: array<f32, 16>;
+
+fn hold_table(table: array<vec4<f32>, 4>, lid: u32) {
+    var values = table;
+    if lid < 16u {
+        held[lid] = values[lid / 4u][lid % 4u];
+    }
+}
+
+fn look_up_held(codes: vec4<u32>) -> vec4<f32> {
+    return vec4<f32>(held[codes.x], held[codes.y], held[codes.z], held[codes.w]);
+}

@@ -20,3 +20,11 @@ fn load_chunk(row: u32, chunk: u32) -> Chunk {
 fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
     return look_up_floats(VALUES, unpack4xU8(nibbles(c.quants, i))) * c.scale;
 }
+
+fn hold_values(lid: u32) {
+    hold_table(VALUES, lid);
+}
+
+fn held4(c: Chunk, i: u32) -> vec4<f32> {
+    return look_up_held(unpack4xU8(nibbles(c.quants, i))) * c.scale;
+}

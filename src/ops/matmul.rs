@@ -212,9 +212,10 @@ fn gemv_staged(weight: &WeightType, layout: &PackedLayout, call: &Call<'_>) -> K
     let x = groups.min(32768);
     let mut overrides = vec![("WORKGROUP", f64::from(WORKGROUP)), ("LANES", f64::from(lanes))];
     let reduce = reduce_slot(call.traits, WORKGROUP, &mut overrides);
+    let values = if weight.format.table() { "lib/values_held" } else { "lib/values_plain" };
     Kernel {
         source: "gemv_staged",
-        slots: vec![reduce, ("TILE", format!("lib/rows_{ROWS}x1"))],
+        slots: vec![reduce, ("VALUES_OF", values.into()), ("TILE", format!("lib/rows_{ROWS}x1"))],
         overrides,
         bindings: vec![],
         workgroups: [Extent::Fixed(x), Extent::Fixed(groups.div_ceil(x)), Extent::Fixed(1)],

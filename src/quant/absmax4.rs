@@ -149,6 +149,7 @@ impl<T: Table> Grouped for Absmax<T> {
     const NAME: &'static str = T::NAME;
     const GGML_TYPE: Option<u32> = None;
     const INTEGER: bool = false;
+    const TABLE: bool = true;
     const LEN: usize = LEN;
     const BYTES: usize = 4 + NIBBLES;
     const LOW_BITS: usize = 4;
@@ -184,6 +185,7 @@ impl<T: Table> Grouped for DoubleQuantized<T> {
     const NAME: &'static str = T::DOUBLE_NAME;
     const GGML_TYPE: Option<u32> = None;
     const INTEGER: bool = false;
+    const TABLE: bool = true;
     const LEN: usize = LEN;
     const BYTES: usize = DOUBLE_HEAD + NIBBLES;
     const RUN: usize = RUN;

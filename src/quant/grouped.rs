@@ -49,6 +49,8 @@ pub(super) trait Grouped: Debug + Send + Sync {
     const HIGH_BITS: usize = 0;
     /// Whether codes are worth whole numbers that a signed byte holds: see [`BlockFormat::integer`].
     const INTEGER: bool = true;
+    /// Whether codes stand for places in a table of floats: see [`BlockFormat::table`].
+    const TABLE: bool = false;
 
     /// The codes of a block's group.
     fn codes(block: &[u8], group: usize) -> Codes;
@@ -158,6 +160,10 @@ impl<F: Grouped> BlockFormat for F {
 
     fn integer(&self) -> bool {
         F::INTEGER
+    }
+
+    fn table(&self) -> bool {
+        F::TABLE
     }
 
     fn side_bytes_per_row(&self, cols: usize) -> Vec<usize> {

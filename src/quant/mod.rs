@@ -98,6 +98,11 @@ pub trait BlockFormat: Debug + Send + Sync {
         false
     }
 
+    /// Whether codes stand for places in a table of sixteen floats: then the snippet has `hold_values` and `held4`.
+    fn table(&self) -> bool {
+        false
+    }
+
     /// Bytes of side data (scales and mins; further bits) a row of `cols` weights needs in each region after the
     /// first.
     fn side_bytes_per_row(&self, cols: usize) -> Vec<usize>;

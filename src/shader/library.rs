@@ -81,6 +81,8 @@ pub static SNIPPETS: &[(&str, &str)] = files![
     "lib/tile_4x4",
     "lib/tile_8x8",
     "lib/turn",
+    "lib/values_held",
+    "lib/values_plain",
     "lib/zero_point",
     "quant/bf16",
     "quant/f16",

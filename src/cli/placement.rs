@@ -36,7 +36,7 @@ pub(super) struct PlacementArgs {
     pub(super) offload: Option<Offload>,
 
     /// What decode multiplies quantized weights by: activations as they are, or rounded to 8 bits, sixteen to a scale,
-    /// which GPUs are several times as fast at [default: q8 on GPUs, f32 on the host and on software adapters]
+    /// for the sake of faster integer dot products [default: q8 on GPUs, f32 on the host and on software adapters]
     #[arg(long, value_name = "f32|q8", env = "WGPT_ACTIVATIONS", value_parser = activations)]
     pub(super) activations: Option<Activations>,
 

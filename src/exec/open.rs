@@ -57,7 +57,7 @@ pub struct ExecOptions {
 pub enum Activations {
     /// Activations as they are.
     F32,
-    /// Activations rounded to 8 bits, sixteen to a scale: GPUs are several times as fast at integer dot products.
+    /// Activations rounded to 8 bits, sixteen to a scale, for integer dot products.
     Q8,
 }
 

@@ -79,7 +79,8 @@ impl GpuExecutor {
             .map_err(|refusal| refusal.error)
     }
 
-    /// As [`Self::new`] for a known largest forward and least piece of it; an error says on which adapter, and what that one did hold.
+    /// As [`Self::new`] for a known largest forward and least piece of it; an error says on which adapter, and what that
+    /// one did hold.
     pub(super) fn build(
         graph: Graph,
         plan: &Plan,

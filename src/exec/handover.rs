@@ -12,7 +12,8 @@ use crate::graph::{Buffers, Graph, TensorId};
 use crate::ops::Step;
 
 impl Lane {
-    /// Submits nodes in one compute pass, with the uploads that are ready beside them; where `fetch` names an activation and its bytes, copies it for [`Self::read`].
+    /// Submits nodes in one compute pass, with the uploads that are ready beside them; where `fetch` names an activation
+    /// and its bytes, copies it for [`Self::read`].
     pub(super) fn submit(
         &self,
         graph: &Graph,

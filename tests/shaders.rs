@@ -132,7 +132,7 @@ fn kernels(case: &Case, traits: &Traits) -> Vec<Kernel> {
     let operands = |inputs: &[CaseInput]| inputs.iter().map(|input| operand(input, case)).collect::<Vec<_>>();
     let (inputs, outputs) = (operands(&case.inputs), operands(&case.outputs));
     let phases: &[Phase] = if case.step.tokens == 1 { &[Phase::Decode, Phase::Prefill] } else { &[Phase::Prefill] };
-    let call = |phase| Call { phase, inputs: &inputs, outputs: &outputs, traits };
+    let call = |phase| Call { phase, inputs: &inputs, outputs: &outputs, traits, largest: case.step.extents() };
     phases.iter().flat_map(|phase| case.op.kernels(&call(*phase))).collect()
 }
 

@@ -1,2 +1,2 @@
-// Rows of a workgroup's tile of gemm_matrix: large weights.
+// Rows of a workgroup's tile of gemm_matrix.
 const TILE_ROWS: u32 = 128u;

@@ -339,7 +339,7 @@ fn choose(lane: &Lane, plan: &LanePlan<'_>, places: &Places) -> Vec<Chosen> {
             for phase in [Phase::Decode, Phase::Prefill] {
                 let op = &plan.graph.nodes[node];
                 let weight = |id| &places[&(key, id)].ty;
-                let kernels = node_kernels(plan.graph, op, phase, &lane.device.traits, weight);
+                let kernels = node_kernels(plan.graph, op, phase, (&lane.device.traits, plan.extents), weight);
                 chosen.push(Chosen { unit, node, phase, kernels });
             }
         }

@@ -85,7 +85,13 @@ impl Chooser {
             Bind::Output(_) => next.whole(),
             _ => buffers.slices.whole(),
         };
-        let call = Call { phase: Phase::Decode, inputs: &[], outputs: &[], traits: &device.traits };
+        let call = Call {
+            phase: Phase::Decode,
+            inputs: &[],
+            outputs: &[],
+            traits: &device.traits,
+            largest: Step::new(1, 0, 1).extents(),
+        };
         let kernels = Choose.kernels(&call);
         device.compile(&kernels)?;
         let choice = kernels.iter().map(|kernel| device.dispatch(kernel, &lanes[lane].step, bind));

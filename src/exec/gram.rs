@@ -68,7 +68,13 @@ impl Gram {
         let weight = WeightType { format: &F32, rows: width, cols: batch, slices: vec![(0, layout)] };
         let row = |cols: usize| Operand::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(cols as u32)]));
         let (inputs, outputs) = ([row(batch), Operand::Weight(weight), row(width)], [row(width)]);
-        let call = Call { phase: Phase::Prefill, inputs: &inputs, outputs: &outputs, traits: &device.traits };
+        let call = Call {
+            phase: Phase::Prefill,
+            inputs: &inputs,
+            outputs: &outputs,
+            traits: &device.traits,
+            largest: step.extents(),
+        };
         let kernels = Matmul { residual: true, ..Matmul::plain() }.kernels(&call);
         let dispatches = |from: usize| {
             let bind = |bind| match bind {

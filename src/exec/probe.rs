@@ -56,7 +56,7 @@ pub fn probe(index: usize) -> Result<Rates, ExecError> {
     let matmul = |seconds: f64| ((seconds - few) / MATRICES as f64 - dispatch).max(1e-9);
     let reading = matmul(one(&decode, 1)?);
     let unpacking = matmul(one(&quantized, 1)?);
-    let computing = (one(&prefill[..1], TOKENS)? - few).max(1e-9);
+    let computing = (one(&prefill[..prefill.len() / MATRICES], TOKENS)? - few).max(1e-9);
     let host = bench.device.host_buffer("probe", weight as u64, HostUse::Weights)?;
     let packing = fill(&bench.device, &host)?;
     let bus = weight * MATRICES as f64 / bench.time(|| bench.copy(&host))?;
@@ -151,7 +151,13 @@ impl Bench {
     ) -> Result<Vec<Dispatch>, ExecError> {
         let inputs = [self.row(), Operand::Weight(matrix(format, self.size))];
         let outputs = [self.row()];
-        let call = Call { phase, inputs: &inputs, outputs: &outputs, traits: &self.device.traits };
+        let call = Call {
+            phase,
+            inputs: &inputs,
+            outputs: &outputs,
+            traits: &self.device.traits,
+            largest: Step::new(TOKENS, 0, 1).extents(),
+        };
         self.dispatches(&Matmul::plain().kernels(&call), weight, &call)
     }
 
@@ -166,7 +172,13 @@ impl Bench {
     fn norm(&self) -> Result<Vec<Dispatch>, ExecError> {
         let norm = Norm { kind: NormKind::Rms, eps: 1e-5, logit_rows_only: false, residual: false, quantized: false };
         let (inputs, outputs) = ([self.row(), Operand::Vector(self.size)], [self.row()]);
-        let call = Call { phase: Phase::Decode, inputs: &inputs, outputs: &outputs, traits: &self.device.traits };
+        let call = Call {
+            phase: Phase::Decode,
+            inputs: &inputs,
+            outputs: &outputs,
+            traits: &self.device.traits,
+            largest: Step::new(1, 0, 1).extents(),
+        };
         let one = self.dispatches(&norm.kernels(&call), &self.weights[0], &call)?;
         Ok(vec![one; NORMS].concat())
     }

@@ -3,9 +3,10 @@
 use super::ExecError;
 use crate::gpu::{Buffer, BufferPart, Device, Dispatch, GpuError, Usage};
 use crate::ops::{
-    Bind, Call, Case, CaseValue, HostInput, HostSlice, HostWeight, Numbers, Operand, Phase, StateType, Step, decode_q8,
-    encode_q8,
+    Bind, Call, Case, CaseInput, CaseValue, HostInput, HostSlice, HostWeight, Numbers, Operand, Phase, StateType, Step,
+    decode_q8, encode_q8,
 };
+use crate::tensor::Extents;
 
 /// Words behind every output that no kernel may touch.
 const GUARD: [u32; 64] = [0xA5A5_5A5A; 64];
@@ -49,7 +50,7 @@ impl<'c> FilledCase<'c> {
     /// Fills a case's operands with the numbers of a seed.
     pub fn new(case: &'c Case, seed: u64) -> Self {
         let mut numbers = Numbers::new(seed);
-        let mut fill = |operands: &[crate::ops::CaseInput]| -> Vec<CaseValue> {
+        let mut fill = |operands: &[CaseInput]| -> Vec<CaseValue> {
             operands.iter().map(|operand| operand.fill(case.step, &mut numbers)).collect()
         };
         let inputs = fill(&case.inputs);
@@ -72,11 +73,22 @@ impl<'c> FilledCase<'c> {
     pub fn prepare(&self, device: &Device) -> Result<PreparedCase, ExecError> {
         let step = device.buffer("step", size_of::<Step>() as u64, Usage::Uniform)?;
         device.write(&step, 0, bytemuck::bytes_of(&self.case.step));
-        let inputs: Vec<Vec<(Buffer, u64)>> =
-            self.inputs.iter().map(|value| upload(device, value)).collect::<Result<_, _>>()?;
-        let outputs: Vec<Vec<(Buffer, u64)>> =
-            self.outputs.iter().map(|value| upload(device, value)).collect::<Result<_, _>>()?;
-        let operands = |values: &[CaseValue], cases: &[crate::ops::CaseInput]| -> Vec<Operand> {
+        // Activations have room for whole groups of rows, as those of a plan.
+        let extents = self.case.step.extents();
+        let largest = Extents {
+            tokens: extents.tokens.next_multiple_of(16),
+            logit_rows: extents.logit_rows.next_multiple_of(16),
+        };
+        let uploaded = |values: &[CaseValue], operands: &[CaseInput]| -> Result<Vec<Vec<(Buffer, u64)>>, GpuError> {
+            let room = |operand: &CaseInput| match operand {
+                CaseInput::Activation(ty) => ty.bytes(largest),
+                _ => 0,
+            };
+            values.iter().zip(operands).map(|(value, operand)| upload(device, value, room(operand))).collect()
+        };
+        let inputs = uploaded(&self.inputs, &self.case.inputs)?;
+        let outputs = uploaded(&self.outputs, &self.case.outputs)?;
+        let operands = |values: &[CaseValue], cases: &[CaseInput]| -> Vec<Operand> {
             values.iter().zip(cases).map(|(value, case)| operand(value, case)).collect()
         };
         let (types, output_types) =
@@ -86,7 +98,7 @@ impl<'c> FilledCase<'c> {
             _ => self.case.step.tokens,
         };
         let phase = if rows == 1 { Phase::Decode } else { Phase::Prefill };
-        let call = Call { phase, inputs: &types, outputs: &output_types, traits: &device.traits };
+        let call = Call { phase, inputs: &types, outputs: &output_types, traits: &device.traits, largest };
         let mut dispatches = Vec::new();
         let kernels = self.case.op.kernels(&call);
         let scratch_count = kernels.iter().map(|kernel| kernel.scratch.len()).max().unwrap_or(0);
@@ -154,8 +166,9 @@ impl PreparedCase {
     }
 }
 
-fn part((buffer, bytes): &(Buffer, u64)) -> BufferPart<'_> {
-    buffer.part(0, *bytes)
+/// All but the guard words.
+fn part((buffer, _): &(Buffer, u64)) -> BufferPart<'_> {
+    buffer.part(0, buffer.bytes() - size_of_val(&GUARD) as u64)
 }
 
 fn decode(bytes: &[u8], stored: Stored) -> Vec<f32> {
@@ -168,11 +181,12 @@ fn decode(bytes: &[u8], stored: Stored) -> Vec<f32> {
     }
 }
 
-/// The operand's buffers (one, or one a slice) with their lengths; guard words follow.
-fn upload(device: &Device, value: &CaseValue) -> Result<Vec<(Buffer, u64)>, GpuError> {
+/// The operand's buffers (one, or one a slice) with their lengths; guard words follow, behind `room` bytes at least.
+fn upload(device: &Device, value: &CaseValue, room: u64) -> Result<Vec<(Buffer, u64)>, GpuError> {
     let with_guard = |bytes: &[u8]| {
         let length = bytes.len().next_multiple_of(4) as u64;
-        let buffer = device.buffer("case", length.max(16) + size_of_val(&GUARD) as u64, Usage::Activations)?;
+        let buffer =
+            device.buffer("case", length.max(room).max(16) + size_of_val(&GUARD) as u64, Usage::Activations)?;
         let mut padded = bytes.to_vec();
         padded.resize(length as usize, 0);
         device.write(&buffer, 0, &padded);
@@ -189,11 +203,11 @@ fn upload(device: &Device, value: &CaseValue) -> Result<Vec<(Buffer, u64)>, GpuE
     }
 }
 
-fn operand(value: &CaseValue, case: &crate::ops::CaseInput) -> Operand {
+fn operand(value: &CaseValue, case: &CaseInput) -> Operand {
     match (value, case) {
         (CaseValue::Weight(ty, _), _) => Operand::Weight(ty.clone()),
         (CaseValue::State(ty, _), _) => Operand::State(*ty),
-        (_, crate::ops::CaseInput::Activation(ty)) => Operand::Activation(ty.clone()),
+        (_, CaseInput::Activation(ty)) => Operand::Activation(ty.clone()),
         (CaseValue::U32(_), _) => Operand::Activation(crate::tensor::TensorType {
             dtype: crate::tensor::DType::U32,
             shape: vec![crate::tensor::Dim::Tokens],

@@ -10,6 +10,8 @@ use super::{
 use crate::quant::{BlockFormat, FORMATS, PackedLayout};
 use crate::tensor::{Dim, TensorType};
 
+mod matrix;
+
 /// Where an op's result lands in a wider tensor: columns from `start` on of rows `of` wide. Attention and
 /// gated activation write quads: for them both are multiples of 4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,18 +63,19 @@ impl Matmul {
         self.columns.unwrap_or(Columns::whole(rows as u32))
     }
 
-    /// What every variant binds. An absent bias or residual is bound to x, never read.
+    /// What every variant binds.
     fn bindings(&self, weight: &WeightType, slice: usize) -> Vec<(&'static str, Bind)> {
-        let bias = if self.bias { 2 } else { 0 };
-        let residual = if self.residual { 2 + usize::from(self.bias) } else { 0 };
-        let mut bindings = vec![
-            ("input", Bind::Input(0)),
-            ("bias", Bind::Input(bias)),
-            ("residual", Bind::Input(residual)),
-            ("output", Bind::Output(0)),
-        ];
+        let mut bindings = vec![("input", Bind::Input(0))];
+        bindings.extend(self.epilogue_bindings());
         bindings.extend(weight_bindings(1, weight, slice));
         bindings
+    }
+
+    /// What becomes of sums. An absent bias or residual is bound to x, never read.
+    fn epilogue_bindings(&self) -> [(&'static str, Bind); 3] {
+        let bias = if self.bias { 2 } else { 0 };
+        let residual = if self.residual { 2 + usize::from(self.bias) } else { 0 };
+        [("bias", Bind::Input(bias)), ("residual", Bind::Input(residual)), ("output", Bind::Output(0))]
     }
 
     /// What every variant is specialised by.
@@ -100,22 +103,27 @@ impl Op for Matmul {
         let weight = call.weight(1);
         let slices = weight.slices.iter().enumerate();
         slices
-            .map(|(slice, (first_row, layout))| {
-                let mut kernel = match call.phase {
-                    Phase::Decode if self.quantized => gemv_integer(weight, layout, call),
-                    Phase::Decode if stages(weight, call) => gemv_staged(weight, layout, call),
-                    Phase::Decode => gemv(weight, layout, call),
+            .flat_map(|(slice, (first_row, layout))| {
+                let mut kernels = match call.phase {
+                    Phase::Decode if self.quantized => vec![gemv_integer(weight, layout, call)],
+                    Phase::Decode if stages(weight, call) => vec![gemv_staged(weight, layout, call)],
+                    Phase::Decode => vec![gemv(weight, layout, call)],
                     // A CPU gains nothing from tiles in workgroup memory and pays for their barriers.
-                    Phase::Prefill if call.traits.software => gemv(weight, layout, call),
-                    Phase::Prefill => gemm(weight, layout, call),
+                    Phase::Prefill if call.traits.software => vec![gemv(weight, layout, call)],
+                    Phase::Prefill if matrix::suits(weight, call.traits) => {
+                        return self.on_matrices(weight, slice, call);
+                    }
+                    Phase::Prefill => vec![gemm(layout, call)],
                 };
-                kernel.overrides.extend(self.overrides(weight, *first_row, layout));
-                kernel.bindings = self.bindings(weight, slice);
-                if self.quantized && call.phase == Phase::Decode {
-                    kernel.bindings[0] = ("quantized", Bind::Input(self.quantized_input()));
+                for kernel in &mut kernels {
+                    kernel.overrides.extend(self.overrides(weight, *first_row, layout));
+                    kernel.bindings = self.bindings(weight, slice);
+                    if self.quantized && call.phase == Phase::Decode {
+                        kernel.bindings[0] = ("quantized", Bind::Input(self.quantized_input()));
+                    }
+                    kernel.slots.push(weight_slot(weight));
                 }
-                kernel.slots.push(weight_slot(weight));
-                kernel
+                kernels
             })
             .collect()
     }
@@ -202,6 +210,11 @@ fn stages(weight: &WeightType, call: &Call<'_>) -> bool {
     weight.format.chunk_len() >= 16 && !call.traits.software
 }
 
+/// How values of a chunk are made: formats with a table have it in workgroup memory.
+fn values_slot(weight: &WeightType) -> (&'static str, String) {
+    ("VALUES_OF", if weight.format.table() { "lib/values_held" } else { "lib/values_plain" }.into())
+}
+
 fn gemv_staged(weight: &WeightType, layout: &PackedLayout, call: &Call<'_>) -> Kernel {
     const WORKGROUP: u32 = 128;
     const ROWS: u32 = 2;
@@ -212,10 +225,9 @@ fn gemv_staged(weight: &WeightType, layout: &PackedLayout, call: &Call<'_>) -> K
     let x = groups.min(32768);
     let mut overrides = vec![("WORKGROUP", f64::from(WORKGROUP)), ("LANES", f64::from(lanes))];
     let reduce = reduce_slot(call.traits, WORKGROUP, &mut overrides);
-    let values = if weight.format.table() { "lib/values_held" } else { "lib/values_plain" };
     Kernel {
         source: "gemv_staged",
-        slots: vec![reduce, ("VALUES_OF", values.into()), ("TILE", format!("lib/rows_{ROWS}x1"))],
+        slots: vec![reduce, values_slot(weight), ("TILE", format!("lib/rows_{ROWS}x1"))],
         overrides,
         bindings: vec![],
         workgroups: [Extent::Fixed(x), Extent::Fixed(groups.div_ceil(x)), Extent::Fixed(1)],
@@ -273,24 +285,11 @@ fn logit_rows(call: &Call<'_>) -> bool {
         Operand::Activation(TensorType { shape, .. }) if shape.first() == Some(&Dim::LogitRows))
 }
 
-fn gemm(weight: &WeightType, layout: &PackedLayout, call: &Call<'_>) -> Kernel {
+fn gemm(layout: &PackedLayout, call: &Call<'_>) -> Kernel {
     let logit_rows = logit_rows(call);
     let per = |per| if logit_rows { Extent::LogitRows { per } } else { Extent::Tokens { per } };
     let rows_per = |tile: u32| Extent::Fixed((layout.rows as u32).div_ceil(tile));
     let overrides = vec![("LOGIT_ROWS", f64::from(u8::from(logit_rows)))];
-    // Half precision products would lose what f32 weights carry.
-    if call.traits.cooperative_matrix && weight.format.name() != "f32" {
-        // A large GPU has more processors than a few rows fill with the larger tile (see docs/speed.md).
-        let tile = if layout.rows > 4096 { 128 } else { 64 };
-        return Kernel {
-            source: "gemm_matrix",
-            slots: vec![("TILE", format!("lib/matrix_{tile}"))],
-            overrides,
-            bindings: vec![],
-            workgroups: [per(128), rows_per(tile), Extent::Fixed(1)],
-            scratch: vec![],
-        };
-    }
     // An 8×8 register tile needs 32 KiB for its 128×128 workgroup tile.
     let wide = call.traits.workgroup_storage >= 32 << 10;
     let (tile, size) = if wide { ("lib/tile_8x8", 128) } else { ("lib/tile_4x4", 64) };
@@ -349,7 +348,7 @@ pub(super) fn cases() -> Vec<Case> {
     cases.push(column_case());
     cases.push(logit_case());
     cases.push(odd_columns_case());
-    cases.push(many_rows_case());
+    cases.extend(cut_cases());
     cases
 }
 
@@ -403,20 +402,25 @@ fn odd_columns_case() -> Case {
     }
 }
 
-/// More rows than the smaller tile of the cooperative matrix kernel is chosen for.
-fn many_rows_case() -> Case {
-    const ROWS: usize = 4200;
-    Case {
-        label: format!("f16 by {ROWS}"),
-        op: Box::new(Matmul::plain()),
-        inputs: vec![
-            CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(64)])),
-            CaseInput::Weight { format: &crate::quant::F16, rows: ROWS, cols: 64, slice_rows: ROWS },
-        ],
-        outputs: vec![CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(ROWS as u32)]))],
-        step: Step::new(130, 0, 1),
-        max_nmse: 1e-6,
-    }
+/// Shapes for which the cooperative matrix kernel takes its wider tile, and shares columns between workgroups.
+fn cut_cases() -> [Case; 3] {
+    [(10_240, 40), (2560, 1100), (160, 1664)].map(|(rows, cols)| {
+        let op = Matmul { bias: true, residual: true, activation: Activation::GeluErf, ..Matmul::plain() };
+        let output = CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(rows as u32)]));
+        Case {
+            label: format!("f16 {cols} by {rows}"),
+            op: Box::new(op),
+            inputs: vec![
+                CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(cols as u32)])),
+                CaseInput::Weight { format: &crate::quant::F16, rows, cols, slice_rows: rows },
+                CaseInput::Vector(rows),
+                output.clone(),
+            ],
+            outputs: vec![output],
+            step: Step::new(130, 0, 1),
+            max_nmse: 1e-6,
+        }
+    })
 }
 
 /// Logits of the last three of five tokens.

@@ -214,6 +214,8 @@ pub struct Call<'a> {
     pub outputs: &'a [Operand],
     /// The adapter.
     pub traits: &'a Traits,
+    /// The largest forward: what rows of activations have room for.
+    pub largest: Extents,
 }
 
 impl Call<'_> {

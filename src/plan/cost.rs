@@ -14,6 +14,9 @@ use crate::tensor::{Extents, TensorType};
 /// Bytes of logits computed at once when all are wanted; a prefill chunk is cut where its logits would be more.
 const LOGITS_BYTES: u64 = 32 << 20;
 
+/// Rows that kernels may write as one: activations have room for whole groups.
+const ROWS: u64 = 16;
+
 /// Chosen tokens that are kept for the host: the one it takes, the one being computed, and the one queued.
 pub const CHOICES_IN_FLIGHT: usize = 3;
 
@@ -73,12 +76,13 @@ pub fn buffer_bytes(bytes: u64) -> u64 {
     bytes.next_multiple_of(4).max(16)
 }
 
-/// The largest forward: `prefill_chunk` tokens, and no more rows of logits than every adapter binds at once.
+/// The largest forward: `prefill_chunk` tokens, of which it computes groups of 16 as one where it can, and no more rows of logits than every adapter binds at once.
 pub fn largest_forward(graph: &Graph, prefill_chunk: u32, bindings: impl IntoIterator<Item = u64>) -> Extents {
     let bindable = bindings.into_iter().fold(LOGITS_BYTES, u64::min);
     let rows = (bindable / (graph.logits_width() as u64 * 4)).max(1);
-    let tokens = prefill_chunk.clamp(1, graph.context_length);
-    Extents { tokens, logit_rows: tokens.min(rows as u32) }
+    let rows = if rows < ROWS { rows } else { rows / ROWS * ROWS };
+    let tokens = prefill_chunk.clamp(1, graph.context_length).next_multiple_of(ROWS as u32);
+    Extents { tokens, logit_rows: u64::from(tokens).min(rows) as u32 }
 }
 
 /// Every unit's cost on an adapter of these limits.
@@ -128,7 +132,7 @@ fn unit_cost(
             }
         }
         for phase in [Phase::Decode, Phase::Prefill] {
-            let kernels = node_kernels(graph, node, phase, traits, |id| &types[id.0]);
+            let kernels = node_kernels(graph, node, phase, (traits, extents), |id| &types[id.0]);
             cost.dispatches += if phase == Phase::Decode { kernels.len() } else { 0 };
             add_scratch(&mut cost.scratch, &kernels);
         }
@@ -191,12 +195,12 @@ pub fn slices(weight: &Weight, max_binding: u64) -> Vec<(usize, PackedLayout)> {
     starts.map(|first| (first, weight.format.layout(per_slice.min(rows - first), cols))).collect()
 }
 
-/// The kernels of a node in a phase; `weight` gives the types of weights.
+/// The kernels of a node in a phase on an adapter, where this is the largest forward; `weight` gives the types of weights.
 pub fn node_kernels<'w>(
     graph: &Graph,
     node: &Node,
     phase: Phase,
-    traits: &Traits,
+    (traits, largest): (&Traits, Extents),
     weight: impl Fn(WeightId) -> &'w WeightType,
 ) -> Vec<Kernel> {
     let operands = |ids: &[TensorId]| -> Vec<Operand> {
@@ -209,5 +213,5 @@ pub fn node_kernels<'w>(
         ids.iter().map(operand).collect()
     };
     let (inputs, outputs) = (operands(&node.inputs), operands(&node.outputs));
-    node.op.kernels(&Call { phase, inputs: &inputs, outputs: &outputs, traits })
+    node.op.kernels(&Call { phase, inputs: &inputs, outputs: &outputs, traits, largest })
 }

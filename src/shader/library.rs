@@ -29,12 +29,14 @@ pub static KERNELS: &[(&str, &str)] = files![
     "gemv_integer",
     "gemv_staged",
     "layer_norm",
+    "narrow",
     "qk_norm",
     "quantize_row",
     "rms_norm",
     "rope_append",
     "route",
     "softcap",
+    "sum_parts",
     "turn",
 ];
 
@@ -65,7 +67,7 @@ pub static SNIPPETS: &[(&str, &str)] = files![
     "lib/kv_q8_0",
     "lib/nf4_values",
     "lib/matrix_128",
-    "lib/matrix_64",
+    "lib/matrix_160",
     "lib/quantized_none",
     "lib/quantized_row",
     "lib/reduce_subgroup",

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use wgpt::exec::{ExecError, FilledCase};
 use wgpt::gpu::{Device, DeviceOptions};
-use wgpt::ops::{Attention, Case, CaseInput, KvFormat, Matmul, StateType, Step};
+use wgpt::ops::{Attention, Case, CaseInput, KvFormat, Matmul, RopeAppend, RopeAttention, RopeStyle, StateType, Step};
 use wgpt::quant::{BlockFormat, FORMATS};
 use wgpt::tensor::{Dim, TensorType};
 
@@ -54,6 +54,7 @@ fn attention(tokens: u32, context: u32, heads: u32, head_dim: u32, format: KvFor
         alibi: None,
         format,
         columns: None,
+        quantized: false,
     };
     let pairs = f64::from(tokens) * (f64::from(context) - f64::from(tokens) / 2.0);
     Figure {
@@ -68,6 +69,44 @@ fn attention(tokens: u32, context: u32, heads: u32, head_dim: u32, format: KvFor
         bytes: 2.0 * state.bytes() as f64,
         flops: 4.0 * pairs * f64::from(width),
     }
+}
+
+/// A token from its fused row: rope, append and attention, and its row rounded as integer matmuls read it.
+fn rope_attention(context: u32, heads: u32, kv_heads: u32, head_dim: u32, format: KvFormat) -> Figure {
+    let Figure { mut case, bytes, flops } = attention(1, context, heads, head_dim, format);
+    let rotary_dim = head_dim / 4;
+    let op = RopeAttention {
+        rope: RopeAppend { heads, kv_heads, head_dim, rotary_dim, style: RopeStyle::HalfSplit, clip: None, format },
+        attention: Attention {
+            heads,
+            kv_heads,
+            head_dim,
+            scale: 0.1,
+            window: None,
+            softcap: None,
+            alibi: None,
+            format,
+            columns: None,
+            quantized: true,
+        },
+    };
+    let row = |columns| TensorType::f32([Dim::Tokens, Dim::Fixed(columns)]);
+    let state = CaseInput::State(StateType { kv_heads, context_length: context, head_dim, format });
+    let attended = row(heads * head_dim);
+    case.label = format!("rope_attention, context {context}, {heads}/{kv_heads} heads of {head_dim}, {format} cache");
+    case.op = Box::new(op);
+    case.inputs = vec![
+        CaseInput::Activation(row((heads + 2 * kv_heads) * head_dim)),
+        CaseInput::RopeTable { positions: context as usize, rotary_dim: rotary_dim as usize },
+    ];
+    case.outputs = vec![
+        CaseInput::Activation(attended.clone()),
+        CaseInput::Activation(attended.clone()),
+        state.clone(),
+        state,
+        CaseInput::Activation(attended.rounded()),
+    ];
+    Figure { case, bytes: bytes * f64::from(kv_heads) / f64::from(heads), flops }
 }
 
 /// Seconds of one run of `work`, from as many runs as fill the warm-up time.
@@ -124,6 +163,8 @@ fn figures(device: &Device, smoke: bool) -> Vec<Figure> {
     let contexts: &[u32] = if smoke { &[64] } else { &[512, 2048, 8192] };
     for format in KvFormat::ALL {
         figures.extend(contexts.iter().map(|context| attention(1, *context, 32, 80, format)));
+        figures.extend(contexts.iter().map(|context| rope_attention(*context, 32, 32, 80, format)));
+        figures.extend(contexts.iter().map(|context| rope_attention(*context, 32, 8, 128, format)));
         figures.push(if smoke { attention(16, 16, 4, 16, format) } else { attention(prompt, 512, 32, 80, format) });
     }
     figures

@@ -1,45 +1,78 @@
-// Joins attention_decode's pieces of the context: weights each piece's sums by exp(its maximum − the overall one)
-// (Milakov & Gimelshein 2018), in the order of the pieces, and turns the result back where the cache is turned. One
-// workgroup per head; lanes stride over its quads.
+// Joins the pieces of a context: weights each piece's sums by exp(its maximum − the overall one) (Milakov & Gimelshein
+// 2018). Workgroups along x take a head each (then, where the whole row is rounded, what is behind them), along z tokens.
+// Lanes stride over pieces for maximum and sum, then over (strand, quad): each strand adds up every STRANDS-th piece.
 #import step
-#import turn
+#import REDUCE
+#import QUANTIZED
+#import attended_row
 
+override WORKGROUP: u32;  // invocations, head_dim / 4 at least
+override LANES: u32;      // = WORKGROUP
+override HEADS: u32;
 override HEAD_DIM: u32;
-override CONTEXT_LENGTH: u32;  // positions that the cache has room for
-override PIECE: u32;           // positions of a piece
-override WINDOW: u32;          // positions seen, the token's own included; 0: all
-override FIRST_COLUMN: u32;    // where the result begins in the output
+override PIECES: u32;     // pieces of a head there is room for
+override SPLIT: u32;      // positions of a piece
+override ALONE: u32;      // tokens that see no more have no pieces
+override WINDOW: u32;     // positions seen, the token's own included; 0: all
+override STRANDS: u32 = WORKGROUP / (HEAD_DIM / 4u);
 
-@bind var<storage, read> partials: array<vec4<f32>>;      // (heads, pieces, 1 + head_dim / 4): maximum, sum; values
-@bind var<storage, read_write> output: array<vec4<f32>>;  // (columns / 4), of which (heads, head_dim / 4) are the result
+const AT_ONCE = 4u;    // pieces that a lane loads before it uses the first
+const NONE = -1.0e38;  // attend's
 
-@compute @workgroup_size(32)
+@bind var<storage, read> partials: array<vec4<f32>>;  // (tokens, heads, pieces, 1 + head_dim / 4): maximum, sum; values
+
+var<workgroup> strands: array<vec4<f32>, WORKGROUP>;
+
+@compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let position = step.position + workgroup.z;
+    let seen = select(position + 1u, min(WINDOW, position + 1u), WINDOW > 0u);
+    if seen <= ALONE {
+        return;
+    }
+    if workgroup.x >= HEADS {
+        round_rest(workgroup.z, workgroup.x - HEADS, lid);
+        return;
+    }
     let quads = HEAD_DIM / 4u;
-    let oldest = select(0u, step.context - min(WINDOW, step.context), WINDOW > 0u);
-    let pieces = (CONTEXT_LENGTH + PIECE - 1u) / PIECE;
-    let row = workgroup.x * pieces;
-    let first = row + oldest / PIECE;
-    let end = row + (step.context + PIECE - 1u) / PIECE;
-    var maximum = partials[first * (1u + quads)].x;
-    for (var piece = first + 1u; piece < end; piece++) {
-        maximum = max(maximum, partials[piece * (1u + quads)].x);
+    let pieces = (seen + SPLIT - 1u) / SPLIT;
+    let row = (workgroup.z * HEADS + workgroup.x) * PIECES;
+    var most = NONE;
+    for (var piece = lid; piece < pieces; piece += WORKGROUP) {
+        most = max(most, partials[(row + piece) * (1u + quads)].x);
     }
-    for (var start = 0u; start < quads; start += 32u) {
-        let quad = start + lid;
-        // Lanes behind the last quad repeat it and store nothing.
-        let at = min(quad, quads - 1u);
-        var total = 0.0;
-        var values = vec4(0.0);
-        for (var piece = first; piece < end; piece++) {
-            let head = partials[piece * (1u + quads)];
-            let weight = exp(head.x - maximum);
-            total += weight * head.y;
-            values += weight * partials[piece * (1u + quads) + 1u + at];
-        }
-        values = turned(values / total, lid);
-        if quad < quads {
-            output[FIRST_COLUMN / 4u + workgroup.x * quads + quad] = values;
+    let maximum = reduce_max(most, lid);
+    var share = 0.0;
+    for (var piece = lid; piece < pieces; piece += WORKGROUP) {
+        let sums = partials[(row + piece) * (1u + quads)];
+        share += exp(sums.x - maximum) * sums.y;
+    }
+    let total = reduce_sum(share, lid);
+
+    let strand = lid / quads;
+    var values = vec4(0.0);
+    if strand < STRANDS {
+        for (var first = strand; first < pieces; first += AT_ONCE * STRANDS) {
+            var maxima: array<f32, AT_ONCE>;
+            var loaded: array<vec4<f32>, AT_ONCE>;
+            for (var i = 0u; i < AT_ONCE; i++) {
+                let at = (row + min(first + i * STRANDS, pieces - 1u)) * (1u + quads);
+                maxima[i] = partials[at].x;
+                loaded[i] = partials[at + 1u + lid % quads];
+            }
+            for (var i = 0u; i < AT_ONCE; i++) {
+                if first + i * STRANDS < pieces {
+                    values += exp(maxima[i] - maximum) * loaded[i];
+                }
+            }
         }
     }
+    strands[lid] = values;
+    workgroupBarrier();
+    let quad = min(lid, quads - 1u);
+    var all = strands[quad];
+    for (var other = 1u; other < STRANDS; other++) {
+        all += strands[other * quads + quad];
+    }
+    store_head(workgroup.z, workgroup.x, true, all / total, lid);
 }

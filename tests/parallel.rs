@@ -58,7 +58,7 @@ fn every_parallel_layer_is_one_matmul_shorter() {
     }
     let (_, graph) =
         lower_checkpoint(&checkpoint("tiny-gpt-neox-parallel"), &ExecOptions::default()).expect("it lowers");
-    let expected = ["layer_norm", "layer_norm", "matmul", "matmul", "rope_append", "attention", "matmul"];
+    let expected = ["layer_norm", "layer_norm", "matmul", "matmul", "rope_attention", "matmul"];
     assert_eq!(ops(&graph), expected, "qkv and up side by side, then one matmul for o and down");
     assert!(graph.vectors.iter().any(|vector| matches!(vector, Vector::Sum(_))), "the biases are added at load");
 }

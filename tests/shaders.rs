@@ -14,6 +14,8 @@ const SLOTS: &[(&str, Option<&str>, &str)] = &[
     ("WEIGHTS", None, "quant/"),
     ("KV", None, "lib/kv_"),
     ("APPEND", None, "lib/append_"),
+    ("CACHES", None, "lib/caches_"),
+    ("RESULT", None, "lib/result_"),
     ("REDUCE", None, "lib/reduce_"),
     ("TILE", Some("gemv"), "lib/rows_"),
     ("TILE", Some("gemm"), "lib/tile_"),
@@ -103,6 +105,11 @@ fn slot_choices(kernel: &str) -> Vec<Vec<(&'static str, &'static str)>> {
             let format = |file: &str| file.strip_prefix("quant/").and_then(wgpt::quant::format);
             let tables = choice.iter().filter_map(|(_, file)| format(file)).all(|format| format.table());
             tables || !choice.iter().any(|(_, file)| *file == "lib/values_held")
+        });
+        // Results are rounded, pieces of them are not.
+        choices.retain(|choice: &Vec<(&str, &str)>| {
+            let has = |name: &str| choice.iter().any(|(_, file)| *file == name);
+            !(has("lib/result_piece") && has("lib/quantized_row"))
         });
     }
     choices

@@ -9,14 +9,20 @@ fn round_bf16(value: f32) -> f32 {
     return bitcast<f32>((bits + 0x7FFFu + ((bits >> 16u) & 1u)) & 0xFFFF0000u);
 }
 
-// The bias of key position `key` for the query at `position` of `head`.
-fn alibi(head: u32, key: u32, position: u32) -> f32 {
+// `score` with the bias of key position `key` for the query at `position` of `head`. Written as fma, so that every
+// kernel makes the same bits of it.
+fn biased(score: f32, head: u32, key: u32, position: u32) -> f32 {
     if ALIBI == 1u {
         // Softmax takes no notice of what all keys of a query have in common; distances keep the numbers small.
-        return slopes[head] * (f32(key) - f32(position));
+        return fma(slopes[head], f32(key) - f32(position), score);
     }
     if ALIBI == 2u {
-        return round_bf16(slopes[head] * round_bf16(f32(key))) * ALIBI_SCALE;
+        return fma(round_bf16(slopes[head] * round_bf16(f32(key))), ALIBI_SCALE, score);
     }
-    return 0.0;
+    return score;
+}
+
+// The bias alone.
+fn alibi(head: u32, key: u32, position: u32) -> f32 {
+    return biased(0.0, head, key, position);
 }

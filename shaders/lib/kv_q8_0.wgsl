@@ -6,7 +6,7 @@
 @bind var<storage, read> key_cache: array<vec4<u32>>;    // (kv_heads, context_length, runs), then scales
 @bind var<storage, read> value_cache: array<vec4<u32>>;  // (kv_heads, context_length, runs), then scales
 
-const KEY_QUADS: u32 = 4u;
+const RUN_QUADS: u32 = 4u;
 
 fn unpacked(word: u32, scale: f32) -> vec4<f32> {
     return numbers4(word, 128.0) * scale;
@@ -29,9 +29,16 @@ fn value4(row: u32, quad: u32) -> vec4<f32> {
     return unpacked(value_cache[row * ROW_RUNS + run][quad % 4u], run_scale(value_cache[at / 4u][at % 4u], run));
 }
 
-fn key_run(row: u32, run: u32) -> array<vec4<f32>, KEY_QUADS> {
-    let at = scale_at(row, run);
-    let scale = run_scale(key_cache[at / 4u][at % 4u], run);
-    let codes = key_cache[row * ROW_RUNS + run];
+fn unpacked_run(codes: vec4<u32>, scale: f32) -> array<vec4<f32>, RUN_QUADS> {
     return array(unpacked(codes.x, scale), unpacked(codes.y, scale), unpacked(codes.z, scale), unpacked(codes.w, scale));
+}
+
+fn key_run(row: u32, run: u32) -> array<vec4<f32>, RUN_QUADS> {
+    let at = scale_at(row, run);
+    return unpacked_run(key_cache[row * ROW_RUNS + run], run_scale(key_cache[at / 4u][at % 4u], run));
+}
+
+fn value_run(row: u32, run: u32) -> array<vec4<f32>, RUN_QUADS> {
+    let at = scale_at(row, run);
+    return unpacked_run(value_cache[row * ROW_RUNS + run], run_scale(value_cache[at / 4u][at % 4u], run));
 }

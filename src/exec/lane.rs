@@ -76,7 +76,8 @@ impl Lane {
         step: Step,
     ) -> Result<Vec<(usize, Timed)>, ExecError> {
         let of_node = |node: usize| {
-            self.dispatches[node][phase(graph, node, step) as usize].iter().map(move |dispatch| (node, dispatch))
+            let all = &self.dispatches[node][phase(graph, node, step) as usize];
+            all.iter().filter(|dispatch| dispatch.runs(step)).map(move |dispatch| (node, dispatch))
         };
         let all: Vec<_> = nodes.flat_map(of_node).collect();
         let times = self.device.time(step, all.iter().map(|(_, dispatch)| *dispatch))?;

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::device::{Buffer, BufferPart, Device};
 use super::error::GpuError;
-use crate::ops::{Bind, Extent, Kernel};
+use crate::ops::{Bind, Extent, Kernel, Step};
 use crate::shader::{Binding, BindingKind, compose};
 
 /// Everything that makes one pipeline differ from another: derived from the kernel, never written by hand.
@@ -41,6 +41,13 @@ pub struct Dispatch {
     pub(super) pipeline: wgpu::ComputePipeline,
     pub(super) bind_group: wgpu::BindGroup,
     pub(super) workgroups: [Extent; 3],
+}
+
+impl Dispatch {
+    /// Whether it has anything to do in a forward.
+    pub fn runs(&self, step: Step) -> bool {
+        self.workgroups.iter().all(|extent| extent.count(step) > 0)
+    }
 }
 
 impl Device {

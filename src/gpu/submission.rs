@@ -328,6 +328,9 @@ fn run<'d>(encoder: &mut wgpu::CommandEncoder, step: Step, dispatches: impl Iter
     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
     let mut current = None;
     for dispatch in dispatches {
+        if !dispatch.runs(step) {
+            continue;
+        }
         let [x, y, z] = dispatch.workgroups.map(|extent| extent.count(step));
         // Setting one that is set already costs the host as much as another.
         if current != Some(&dispatch.pipeline) {

@@ -1,22 +1,23 @@
 //! `attention`: causal softmax attention of queries over the KV cache.
 //!
-//! One token (decode) splits the context into pieces, so that a long one fills the adapter, and joins them with a
-//! second kernel. Several tokens (prefill) run tiles with an online softmax. The pieces' length is a constant: what
-//! a token sees depends on its position, never on how much room the cache has.
+//! Single tokens are `decode`'s business; several (prefill) run tiles with an online softmax.
+
+mod cases;
+mod decode;
 
 use rayon::prelude::*;
 
-use super::{
-    Bind, Call, Case, CaseInput, Columns, Extent, HostInput, Kernel, KvFormat, Op, Phase, StateType, Step, Traits,
-    reduce_slot,
-};
-use crate::tensor::{Dim, TensorType};
+pub(super) use self::cases::cases;
+pub(super) use self::decode::Operands;
+use super::quantize_row::round_rows;
+use super::{Bind, Call, Columns, Extent, HostInput, Kernel, KvFormat, Op, Phase, StateType, Step, Traits};
 
 /// `softmax(softcap(q · kᵀ · scale) + causal mask) · v` (Vaswani et al. 2017); query heads share key/value heads in
 /// equal groups (Ainslie et al. 2023).
 ///
 /// Inputs: q `(tokens, heads · head_dim)`, key cache, value cache, and with [`Alibi`] the slopes, a vector `(heads)`.
-/// Output: `(tokens, heads · head_dim)`, or a column range of a wider tensor. Token t sees positions `0 ..= step.position + t`, or the last `window` of them.
+/// Output: `(tokens, heads · head_dim)`, or a column range of a wider tensor. Token t sees positions
+/// `0 ..= step.position + t`, or the last `window` of them.
 #[derive(Debug, Clone)]
 pub struct Attention {
     /// Query heads.
@@ -37,6 +38,9 @@ pub struct Attention {
     pub format: KvFormat,
     /// Set where the output is part of a wider tensor.
     pub columns: Option<Columns>,
+    /// A second output holds whole rows of the first in 8-bit blocks, as [`super::QuantizeRow`] makes them; written at
+    /// decode only. Heads are then multiples of a block, and first in their rows.
+    pub quantized: bool,
 }
 
 /// How the position bias of ALiBi (Press et al. 2022) is computed: added to the scaled scores.
@@ -64,10 +68,6 @@ impl Alibi {
     }
 }
 
-/// Positions of one decode workgroup: enough to hide its start, few enough that 2048 positions fill a large GPU.
-const PIECE: u32 = 128;
-/// Query heads that share the reads of a decode workgroup at most; `MAX_HEADS` of attention_decode.wgsl.
-const TILE_HEADS: u32 = 4;
 /// Lanes that share query rows, and rows of a lane; `COLUMNS` and `ROWS` of attention_prefill.wgsl.
 const COLUMNS: u32 = 16;
 const ROWS: u32 = 4;
@@ -126,48 +126,6 @@ impl Attention {
             ("value_cache", Bind::Input(2)),
             ("slopes", Bind::Input(if self.alibi.is_some() { 3 } else { 0 })),
         ]
-    }
-
-    fn decode(&self, state: StateType, traits: &Traits) -> Vec<Kernel> {
-        let quads = self.head_dim / 4;
-        // A lane for every quad of a value at least.
-        let workgroup = if traits.software { quads.next_power_of_two().max(16) } else { 128 };
-        let group = self.heads / self.kv_heads;
-        let tile_heads = group.min(TILE_HEADS);
-        let pieces = state.context_length.div_ceil(PIECE);
-        let scratch = vec![u64::from(self.heads) * u64::from(pieces) * u64::from(1 + quads) * 16];
-        let mut overrides = self.score_overrides(state);
-        let reduce = reduce_slot(traits, workgroup, &mut overrides);
-        overrides.extend([
-            ("WORKGROUP", f64::from(workgroup)),
-            ("LANES", f64::from(workgroup)),
-            ("TILE_HEADS", f64::from(tile_heads)),
-            ("PIECE", f64::from(PIECE)),
-        ]);
-        let parts = Kernel {
-            source: "attention_decode",
-            slots: vec![("KV", state.format.reader()), reduce],
-            overrides,
-            bindings: [self.score_bindings(), vec![("partials", Bind::Scratch(0))]].concat(),
-            workgroups: [
-                Extent::Context { per: PIECE },
-                Extent::Fixed(self.kv_heads * group.div_ceil(tile_heads)),
-                Extent::Fixed(1),
-            ],
-            scratch: scratch.clone(),
-        };
-        let mut overrides = self.overrides(state);
-        overrides.extend([("PIECE", f64::from(PIECE)), ("FIRST_COLUMN", self.columns().start.into())]);
-        overrides.extend(state.format.turn_overrides(self.head_dim));
-        let combine = Kernel {
-            source: "attention_combine",
-            slots: vec![],
-            overrides,
-            bindings: vec![("partials", Bind::Scratch(0)), ("output", Bind::Output(0))],
-            workgroups: [Extent::Fixed(self.heads), Extent::Fixed(1), Extent::Fixed(1)],
-            scratch,
-        };
-        vec![parts, combine]
     }
 
     /// Whether the cooperative matrix kernel takes these heads; f32 caches carry more than its f16 operands do.
@@ -296,7 +254,7 @@ impl Op for Attention {
         assert!(self.head_dim <= Self::MAX_HEAD_DIM, "lowering refuses heads of {}", self.head_dim);
         let state = Call::state(&call.inputs[1]);
         match call.phase {
-            Phase::Decode => self.decode(state, call.traits),
+            Phase::Decode => self.by_decode(call, 1),
             Phase::Prefill if self.fits_matrices(state, call.traits) => {
                 self.turned_back(self.prefill_matrix(state), state)
             }
@@ -321,119 +279,10 @@ impl Op for Attention {
                 self.format.turn(output);
             });
         });
-    }
-}
-
-struct Shape {
-    tokens: u32,
-    position: u32,
-    context_length: u32,
-    heads: u32,
-    kv_heads: u32,
-    head_dim: u32,
-}
-
-pub(super) fn cases() -> Vec<Case> {
-    let shape = |tokens, position, context_length, heads, kv_heads, head_dim| Shape {
-        tokens,
-        position,
-        context_length,
-        heads,
-        kv_heads,
-        head_dim,
-    };
-    let shapes = [
-        // decode: the first position, within and across pieces, a full context, MHA, GQA, MQA
-        shape(1, 0, 40, 4, 4, 12),
-        shape(1, 39, 40, 9, 3, 64),
-        shape(1, 127, 300, 3, 3, 80),
-        shape(1, 128, 300, 7, 1, 64),
-        shape(1, 699, 700, 4, 2, 256),
-        shape(1, 300, 512, 16, 2, 100),
-        // prefill: less than a tile, several, from a position, a full context
-        shape(2, 0, 64, 3, 3, 12),
-        shape(5, 3, 8, 9, 3, 64),
-        shape(33, 0, 40, 4, 4, 80),
-        shape(70, 130, 200, 7, 1, 64),
-        shape(65, 31, 96, 2, 1, 256),
-        shape(40, 100, 300, 4, 2, 100),
-        shape(17, 15, 32, 2, 2, 128),
-    ];
-    let variants = [(None, None), (Some(1), None), (Some(37), None), (None, Some(3.0)), (Some(150), Some(20.0))];
-    let mut cases = Vec::new();
-    for format in KvFormat::ALL {
-        for (window, softcap) in variants {
-            for shape in &shapes {
-                // Sharp scores now and then: outliers must neither overflow nor vanish.
-                let scale = if shape.head_dim == 64 { 2.0 } else { (shape.head_dim as f32).sqrt().recip() };
-                cases.push(case(shape, format, scale, window, softcap, None));
-            }
+        if self.quantized && step.tokens == 1 {
+            let (attended, rounded) = outputs.split_at_mut(1);
+            rounded[0].copy_from_slice(attended[0]);
+            round_rows(rounded[0]);
         }
-    }
-    for shape in &shapes {
-        let scale = (shape.head_dim as f32).sqrt().recip();
-        cases.push(case(shape, KvFormat::F32, scale, None, None, Some(Alibi::Exact)));
-        cases.push(case(shape, KvFormat::F32, scale, Some(37), None, Some(Alibi::Rounded { scale: 0.125 })));
-    }
-    cases.push(case(&shapes[3], KvFormat::F32, 1e4, None, None, None));
-    cases.push(case(&shapes[9], KvFormat::F32, 1e4, None, None, None));
-    // Decode, and both prefill kernels: the other columns keep what is in them.
-    for shape in [&shapes[1], &shapes[8], &shapes[9]] {
-        for (start, format) in [(0, KvFormat::F16), (20, KvFormat::F16), (20, KvFormat::Q8_0)] {
-            cases.push(column_case(shape, start, format));
-        }
-    }
-    cases
-}
-
-/// Attention into a column range of a wider output.
-fn column_case(shape: &Shape, start: u32, format: KvFormat) -> Case {
-    let op = Attention {
-        heads: shape.heads,
-        kv_heads: shape.kv_heads,
-        head_dim: shape.head_dim,
-        scale: 0.1,
-        window: None,
-        softcap: None,
-        alibi: None,
-        format,
-        columns: Some(Columns { start, of: shape.heads * shape.head_dim + 28 }),
-    };
-    let whole = case(shape, format, op.scale, None, None, None);
-    let rows = TensorType::f32([Dim::Tokens, Dim::Fixed(op.columns().of)]);
-    Case {
-        label: format!("{} tokens at {} {op:?}", shape.tokens, shape.position),
-        op: Box::new(op),
-        outputs: vec![CaseInput::Activation(rows)],
-        ..whole
-    }
-}
-
-fn case(
-    shape: &Shape,
-    format: KvFormat,
-    scale: f32,
-    window: Option<u32>,
-    softcap: Option<f32>,
-    alibi: Option<Alibi>,
-) -> Case {
-    let Shape { tokens, position, context_length, heads, kv_heads, head_dim } = *shape;
-    let rows = CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(heads * head_dim)]));
-    let state = CaseInput::State(StateType { kv_heads, context_length, head_dim, format });
-    let op = Attention { heads, kv_heads, head_dim, scale, window, softcap, alibi, format, columns: None };
-    let mut inputs = vec![rows.clone(), state.clone(), state];
-    inputs.extend(alibi.map(|_| CaseInput::Vector(heads as usize)));
-    Case {
-        label: format!("{tokens} tokens at {position}/{context_length} {format:?} {op:?}"),
-        op: Box::new(op),
-        inputs,
-        outputs: vec![rows],
-        step: Step::new(tokens, position, 1),
-        max_nmse: match format {
-            KvFormat::F32 => 1e-10,
-            // Blocks become f16 on their way to the matrices of prefill, f16 caches are it already.
-            KvFormat::Q8_0 | KvFormat::Q4_0 if tokens > 1 => 3e-6,
-            KvFormat::F16 | KvFormat::Q8_0 | KvFormat::Q4_0 => 1e-6,
-        },
     }
 }

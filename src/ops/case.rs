@@ -46,6 +46,8 @@ pub enum CaseInput {
     },
     /// A filled key or value cache.
     State(StateType),
+    /// A key or value cache of these values, as its format rounds them.
+    Cache(StateType, Vec<f32>),
     /// A vector of these values.
     Values(Vec<f32>),
     /// A vector of multiples of an eighth within ±4, so that many are equal.
@@ -78,6 +80,7 @@ pub fn all_cases() -> Vec<Case> {
     cases.extend(super::matmul::cases());
     cases.extend(super::rope::cases());
     cases.extend(super::attention::cases());
+    cases.extend(super::rope_attention::cases());
     cases.extend(super::activation::cases());
     cases.extend(super::gather::cases());
     cases.extend(super::positions::cases());
@@ -152,6 +155,7 @@ impl CaseInput {
                 values.chunks_exact_mut(ty.head_dim as usize).for_each(|row| ty.format.round_row(row));
                 CaseValue::State(*ty, values)
             }
+            Self::Cache(ty, values) => CaseValue::State(*ty, values.clone()),
             Self::Weight { format, rows, cols, slice_rows } => {
                 let starts = (0..*rows).step_by(*slice_rows);
                 let slices: Vec<_> =

@@ -56,7 +56,7 @@ impl KvFormat {
         if self.has_blocks() { (head_dim / 4).next_multiple_of(16) } else { head_dim / 4 }
     }
 
-    const fn has_blocks(self) -> bool {
+    pub(super) const fn has_blocks(self) -> bool {
         matches!(self, Self::Q8_0 | Self::Q4_0)
     }
 

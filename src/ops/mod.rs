@@ -29,6 +29,7 @@ mod positions;
 mod qk_norm;
 mod quantize_row;
 mod rope;
+mod rope_attention;
 mod route;
 mod softcap;
 
@@ -47,6 +48,7 @@ pub use positions::AddPositions;
 pub use qk_norm::{NormGroups, QkNorm};
 pub use quantize_row::{Q8Block, QuantizeRow, decode_q8, encode_q8};
 pub use rope::{RopeAppend, RopeStyle};
+pub use rope_attention::RopeAttention;
 pub use route::Route;
 pub use softcap::Softcap;
 
@@ -97,6 +99,22 @@ pub enum Extent {
     Context {
         /// Positions a workgroup covers.
         per: u32,
+        /// Workgroups at most.
+        most: u32,
+    },
+    /// So many where a token sees a context of up to `most` positions, otherwise none.
+    ContextUpTo {
+        /// Positions.
+        most: u32,
+        /// Workgroups.
+        count: u32,
+    },
+    /// So many where a token sees a context of more than `most` positions, otherwise none.
+    ContextBeyond {
+        /// Positions.
+        most: u32,
+        /// Workgroups.
+        count: u32,
     },
 }
 
@@ -107,7 +125,13 @@ impl Extent {
             Self::Fixed(count) => count,
             Self::Tokens { per } => step.tokens.div_ceil(per),
             Self::LogitRows { per } => step.logit_rows.div_ceil(per),
-            Self::Context { per } => step.context.div_ceil(per),
+            Self::Context { per, most } => {
+                let count = step.context.div_ceil(per);
+                if count < most { count } else { most }
+            }
+            // The first token sees the least, the last one all.
+            Self::ContextUpTo { most, count } => count * (step.position < most) as u32,
+            Self::ContextBeyond { most, count } => count * (step.context > most) as u32,
         }
     }
 }
@@ -147,6 +171,13 @@ pub struct Kernel {
     pub workgroups: [Extent; 3],
     /// Bytes of each scratch buffer it uses, by [`Bind::Scratch`] number.
     pub scratch: Vec<u64>,
+}
+
+impl Kernel {
+    /// Whether it has anything to do in a forward: without workgroups along an axis it has not.
+    pub fn runs(&self, step: Step) -> bool {
+        self.workgroups.iter().all(|extent| extent.count(step) > 0)
+    }
 }
 
 /// A weight matrix `(rows, cols)` as it is placed: row slices of one format.

@@ -39,6 +39,15 @@ pub struct RopeAppend {
 const INVOCATIONS: u32 = 64;
 
 impl RopeAppend {
+    /// What shaders/lib/rotary.wgsl is specialised by, besides heads.
+    pub(super) fn rotary_overrides(&self) -> [(&'static str, f64); 3] {
+        [
+            ("ROTARY_DIM", f64::from(self.rotary_dim)),
+            ("CLIP", f64::from(self.clip.unwrap_or(0.0))),
+            ("INTERLEAVED", f64::from(u8::from(self.style == RopeStyle::Interleaved))),
+        ]
+    }
+
     fn clipped(&self, value: f32) -> f32 {
         self.clip.map_or(value, |most| value.clamp(-most, most))
     }
@@ -77,12 +86,10 @@ impl Op for RopeAppend {
                     ("HEADS", f64::from(self.heads)),
                     ("KV_HEADS", f64::from(self.kv_heads)),
                     ("HEAD_DIM", f64::from(self.head_dim)),
-                    ("ROTARY_DIM", f64::from(self.rotary_dim)),
-                    ("CLIP", f64::from(self.clip.unwrap_or(0.0))),
-                    ("INTERLEAVED", f64::from(u8::from(self.style == RopeStyle::Interleaved))),
                     ("CONTEXT_LENGTH", f64::from(state.context_length)),
                     ("HEAD_LANES", f64::from(head_lanes)),
                 ][..],
+                &self.rotary_overrides(),
                 &state.format.turn_overrides(self.head_dim),
             ]
             .concat(),

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use crate::graph::{Buffers, Graph, Node, TensorId, TensorKind, VectorId, Weight, WeightId};
-use crate::ops::{Call, Choose, Kernel, Operand, Phase, Traits, WeightType};
+use crate::ops::{Call, Choose, Kernel, Operand, Phase, Step, Traits, WeightType};
 use crate::quant::{CHUNK_BYTES, PackedLayout, REGION_ALIGN};
 use crate::tensor::{Extents, TensorType};
 
@@ -133,7 +133,9 @@ fn unit_cost(
         }
         for phase in [Phase::Decode, Phase::Prefill] {
             let kernels = node_kernels(graph, node, phase, (traits, extents), |id| &types[id.0]);
-            cost.dispatches += if phase == Phase::Decode { kernels.len() } else { 0 };
+            let first = Step::new(1, 0, 1);
+            let run = kernels.iter().filter(|kernel| kernel.runs(first)).count();
+            cost.dispatches += if phase == Phase::Decode { run } else { 0 };
             add_scratch(&mut cost.scratch, &kernels);
         }
     }

@@ -3,8 +3,8 @@
 use super::super::{GraphError, TensorId, TensorKind, Vector};
 use super::Lowering;
 use crate::model::{AttentionSpec, NormSpan, QkNormSpec};
-use crate::ops::{Attention, Columns, NormGroups, QkNorm, RopeAppend, RopeStyle, StateType};
-use crate::tensor::Dim;
+use crate::ops::{Attention, Columns, NormGroups, QkNorm, RopeAppend, RopeAttention, RopeStyle, StateType};
+use crate::tensor::{DType, Dim};
 
 impl Lowering<'_> {
     /// Fused rows `[q | k | v]`.
@@ -38,25 +38,25 @@ impl Lowering<'_> {
         let values = self.tensor(format!("layer {index} values"), TensorKind::State(state));
         let width = (spec.heads * spec.head_dim) as usize;
         let q = self.hidden(format!("layer {index} q"), Dim::Tokens, width);
-        let rope = spec.rope.as_ref();
-        let table = match rope {
+        let rotary = spec.rope.as_ref();
+        let table = match rotary {
             Some(rope) => {
                 let positions = self.options.context_length;
                 self.vector("rope table".into(), Vector::RopeTable { rope: rope.clone(), positions })
             }
             None => self.vector("no rope".into(), Vector::Values(vec![0.0; 2])),
         };
-        let append = RopeAppend {
+        let rope = RopeAppend {
             heads: spec.heads,
             kv_heads: spec.kv_heads,
             head_dim: spec.head_dim,
-            rotary_dim: rope.map_or(0, |rope| rope.rotary_dim),
-            style: rope.map_or(RopeStyle::HalfSplit, |rope| rope.style),
+            rotary_dim: rotary.map_or(0, |rope| rope.rotary_dim),
+            style: rotary.map_or(RopeStyle::HalfSplit, |rope| rope.style),
             clip: spec.clip_qkv,
             format: state.format,
         };
-        self.node(append, vec![qkv, table], vec![q, keys, values]);
         let (output, columns) = self.place(into, || format!("layer {index} attention"), width);
+        let rounded = self.attended_rounded(spec, output, columns)?;
         let attention = Attention {
             heads: spec.heads,
             kv_heads: spec.kv_heads,
@@ -68,13 +68,28 @@ impl Lowering<'_> {
             alibi: spec.alibi.as_ref().map(|(alibi, _)| *alibi),
             format: state.format,
             columns,
+            quantized: rounded.is_some(),
         };
-        let mut inputs = vec![q, keys, values];
+        let mut inputs = vec![qkv, table];
         if let Some((_, slopes)) = &spec.alibi {
             inputs.push(self.vector("slopes".into(), Vector::Values(slopes.clone())));
         }
-        self.node(attention, inputs, vec![output]);
+        let outputs = [output, q, keys, values].into_iter().chain(rounded).collect();
+        self.node(RopeAttention { rope, attention }, inputs, outputs);
         Ok(output)
+    }
+
+    /// Where attention also writes the row rounded that `o` reads: all of it, so it must be the last that writes there.
+    fn attended_rounded(
+        &mut self,
+        spec: &AttentionSpec,
+        output: TensorId,
+        columns: Option<Columns>,
+    ) -> Result<Option<TensorId>, GraphError> {
+        let blocks = spec.head_dim.is_multiple_of(DType::Q8_BLOCK as u32);
+        let first = columns.is_none_or(|columns| columns.start == 0);
+        let read = self.order(&spec.o.weight).is_none() && self.format(&spec.o.weight)?.integer();
+        Ok(if blocks && first && read { self.rounded_beside(output) } else { None })
     }
 
     pub(super) fn qk_norm(&mut self, index: usize, spec: &AttentionSpec, norm: &QkNormSpec, qkv: TensorId) -> TensorId {

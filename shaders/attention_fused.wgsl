@@ -1,0 +1,96 @@
+// Attention of one token from its fused row [q | k | v]: attention_decode with rope_append in the same dispatch.
+// Workgroups are attention_decode's. Each rotates the queries it needs; those whose part has the token itself make its
+// key and value as the cache holds them, and use these: nobody reads a row that is written in this dispatch. One
+// workgroup of each key/value head writes them.
+#import step
+#import CACHES
+#import REDUCE
+#import QUANTIZED
+#import RESULT
+#import rotary
+#import attend
+
+override FRESH_QUADS: u32 = 2u * QUERY_ROW;
+override PREPARED: u32 = QUERY_QUADS + FRESH_QUADS;
+
+@bind var<storage, read> slopes: array<f32>;  // (heads), for ALiBi
+
+var<workgroup> fresh: array<vec4<f32>, FRESH_QUADS>;  // (key and value, runs, RUN_QUADS)
+
+// Run `run` of the token's own key (0) or value (1).
+fn fresh_run(side: u32, run: u32) -> array<vec4<f32>, RUN_QUADS> {
+    var quads: array<vec4<f32>, RUN_QUADS>;
+    for (var i = 0u; i < RUN_QUADS; i++) {
+        quads[i] = fresh[side * QUERY_ROW + run * RUN_QUADS + i];
+    }
+    return quads;
+}
+
+// Queries, and the token's own key and value where they are wanted: a quad a lane.
+fn prepare(part: Part, newest: bool, lid: u32) {
+    for (var at = lid; at < PREPARED; at += WORKGROUP) {
+        let quad = at % QUERY_ROW;
+        let row = at / QUERY_ROW;
+        let live = quad < HEAD_DIM / 4u;
+        if row < TILE_HEADS {
+            var query = vec4(0.0);
+            if live {
+                query = head_quad(0u, head_of(part, row), quad, part.position) * SCALE;
+            }
+            queries[at] = query;
+        } else if newest {
+            let side = row - TILE_HEADS;
+            var own = vec4(0.0);
+            if live {
+                own = held(head_quad(0u, HEADS + side * KV_HEADS + part.kv_head, quad, part.position));
+            }
+            fresh[at - QUERY_QUADS] = own;
+        }
+    }
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let tiles = TILES / KV_HEADS;
+    let position = step.position;
+    let seen = seen_from(position);
+    let begin = position + 1u - seen + workgroup.x * SPLIT;
+    let end = min(begin + SPLIT, position + 1u);
+    let first_head = workgroup.y % tiles * TILE_HEADS;
+    let part = Part(0u, workgroup.y / tiles, first_head, position, begin, end, workgroup.x);
+    if ((seen <= ALONE) != WHOLE) | (begin >= end) {
+        return;
+    }
+    if workgroup.y >= TILES {
+        round_rest(0u, workgroup.y - TILES, lid);
+        return;
+    }
+    let newest = end == position + 1u;
+    let count = end - begin;
+    let own = count - 1u;  // where the token itself is, if it is
+    let cached = select(count, own, newest);
+    load_first_values(part, cached, lid);
+    prepare(part, newest, lid);
+    workgroupBarrier();
+    if newest & (first_head == 0u) {
+        let row = part.kv_head * CONTEXT_LENGTH + position;
+        for (var run = lid; run < RUNS; run += WORKGROUP) {
+            store_key(row, run, fresh_run(0u, run));
+            store_value(row, run, fresh_run(1u, run));
+        }
+    }
+    score_keys(part, cached, lid);
+    if newest & (lid == own % WORKGROUP) {
+        var all: array<vec4<f32>, MAX_HEADS>;
+        for (var run = 0u; run < RUNS; run++) {
+            all = products(run, fresh_run(0u, run), all);
+        }
+        store_scores(part, own, all);
+    }
+    weigh(count, lid);
+    add_values(part, cached, lid);
+    if newest & (lid / RUNS == own % STRANDS) {
+        add_value(own, fresh_run(1u, lid % RUNS));
+    }
+    join(part, lid);
+}

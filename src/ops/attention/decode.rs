@@ -1,0 +1,305 @@
+//! Decode's kernels: each token by itself, whatever else is in the forward.
+//!
+//! A token that sees few positions is one workgroup's a head, which writes the result; the positions of one that sees
+//! more are split, so that a long context fills the adapter, and `attention_combine` joins the pieces. Both kinds are
+//! dispatched by what the forward needs: the other kind has no workgroups then. Where the cache has no blocks a third
+//! kernel does all of it from the fused row, rope and append included. Invariants: what a token sees depends on its
+//! position, never on how much room the cache has; the fused kernel and the others make the same bits.
+
+use super::{Attention, KvFormat, StateType};
+use crate::ops::quantize_row::quantized_slot;
+use crate::ops::{Bind, Call, Columns, Extent, Kernel, RopeAppend, Traits, reduce_slot};
+use crate::tensor::DType;
+
+/// Positions that one workgroup attends to by itself at most. More take another two dispatches, fewer leave most of a
+/// large GPU idle for longer.
+const ALONE: u32 = 512;
+/// Invocations of such a workgroup, where there is room for as many.
+const ALONE_LANES: u32 = 512;
+/// Positions of a workgroup where there are more: enough to hide its start, few enough that 2048 fill a large GPU.
+const SPLIT: u32 = 256;
+/// Invocations of such a workgroup, where there is room for as many.
+const SPLIT_LANES: u32 = 256;
+/// Values that a lane asks for before it uses the first: more where few workgroups run, which must each ask for much. At
+/// most `MAX_AT_ONCE` of attend.wgsl; none waits for memory on a software adapter.
+const ALONE_AT_ONCE: u32 = 8;
+const SPLIT_AT_ONCE: u32 = 4;
+/// Query heads that share the reads of such a workgroup at most; `MAX_HEADS` of attend.wgsl.
+const SPLIT_HEADS: u32 = 4;
+/// Invocations of a workgroup that joins pieces; twice as many as a head has quads.
+const COMBINE_LANES: u32 = 128;
+/// Lanes of a workgroup that hold a head's quads while they are turned; `TURN_LANES` of turn.wgsl.
+const TURN_LANES: u32 = 64;
+
+/// Where a kernel finds the operands of its op.
+#[derive(Debug, Clone)]
+pub(in crate::ops) struct Operands {
+    /// What queries are made of: `q`, or `qkv` and `table`.
+    pub(in crate::ops) queries: Vec<(&'static str, Bind)>,
+    pub(in crate::ops) keys: Bind,
+    pub(in crate::ops) values: Bind,
+    /// Slopes, or what stands in for them.
+    pub(in crate::ops) slopes: Bind,
+    pub(in crate::ops) output: Bind,
+    pub(in crate::ops) rounded: Bind,
+}
+
+/// One kernel's share of a token.
+struct Share {
+    /// Positions of a workgroup.
+    positions: u32,
+    /// Invocations wanted.
+    lanes: u32,
+    /// Query heads of a workgroup.
+    heads: u32,
+    /// Values that a lane asks for at once.
+    at_once: u32,
+    /// Whether it is all of what the token sees.
+    whole: bool,
+}
+
+impl Attention {
+    /// Most tokens of a forward that [`Self::by_decode`] has scratch for.
+    pub const FEW: u32 = 16;
+
+    /// Kernels for up to `tokens` tokens, each with the bits that it has alone. Keys and values are in the cache.
+    ///
+    /// # Panics
+    /// If `tokens` is more than [`Self::FEW`].
+    pub fn by_decode(&self, call: &Call<'_>, tokens: u32) -> Vec<Kernel> {
+        assert!(tokens <= Self::FEW, "{tokens} tokens are a prompt");
+        let operands = Operands {
+            queries: vec![("q", Bind::Input(0))],
+            keys: Bind::Input(1),
+            values: Bind::Input(2),
+            // Without ALiBi nothing reads slopes: q stands in for them.
+            slopes: Bind::Input(if self.alibi.is_some() { 3 } else { 0 }),
+            output: Bind::Output(0),
+            rounded: Bind::Output(1),
+        };
+        Decode {
+            attention: self,
+            rope: None,
+            state: Call::state(&call.inputs[1]),
+            traits: call.traits,
+            tokens,
+            operands,
+        }
+        .kernels()
+    }
+
+    /// Kernels for one token from its fused row: rope and append, too.
+    pub(in crate::ops) fn fused(
+        &self,
+        rope: &RopeAppend,
+        state: StateType,
+        traits: &Traits,
+        operands: Operands,
+    ) -> Vec<Kernel> {
+        Decode { attention: self, rope: Some(rope), state, traits, tokens: 1, operands }.kernels()
+    }
+}
+
+struct Decode<'a> {
+    attention: &'a Attention,
+    /// Set where queries, key and value come from the fused row.
+    rope: Option<&'a RopeAppend>,
+    state: StateType,
+    traits: &'a Traits,
+    /// Most tokens of a forward.
+    tokens: u32,
+    operands: Operands,
+}
+
+impl Decode<'_> {
+    fn kernels(&self) -> Vec<Kernel> {
+        let &Attention { heads, kv_heads, .. } = self.attention;
+        let at_once = |wanted| if self.traits.software { 1 } else { wanted };
+        let (positions, lanes, at_once_alone) = (ALONE, ALONE_LANES, at_once(ALONE_AT_ONCE));
+        let whole = Share { positions, lanes, heads: 1, at_once: at_once_alone, whole: true };
+        let mut kernels = vec![self.attend(&whole)];
+        if self.most_seen() > ALONE {
+            let (positions, lanes, at_once) = (SPLIT, SPLIT_LANES, at_once(SPLIT_AT_ONCE));
+            let heads = (heads / kv_heads).min(SPLIT_HEADS);
+            kernels.push(self.attend(&Share { positions, lanes, heads, at_once, whole: false }));
+            kernels.push(self.combine());
+        }
+        kernels
+    }
+
+    /// Positions that a token sees at most.
+    fn most_seen(&self) -> u32 {
+        self.attention.window.unwrap_or(u32::MAX).min(self.state.context_length)
+    }
+
+    /// Pieces that a head has at most.
+    fn pieces(&self) -> u32 {
+        self.most_seen().div_ceil(SPLIT)
+    }
+
+    fn scratch(&self) -> Vec<u64> {
+        let Attention { heads, head_dim, .. } = self.attention;
+        let quads = 1 + u64::from(head_dim / 4);
+        vec![u64::from(self.tokens * heads) * u64::from(self.pieces()) * quads * 16]
+    }
+
+    fn attend(&self, share: &Share) -> Kernel {
+        let &Attention { heads, kv_heads, .. } = self.attention;
+        let workgroup = self.workgroup(share);
+        let mut overrides = self.attention.score_overrides(self.state);
+        let reduce = reduce_slot(self.traits, workgroup, &mut overrides);
+        overrides.extend([
+            ("WORKGROUP", f64::from(workgroup)),
+            ("LANES", f64::from(workgroup)),
+            ("TILE_HEADS", f64::from(share.heads)),
+            ("SPLIT", f64::from(share.positions)),
+            ("ALONE", f64::from(ALONE)),
+            ("AT_ONCE", f64::from(share.at_once)),
+        ]);
+        let tiles = kv_heads * (heads / kv_heads).div_ceil(share.heads);
+        let mut kernel = Kernel {
+            source: "attention_decode",
+            slots: vec![("KV", self.state.format.decode_reader(self.attention.head_dim)), reduce],
+            overrides,
+            bindings: self.operands.queries.clone(),
+            workgroups: [
+                Extent::ContextUpTo { most: ALONE, count: 1 },
+                Extent::Fixed(tiles + self.rest(workgroup)),
+                Extent::Tokens { per: 1 },
+            ],
+            scratch: vec![],
+        };
+        kernel.bindings.extend([
+            ("key_cache", self.operands.keys),
+            ("value_cache", self.operands.values),
+            ("slopes", self.operands.slopes),
+        ]);
+        if let Some(rope) = self.rope {
+            kernel.source = "attention_fused";
+            kernel.slots[0] = ("CACHES", self.state.format.decode_writer(self.attention.head_dim));
+            kernel.overrides.extend(rope.rotary_overrides());
+        }
+        if share.whole {
+            kernel.slots.push(("RESULT", "lib/result_row".into()));
+            if self.most_seen() <= ALONE {
+                kernel.workgroups[0] = Extent::Fixed(1);
+            }
+            self.row(&mut kernel);
+        } else {
+            kernel.slots.extend([("RESULT", "lib/result_piece".into()), quantized_slot(false)]);
+            kernel.overrides.push(("PIECES", f64::from(self.pieces())));
+            kernel.bindings.push(("partials", Bind::Scratch(0)));
+            kernel.workgroups[0] = Extent::Context { per: SPLIT, most: self.pieces() };
+            kernel.workgroups[1] = Extent::ContextBeyond { most: ALONE, count: tiles };
+            kernel.scratch = self.scratch();
+        }
+        kernel
+    }
+
+    fn combine(&self) -> Kernel {
+        let Attention { heads, head_dim, window, .. } = self.attention;
+        let quads = head_dim / 4;
+        let workgroup = if self.traits.software { quads.next_power_of_two().max(16) } else { COMBINE_LANES };
+        let mut overrides = vec![
+            ("WORKGROUP", f64::from(workgroup)),
+            ("LANES", f64::from(workgroup)),
+            ("HEADS", f64::from(*heads)),
+            ("HEAD_DIM", f64::from(*head_dim)),
+            ("PIECES", f64::from(self.pieces())),
+            ("SPLIT", f64::from(SPLIT)),
+            ("ALONE", f64::from(ALONE)),
+            ("WINDOW", f64::from(window.unwrap_or(0))),
+        ];
+        let reduce = reduce_slot(self.traits, workgroup, &mut overrides);
+        let mut kernel = Kernel {
+            source: "attention_combine",
+            slots: vec![reduce],
+            overrides,
+            bindings: vec![("partials", Bind::Scratch(0))],
+            workgroups: [
+                Extent::ContextBeyond { most: ALONE, count: heads + self.rest(workgroup) },
+                Extent::Fixed(1),
+                Extent::Tokens { per: 1 },
+            ],
+            scratch: self.scratch(),
+        };
+        self.row(&mut kernel);
+        kernel
+    }
+
+    /// What a kernel that writes rows of the output has besides.
+    fn row(&self, kernel: &mut Kernel) {
+        let Columns { start, of } = self.attention.columns();
+        kernel.slots.push(quantized_slot(self.attention.quantized));
+        kernel.overrides.extend([("FIRST_COLUMN", f64::from(start)), ("COLS", f64::from(of))]);
+        kernel.overrides.extend(self.state.format.turn_overrides(self.attention.head_dim));
+        kernel.overrides.push(("TURN_LANES", if self.turns() { f64::from(TURN_LANES) } else { 1.0 }));
+        kernel.bindings.push(("output", self.operands.output));
+        kernel.bindings.extend(self.attention.quantized.then_some(("quantized", self.operands.rounded)));
+    }
+
+    fn turns(&self) -> bool {
+        self.state.format.span(self.attention.head_dim) > 1
+    }
+
+    /// Workgroups that round what is behind the heads in a row.
+    fn rest(&self, workgroup: u32) -> u32 {
+        let Columns { start, of } = self.attention.columns();
+        let width = self.attention.heads * self.attention.head_dim;
+        if !self.attention.quantized {
+            return 0;
+        }
+        let block = DType::Q8_BLOCK as u32;
+        assert!(start == 0 && self.attention.head_dim.is_multiple_of(block), "lowering rounds whole blocks of heads");
+        ((of - width) / 4).div_ceil(workgroup)
+    }
+
+    /// Invocations of a workgroup: what is wanted, or half of it until it fits; on a software adapter the fewest.
+    fn workgroup(&self, share: &Share) -> u32 {
+        let run_quads = self.state.format.run_quads(self.attention.head_dim);
+        let runs = (self.attention.head_dim / 4).div_ceil(run_quads);
+        let least = runs.max(self.attention.head_dim / 4).next_power_of_two().max(16);
+        if self.traits.software {
+            return least;
+        }
+        let row = runs * run_quads;
+        let quads_of = |lanes: u32| {
+            let prepared = row * (share.heads + if self.rope.is_some() { 2 } else { 0 });
+            let row_quads = if share.whole && self.attention.quantized { lanes } else { 0 };
+            let turning = if share.whole && self.turns() { TURN_LANES } else { 1 };
+            prepared + run_quads * lanes + row_quads + turning
+        };
+        let bytes = |lanes| 16 * quads_of(lanes) + 4 * (share.heads * share.positions + lanes) + 64;
+        let mut lanes = share.lanes.max(least);
+        while lanes > least && (lanes > self.traits.invocations || bytes(lanes) > self.traits.workgroup_storage) {
+            lanes /= 2;
+        }
+        lanes
+    }
+}
+
+impl KvFormat {
+    /// The snippet by which decode reads caches with heads of this size: fills the slot `KV`.
+    fn decode_reader(self, head_dim: u32) -> String {
+        if self.runs(head_dim) { "lib/kv_f16_runs".into() } else { self.reader() }
+    }
+
+    /// The snippet by which the fused kernel reads and writes them: fills the slot `CACHES`.
+    fn decode_writer(self, head_dim: u32) -> String {
+        if self.runs(head_dim) { "lib/caches_f16_runs".into() } else { format!("lib/caches_{}", self.name()) }
+    }
+
+    /// Whether rows of f16 are whole 16-byte loads.
+    fn runs(self, head_dim: u32) -> bool {
+        self == Self::F16 && head_dim.is_multiple_of(8)
+    }
+
+    /// Quads that a load brings; `RUN_QUADS` of the reader.
+    fn run_quads(self, head_dim: u32) -> u32 {
+        match self {
+            Self::F16 if self.runs(head_dim) => 2,
+            Self::F16 | Self::F32 => 1,
+            Self::Q8_0 | Self::Q4_0 => 4,
+        }
+    }
+}

@@ -102,6 +102,29 @@ fn matrices_that_can_t_be_one_stay_two() {
     assert_eq!(matmuls(&experts, &quant::F16, &quant::F16), 3, "qkv, o, router: experts have no one last matrix");
 }
 
+/// Where o and down read one row rounded to 8 bits, attention, which writes the last of it, rounds all of it.
+#[test]
+fn attention_rounds_the_row_that_o_and_down_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_model(folder.path(), 256, 512);
+    let spec = describe_checkpoint(&Checkpoint::open(folder.path()).expect("it opens")).expect("it is described");
+    let lowered = |spec: &ModelSpec, integer, apart| {
+        let format_of = |_: &str| Some(&quant::Q4_0 as &'static dyn BlockFormat);
+        let (kv_format, format_of) = (KvFormat::F16, &format_of);
+        let options = LowerOptions { context_length: 64, kv_format, integer, format_of, ordered: &|_| None, apart };
+        let graph = lower(spec, &options).expect("it lowers");
+        let outputs = graph.nodes.iter().find(|node| node.op.name() == "rope_attention").expect("it attends");
+        (outputs.outputs.len(), ops(&graph).iter().filter(|op| **op == "quantize_row").count())
+    };
+    assert_eq!(lowered(&spec, false, false), (4, 0), "nothing is rounded");
+    assert_eq!(lowered(&spec, true, false), (5, 0), "attention rounds the row of both");
+    assert_eq!(lowered(&spec, true, true), (5, 1), "attention rounds o's, down's is rounded by itself");
+    let mut small = spec.clone();
+    (small.layers[0].attention.heads, small.layers[0].attention.kv_heads) = (64, 64);
+    small.layers[0].attention.head_dim = 4;
+    assert_eq!(lowered(&small, true, false), (4, 1), "heads that are no whole blocks");
+}
+
 const VOCAB: usize = 64;
 
 /// A GPT-NeoX model of one parallel layer, its numbers seeded.

@@ -114,12 +114,10 @@ struct Decode<'a> {
 impl Decode<'_> {
     fn kernels(&self) -> Vec<Kernel> {
         let &Attention { heads, kv_heads, .. } = self.attention;
-        let at_once = |wanted| if self.traits.software { 1 } else { wanted };
-        let (positions, lanes, at_once_alone) = (ALONE, ALONE_LANES, at_once(ALONE_AT_ONCE));
-        let whole = Share { positions, lanes, heads: 1, at_once: at_once_alone, whole: true };
-        let mut kernels = vec![self.attend(&whole)];
+        let (positions, lanes, at_once) = (ALONE, ALONE_LANES, ALONE_AT_ONCE);
+        let mut kernels = vec![self.attend(&Share { positions, lanes, heads: 1, at_once, whole: true })];
         if self.most_seen() > ALONE {
-            let (positions, lanes, at_once) = (SPLIT, SPLIT_LANES, at_once(SPLIT_AT_ONCE));
+            let (positions, lanes, at_once) = (SPLIT, SPLIT_LANES, SPLIT_AT_ONCE);
             let heads = (heads / kv_heads).min(SPLIT_HEADS);
             kernels.push(self.attend(&Share { positions, lanes, heads, at_once, whole: false }));
             kernels.push(self.combine());
@@ -154,7 +152,7 @@ impl Decode<'_> {
             ("TILE_HEADS", f64::from(share.heads)),
             ("SPLIT", f64::from(share.positions)),
             ("ALONE", f64::from(ALONE)),
-            ("AT_ONCE", f64::from(share.at_once)),
+            ("AT_ONCE", f64::from(if self.traits.software { 1 } else { share.at_once })),
         ]);
         let tiles = kv_heads * (heads / kv_heads).div_ceil(share.heads);
         let mut kernel = Kernel {

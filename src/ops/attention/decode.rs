@@ -15,7 +15,7 @@ use crate::tensor::DType;
 /// large GPU idle for longer.
 const ALONE: u32 = 512;
 /// Invocations of such a workgroup, where there is room for as many.
-const ALONE_LANES: u32 = 512;
+const ALONE_LANES: u32 = 256;
 /// Positions of a workgroup where there are more: enough to hide its start, few enough that 2048 fill a large GPU.
 const SPLIT: u32 = 256;
 /// Invocations of such a workgroup, where there is room for as many.

@@ -297,10 +297,10 @@ impl Op for Attention {
         let state = Call::state(&call.inputs[1]);
         match call.phase {
             Phase::Decode => self.decode(state, call.traits),
-            Phase::Prefill if self.fits_matrices(state, call.traits) => {
+            Phase::Few | Phase::Prefill if self.fits_matrices(state, call.traits) => {
                 self.turned_back(self.prefill_matrix(state), state)
             }
-            Phase::Prefill => self.turned_back(self.prefill(state, call.traits), state),
+            Phase::Few | Phase::Prefill => self.turned_back(self.prefill(state, call.traits), state),
         }
     }
 

@@ -131,7 +131,7 @@ fn unit_cost(
                 TensorKind::Vector(_) => {}
             }
         }
-        for phase in [Phase::Decode, Phase::Prefill] {
+        for phase in Phase::ALL {
             let kernels = node_kernels(graph, node, phase, (traits, extents), |id| &types[id.0]);
             cost.dispatches += if phase == Phase::Decode { kernels.len() } else { 0 };
             add_scratch(&mut cost.scratch, &kernels);

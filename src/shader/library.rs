@@ -42,6 +42,7 @@ pub static KERNELS: &[(&str, &str)] = files![
 
 /// Snippets: files of `shaders/lib/` and `shaders/quant/`, imported by kernels.
 pub static SNIPPETS: &[(&str, &str)] = files![
+    "lib/accumulate",
     "lib/activation",
     "lib/alibi",
     "lib/append_f16",
@@ -74,8 +75,11 @@ pub static SNIPPETS: &[(&str, &str)] = files![
     "lib/reduce_workgroup",
     "lib/rows_1x1",
     "lib/rows_2x1",
+    "lib/rows_2x4",
+    "lib/rows_2x8",
     "lib/rows_4x1",
     "lib/rows_4x4",
+    "lib/rows_4x8",
     "lib/scan",
     "lib/step",
     "lib/tanh",

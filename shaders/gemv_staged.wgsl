@@ -7,9 +7,9 @@
 #import WEIGHTS
 #import VALUES_OF
 #import TILE
-#import REDUCE
 #import accumulate
 #import epilogue
+#import SUMS
 
 override COLS: u32;          // input features, whole chunks
 override ROWS: u32;          // rows of this slice
@@ -76,14 +76,5 @@ fn main(
             workgroupBarrier();
         }
     }
-    for (var t = 0u; t < TOKENS_PER_LANE; t++) {
-        if t < count {
-            for (var r = 0u; r < ROWS_PER_LANE; r++) {
-                let sum = reduce_sum(sums[t][r], lid);
-                if lane == 0u && first + r < ROWS {
-                    finish(first_token + t, FIRST_ROW + first + r, sum);
-                }
-            }
-        }
-    }
+    add_up(sums, first, first_token, count, lid);
 }

@@ -15,6 +15,7 @@ const SLOTS: &[(&str, Option<&str>, &str)] = &[
     ("KV", None, "lib/kv_"),
     ("APPEND", None, "lib/append_"),
     ("REDUCE", None, "lib/reduce_"),
+    ("SUMS", None, "lib/sums_"),
     ("TILE", Some("gemv"), "lib/rows_"),
     ("TILE", Some("gemm"), "lib/tile_"),
     ("TILE", Some("gemm_matrix"), "lib/matrix_"),

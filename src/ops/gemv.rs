@@ -30,10 +30,10 @@ impl Shape {
             ("LANES", f64::from(lanes)),
             ("LOGIT_ROWS", f64::from(u8::from(logit_rows))),
         ];
-        let reduce = reduce_slot(call.traits, workgroup, &mut overrides);
+        let (_, reduce) = reduce_slot(call.traits, workgroup, &mut overrides);
         Kernel {
             source,
-            slots: vec![reduce, ("TILE", format!("lib/rows_{rows}x{tokens}"))],
+            slots: vec![("SUMS", reduce.replace("reduce", "sums")), ("TILE", format!("lib/rows_{rows}x{tokens}"))],
             overrides,
             bindings: vec![],
             workgroups: [per, Extent::Fixed(y), Extent::Fixed(groups.div_ceil(y))],

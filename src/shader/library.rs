@@ -82,6 +82,8 @@ pub static SNIPPETS: &[(&str, &str)] = files![
     "lib/rows_4x8",
     "lib/scan",
     "lib/step",
+    "lib/sums_subgroup",
+    "lib/sums_workgroup",
     "lib/tanh",
     "lib/tile_2x4",
     "lib/tile_4x4",

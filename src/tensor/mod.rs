@@ -2,6 +2,9 @@
 //!
 //! Holds no data. Shapes are row-major, outermost dimension first, in config words: `(tokens, heads, head_dim)`.
 
+/// Rows of a forward of few tokens at most: such a forward computes each row as decode does, several at a time.
+pub const FEW_ROWS: u32 = 16;
+
 /// The element type of an activation. Weights have a [`crate::quant::BlockFormat`] instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DType {
@@ -13,9 +16,6 @@ pub enum DType {
     /// few tokens read them, so there are at most [`FEW_ROWS`].
     Q8,
 }
-
-/// Rows of a forward of few tokens at most: such a forward computes each row as decode does, several at a time.
-pub const FEW_ROWS: u32 = 16;
 
 impl DType {
     /// Values of [`DType::Q8`] that share a scale; a row's length is a multiple of twice as many.

@@ -15,6 +15,10 @@ use wgpt::tensor::{Dim, TensorType};
 /// Seconds of work before anything is timed, and of each timed run: an idle GPU runs at a fraction of its clock.
 const WARM_UP: f64 = 0.2;
 
+/// Formats and rows of which forwards of few tokens are timed.
+const FEW_FORMATS: [&str; 5] = ["f16", "q8_0", "q4_0", "q4_k", "nf4"];
+const FEW: [u32; 4] = [1, 2, 8, 16];
+
 struct Figure {
     case: Case,
     bytes: f64,
@@ -38,6 +42,21 @@ fn matmul(format: &'static dyn BlockFormat, tokens: u32, rows: usize, cols: usiz
         max_nmse: 0.0,
     };
     Figure { case, bytes: weight + activations, flops: 2.0 * f64::from(tokens) * (rows * cols) as f64 }
+}
+
+/// The same as one row and few are computed by default: formats of integer codes times rounded rows.
+fn few(format: &'static dyn BlockFormat, tokens: u32, rows: usize, cols: usize) -> Figure {
+    let mut figure = matmul(format, tokens, rows, cols);
+    if format.integer() {
+        figure.case.label += ", rounded";
+        figure.case.op = Box::new(Matmul { quantized: true, ..Matmul::plain() });
+        let rounded = figure.case.inputs.iter().find_map(|input| match input {
+            CaseInput::Activation(ty) => Some(CaseInput::Activation(ty.rounded())),
+            _ => None,
+        });
+        figure.case.inputs.extend(rounded);
+    }
+    figure
 }
 
 fn attention(tokens: u32, context: u32, heads: u32, head_dim: u32, format: KvFormat) -> Figure {
@@ -159,6 +178,11 @@ fn figures(device: &Device, smoke: bool) -> Vec<Figure> {
         // The head, which is last, computes one row of a prompt.
         let layer = &shapes[..shapes.len().max(2) - 1];
         figures.extend(layer.iter().map(|(rows, cols)| matmul(*format, prompt, *rows, *cols)));
+    }
+    for format in FORMATS.iter().filter(|format| FEW_FORMATS.contains(&format.name())) {
+        for (rows, cols) in shapes {
+            figures.extend(FEW.iter().map(|tokens| few(*format, *tokens, *rows, *cols)));
+        }
     }
     let contexts: &[u32] = if smoke { &[64] } else { &[512, 2048, 8192] };
     for format in KvFormat::ALL {

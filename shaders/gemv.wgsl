@@ -1,12 +1,15 @@
-// A few activation rows × weightᵀ: one at decode, tiles of some where workgroup memory does not pay. LANES invocations
-// share ROWS_PER_LANE weight rows and TOKENS_PER_LANE activation rows: each lane strides over the rows' 16-byte chunks,
-// so that neighbouring lanes read neighbouring 16 bytes; then the lanes' sums are added. A workgroup holds
-// WORKGROUP / LANES such teams.
+// A few activation rows × weightᵀ: one at decode, tiles of some where a forward has few or where workgroup memory does
+// not pay. LANES invocations share ROWS_PER_LANE weight rows and TOKENS_PER_LANE activation rows: each lane strides over
+// the rows' 16-byte chunks, so that neighbouring lanes read neighbouring 16 bytes; then the lanes' sums are added. A
+// workgroup holds WORKGROUP / LANES such teams. Workgroups along x are tiles of tokens, so that those who read the same
+// weights run at the same time; along y and z are rows. What a token's sums are added up from, and in which order,
+// depends on LANES alone.
 #import step
 #import WEIGHTS
 #import TILE
-#import REDUCE
+#import accumulate
 #import epilogue
+#import SUMS
 
 override COLS: u32;          // input features, a multiple of 4
 override ROWS: u32;          // rows of this slice
@@ -33,9 +36,10 @@ fn main(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let tokens = select(step.tokens, step.logit_rows, LOGIT_ROWS);
-    let team = (group.x + group.y * groups.x) * (WORKGROUP / LANES) + lid / LANES;
+    let team = (group.y + group.z * groups.y) * (WORKGROUP / LANES) + lid / LANES;
     let first = team * ROWS_PER_LANE;
-    let first_token = group.z * TOKENS_PER_LANE;
+    let first_token = group.x * TOKENS_PER_LANE;
+    let count = select(min(tokens - first_token, TOKENS_PER_LANE), 1u, TOKENS_PER_LANE == 1u);
     let lane = lid % LANES;
     var sums: array<array<f32, ROWS_PER_LANE>, TOKENS_PER_LANE>;
     for (var at = lane; at < CHUNKS; at += LANES) {
@@ -49,19 +53,14 @@ fn main(
                 w[r] = chunk4(chunks[r], i);
             }
             for (var t = 0u; t < TOKENS_PER_LANE; t++) {
-                let x = input4(min(first_token + t, tokens - 1u), at * (CHUNK / 4u) + i);
-                for (var r = 0u; r < ROWS_PER_LANE; r++) {
-                    sums[t][r] += dot(w[r], x);
+                if t < count {
+                    let x = input4(first_token + t, at * (CHUNK / 4u) + i);
+                    for (var r = 0u; r < ROWS_PER_LANE; r++) {
+                        sums[t][r] = accumulate(sums[t][r], w[r], x);
+                    }
                 }
             }
         }
     }
-    for (var t = 0u; t < TOKENS_PER_LANE; t++) {
-        for (var r = 0u; r < ROWS_PER_LANE; r++) {
-            let sum = reduce_sum(sums[t][r], lid);
-            if lane == 0u && first + r < ROWS && first_token + t < tokens {
-                finish(first_token + t, FIRST_ROW + first + r, sum);
-            }
-        }
-    }
+    add_up(sums, first, first_token, count, lid);
 }

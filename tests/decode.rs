@@ -7,8 +7,8 @@ use common::all_adapters;
 use wgpt::exec::FilledCase;
 use wgpt::gpu::{Device, DeviceOptions, Tier};
 use wgpt::ops::{
-    Alibi, Attention, Call, Case, CaseInput, Columns, HostInput, Kernel, KvFormat, Op, RopeAppend, RopeAttention,
-    RopeStyle, StateType, Step,
+    Alibi, Attention, Call, Case, CaseInput, Columns, HostInput, Kernel, KvFormat, Op, Phase, RopeAppend,
+    RopeAttention, RopeStyle, StateType, Step,
 };
 use wgpt::tensor::{Dim, TensorType};
 
@@ -22,7 +22,7 @@ impl Op for Several {
     }
 
     fn kernels(&self, call: &Call<'_>) -> Vec<Kernel> {
-        self.0.by_decode(call)
+        self.0.kernels(&Call { phase: Phase::Few, ..call.clone() })
     }
 
     fn reference(&self, step: Step, inputs: &[HostInput<'_>], outputs: &mut [&mut [f32]]) {

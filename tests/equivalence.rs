@@ -230,6 +230,7 @@ fn rows_rounded_to_8_bits_give_the_same_bits_too() {
         // The first logits only, those of a single token: tokens that are chosen by them may differ.
         let error = nmse(&exact[0], &rounded[0]);
         assert!(error < 1e-3 && error > 0.0, "{name}: nmse {error} from rows as they are");
-        host_agrees(&folder, asked, 1e-4);
+        // A value half-way between two codes falls to either side, and a prompt of few tokens has more of them than one.
+        host_agrees(&folder, asked, 3e-4);
     }
 }

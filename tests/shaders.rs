@@ -17,6 +17,7 @@ const SLOTS: &[(&str, Option<&str>, &str)] = &[
     ("CACHES", None, "lib/caches_"),
     ("RESULT", None, "lib/result_"),
     ("REDUCE", None, "lib/reduce_"),
+    ("SUMS", None, "lib/sums_"),
     ("TILE", Some("gemv"), "lib/rows_"),
     ("TILE", Some("gemm"), "lib/tile_"),
     ("TILE", Some("gemm_matrix"), "lib/matrix_"),
@@ -134,11 +135,13 @@ fn operand(input: &CaseInput, case: &Case) -> Operand {
     }
 }
 
-/// Every kernel of a case, by both phases where it has one row.
+/// Every kernel of a case, by all phases that compute as many rows.
 fn kernels(case: &Case, traits: &Traits) -> Vec<Kernel> {
     let operands = |inputs: &[CaseInput]| inputs.iter().map(|input| operand(input, case)).collect::<Vec<_>>();
     let (inputs, outputs) = (operands(&case.inputs), operands(&case.outputs));
-    let phases: &[Phase] = if case.step.tokens == 1 { &[Phase::Decode, Phase::Prefill] } else { &[Phase::Prefill] };
+    let tokens = case.step.tokens;
+    let first = Phase::ALL.iter().position(|phase| *phase == Phase::of(tokens, tokens)).expect("one of them");
+    let phases = &Phase::ALL[first..];
     let call = |phase| Call { phase, inputs: &inputs, outputs: &outputs, traits, largest: case.step.extents() };
     phases.iter().flat_map(|phase| case.op.kernels(&call(*phase))).collect()
 }

@@ -35,8 +35,9 @@ pub(super) struct PlacementArgs {
     #[arg(long, value_name = "N|all", env = "WGPT_OFFLOAD", num_args = 0..=1, default_missing_value = "needed", value_parser = offload)]
     pub(super) offload: Option<Offload>,
 
-    /// What decode multiplies quantized weights by: activations as they are, or rounded to 8 bits, sixteen to a scale,
-    /// for the sake of faster integer dot products [default: q8 on GPUs, f32 on the host and on software adapters]
+    /// What decode and prompts of up to 16 tokens multiply quantized weights by: activations as they are, or rounded to
+    /// 8 bits, sixteen to a scale, for the sake of faster integer dot products [default: q8 on GPUs, f32 on the host and
+    /// on software adapters]
     #[arg(long, value_name = "f32|q8", env = "WGPT_ACTIVATIONS", value_parser = activations)]
     pub(super) activations: Option<Activations>,
 

@@ -13,7 +13,7 @@ use super::load::WeightSource;
 use super::packed::{Fill, PackedSource, batches};
 use super::stream::Stream;
 use super::uploads::{Packed, Streamed};
-use crate::gpu::{Buffer, BufferPart, Device, HostBuffer, HostUse, Readback, Usage};
+use crate::gpu::{Buffer, BufferPart, Device, Dispatch, HostBuffer, HostUse, Readback, Usage};
 use crate::graph::{Buffers, Graph, Node, TensorId, TensorKind, WeightId};
 use crate::ops::{Bind, Kernel, Phase, Step};
 use crate::plan::{AdapterBytes, AdapterId, OffloadMode, Plan, Residency, node_kernels, weight_type};
@@ -82,7 +82,7 @@ impl<'a> Allocated<'a> {
                 streamed: BTreeMap::new(),
                 stream: None,
                 due: Mutex::default(),
-                dispatches: (0..plan.graph.nodes.len()).map(|_| [Vec::new(), Vec::new()]).collect(),
+                dispatches: (0..plan.graph.nodes.len()).map(|_| Phase::ALL.map(|_| Vec::new())).collect(),
                 planned: plan.bytes,
                 device,
             },
@@ -211,17 +211,31 @@ impl<'a> Allocated<'a> {
     fn record(&mut self) -> Result<(), ExecError> {
         let all: Vec<Kernel> = self.chosen.iter().flat_map(|chosen| chosen.kernels.clone()).collect();
         self.lane.device.compile(&all)?;
-        for chosen in &self.chosen {
-            let key = self.plan.streams(chosen.unit).then_some(chosen.unit);
-            let op = &self.plan.graph.nodes[chosen.node];
-            let mut made = Vec::with_capacity(chosen.kernels.len());
-            for kernel in &chosen.kernels {
-                let bind = |bind| self.bind(op, key, chosen.phase, bind);
-                made.push(self.lane.device.dispatch(kernel, &self.lane.step, bind)?);
-            }
+        for (index, chosen) in self.chosen.iter().enumerate() {
+            let known = self.chosen[..index].iter().rev().take_while(|other| other.node == chosen.node);
+            let mut alike = known.filter(|other| other.kernels == chosen.kernels);
+            let alike = alike.find(|other| self.binds_alike(chosen.unit, other.phase, chosen.phase));
+            let made = match alike {
+                Some(other) => self.lane.dispatches[chosen.node][other.phase as usize].clone(),
+                None => self.dispatches(chosen)?,
+            };
             self.lane.dispatches[chosen.node][chosen.phase as usize] = made;
         }
         Ok(())
+    }
+
+    fn dispatches(&self, chosen: &Chosen) -> Result<Vec<Dispatch>, ExecError> {
+        let key = self.plan.streams(chosen.unit).then_some(chosen.unit);
+        let op = &self.plan.graph.nodes[chosen.node];
+        let dispatch =
+            |kernel| self.lane.device.dispatch(kernel, &self.lane.step, |bind| self.bind(op, key, chosen.phase, bind));
+        Ok(chosen.kernels.iter().map(dispatch).collect::<Result<_, _>>()?)
+    }
+
+    /// Whether two phases of a unit find its weights in the same place.
+    fn binds_alike(&self, unit: usize, one: Phase, other: Phase) -> bool {
+        let in_place = |phase| phase == Phase::Decode && self.plan.pins(unit) && self.reads_in_place();
+        in_place(one) == in_place(other)
     }
 
     fn bind(&self, op: &Node, key: Option<usize>, phase: Phase, bind: Bind) -> BufferPart<'_> {
@@ -330,13 +344,13 @@ impl Lane {
     }
 }
 
-/// The kernels of every node of the lane, for one row and for several.
+/// The kernels of every node of the lane, for each phase.
 fn choose(lane: &Lane, plan: &LanePlan<'_>, places: &Places) -> Vec<Chosen> {
     let mut chosen = Vec::new();
     for unit in plan.units() {
         let key = plan.streams(unit).then_some(unit);
         for node in plan.graph.units[unit].nodes.clone() {
-            for phase in [Phase::Decode, Phase::Prefill] {
+            for phase in Phase::ALL {
                 let op = &plan.graph.nodes[node];
                 let weight = |id| &places[&(key, id)].ty;
                 let kernels = node_kernels(plan.graph, op, phase, (&lane.device.traits, plan.extents), weight);

@@ -190,7 +190,7 @@ impl GpuExecutor {
             let choice = Some(Choice { dispatches: choice, chosen, readback });
             let Self { graph, buffers, steps, lanes, .. } = self;
             let play = Play { graph, buffers, steps, lanes, cancel, choice };
-            return Ok(play.run(&[Chunk { tokens: &token, step }])?.is_some());
+            return Ok(play.run(&[Chunk { tokens: &token, step, batch: 1 }])?.is_some());
         }
         if cancel.load(Ordering::Relaxed) {
             return Ok(false);

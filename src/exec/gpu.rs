@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use super::ahead::{Next, Ticket};
 use super::build::{Allocated, LanePlan};
 use super::chooser::{Chooser, ChooserBuffers};
-use super::lane::Lane;
+use super::lane::{Lane, Pass};
 use super::load::WeightSource;
 use super::play::{Chunk, Play, first_lane};
 use super::{Batch, ExecError, Executor, KernelTime, LogitRows, Logits, MemoryUse, check_batch};
@@ -129,7 +129,11 @@ impl GpuExecutor {
                 LogitRows::All => length,
                 LogitRows::Last => u32::from(rest.is_empty()),
             };
-            made.push(Chunk { tokens, step: Step::new(length, position, logit_rows) });
+            made.push(Chunk {
+                tokens,
+                step: Step::new(length, position, logit_rows),
+                batch: batch.tokens.len() as u32,
+            });
             position += length;
         }
         made
@@ -207,7 +211,7 @@ impl Executor for GpuExecutor {
         self.chooser.displace();
         lane.begin(step);
         lane.write(&self.buffers, self.graph.tokens, bytemuck::cast_slice(batch.tokens));
-        let times = lane.time(&self.graph, 0..self.graph.nodes.len(), step)?;
+        let times = lane.time(&self.graph, 0..self.graph.nodes.len(), Pass::whole(step))?;
         self.position += batch.tokens.len() as u32;
         let named = |(node, timed): (usize, Timed)| {
             let result = self.graph.nodes[node].outputs[0];

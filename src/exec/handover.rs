@@ -6,10 +6,9 @@
 use std::ops::Range;
 
 use super::ExecError;
-use super::lane::{Lane, phase};
+use super::lane::{Lane, Pass};
 use crate::gpu::{Buffer, Dispatch, Readback, Recorded};
 use crate::graph::{Buffers, Graph, TensorId};
-use crate::ops::Step;
 
 impl Lane {
     /// Submits nodes in one compute pass, with the uploads that are ready beside them; where `fetch` names an activation
@@ -19,15 +18,15 @@ impl Lane {
         graph: &Graph,
         buffers: &Buffers,
         nodes: Range<usize>,
-        step: Step,
+        pass: Pass,
         fetch: Option<(TensorId, u64)>,
         spare: bool,
     ) -> Result<(), ExecError> {
         let readback = fetch.map(|_| self.readback(spare));
         let results = self.results(buffers, fetch);
         let ready = self.take_ready(&nodes)?;
-        let dispatches = self.dispatches(graph, nodes, step);
-        self.device.submit_beside(&self.copies(&ready), step, dispatches, &results, readback)?;
+        let dispatches = self.dispatches(graph, nodes, pass);
+        self.device.submit_beside(&self.copies(&ready), pass.step, dispatches, &results, readback)?;
         self.release(ready);
         Ok(())
     }
@@ -38,13 +37,13 @@ impl Lane {
         graph: &Graph,
         buffers: &Buffers,
         nodes: Range<usize>,
-        step: Step,
+        pass: Pass,
         fetch: Option<(TensorId, u64)>,
         spare: bool,
     ) -> Recorded {
         let readback = fetch.map(|_| self.readback(spare));
         let results = self.results(buffers, fetch);
-        self.device.record(step, self.dispatches(graph, nodes, step), &results, readback)
+        self.device.record(pass.step, self.dispatches(graph, nodes, pass), &results, readback)
     }
 
     /// Submits what was recorded, behind all that was written and settled since; `spare` where it fetches anything.
@@ -66,8 +65,8 @@ impl Lane {
         self.spare.as_ref().filter(|_| spare).unwrap_or(&self.readback)
     }
 
-    fn dispatches(&self, graph: &Graph, nodes: Range<usize>, step: Step) -> impl Iterator<Item = &Dispatch> {
-        nodes.flat_map(move |node| &self.dispatches[node][phase(graph, node, step) as usize])
+    fn dispatches(&self, graph: &Graph, nodes: Range<usize>, pass: Pass) -> impl Iterator<Item = &Dispatch> {
+        nodes.flat_map(move |node| self.dispatches_of(graph, node, pass))
     }
 
     fn results(&self, buffers: &Buffers, fetch: Option<(TensorId, u64)>) -> Vec<(&Buffer, u64, u64)> {

@@ -10,6 +10,7 @@ use crate::graph::{Graph, TensorId, TensorKind, VectorId, WeightId};
 use crate::ops::{HostInput, HostSlice, HostWeight, Step};
 use crate::plan::slices;
 use crate::quant::PackedLayout;
+use crate::tensor::FEW_ROWS;
 
 /// Tokens of one prefill forward: enough to unpack each weight row rarely.
 const PREFILL_CHUNK: usize = 128;
@@ -158,15 +159,18 @@ impl Executor for HostExecutor {
         self.position = batch.position;
         let mut values = Vec::new();
         let mut position = batch.position;
-        let chunks = batch.tokens.chunks(PREFILL_CHUNK);
-        let last = chunks.len() - 1;
-        for (index, tokens) in chunks.enumerate() {
+        let mut rest = batch.tokens;
+        while !rest.is_empty() {
+            // A few tokens behind a long chunk belong to it: by themselves they would be rounded where it is not.
+            let whole = rest.len() <= PREFILL_CHUNK + FEW_ROWS as usize;
+            let (tokens, others) = rest.split_at(if whole { rest.len() } else { PREFILL_CHUNK });
+            rest = others;
             if cancel.load(Ordering::Relaxed) {
                 return Ok(None);
             }
             let logit_rows = match batch.logits {
                 LogitRows::All => tokens.len() as u32,
-                LogitRows::Last => u32::from(index == last),
+                LogitRows::Last => u32::from(rest.is_empty()),
             };
             values.extend(self.play(tokens, Step::new(tokens.len() as u32, position, logit_rows)));
             position += tokens.len() as u32;

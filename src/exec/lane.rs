@@ -38,7 +38,7 @@ pub(super) struct Lane {
     pub(super) stream: Option<Stream>,
     pub(super) due: Mutex<Due>,
     /// By node, then by phase: its dispatches, where this adapter computes it.
-    pub(super) dispatches: Vec<[Vec<Dispatch>; 2]>,
+    pub(super) dispatches: Vec<[Vec<Dispatch>; Phase::ALL.len()]>,
     pub(super) readback: Readback,
     /// A second one, where it hands on to another adapter.
     pub(super) spare: Option<Readback>,
@@ -73,14 +73,14 @@ impl Lane {
         &self,
         graph: &Graph,
         nodes: Range<usize>,
-        step: Step,
+        pass: Pass,
     ) -> Result<Vec<(usize, Timed)>, ExecError> {
         let of_node = |node: usize| {
-            let all = &self.dispatches[node][phase(graph, node, step) as usize];
-            all.iter().filter(|dispatch| dispatch.runs(step)).map(move |dispatch| (node, dispatch))
+            let all = self.dispatches_of(graph, node, pass).iter();
+            all.filter(|dispatch| dispatch.runs(pass.step)).map(move |dispatch| (node, dispatch))
         };
         let all: Vec<_> = nodes.flat_map(of_node).collect();
-        let times = self.device.time(step, all.iter().map(|(_, dispatch)| *dispatch))?;
+        let times = self.device.time(pass.step, all.iter().map(|(_, dispatch)| *dispatch))?;
         Ok(all.iter().map(|(node, _)| *node).zip(times).collect())
     }
 
@@ -105,11 +105,30 @@ impl Lane {
     }
 }
 
-/// One row or several, by what the node's output has.
-pub(super) fn phase(graph: &Graph, node: usize, step: Step) -> Phase {
-    match rows(graph, node).length(step.extents()) {
-        1 => Phase::Decode,
-        _ => Phase::Prefill,
+/// What the kernels of one pass through the nodes are given, and chosen by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pass {
+    pub(super) step: Step,
+    /// Tokens of the whole batch, of which this may be a piece.
+    pub(super) batch: u32,
+}
+
+impl Pass {
+    /// A forward in one pass.
+    pub(super) const fn whole(step: Step) -> Self {
+        Self { step, batch: step.tokens }
+    }
+
+    /// One row, a few or many, by what the node's output has.
+    fn phase(self, graph: &Graph, node: usize) -> Phase {
+        Phase::of(rows(graph, node).length(self.step.extents()), self.batch)
+    }
+}
+
+impl Lane {
+    /// The dispatches of a node.
+    pub(super) fn dispatches_of(&self, graph: &Graph, node: usize, pass: Pass) -> &[Dispatch] {
+        &self.dispatches[node][pass.phase(graph, node) as usize]
     }
 }
 

@@ -42,7 +42,8 @@ pub struct ExecOptions {
     pub prefill_chunk: Option<u32>,
     /// How keys and values are held; by default f32 for f32 checkpoints and f16 for all others.
     pub kv_format: Option<KvFormat>,
-    /// How decode takes activations where weights are quantized; by default as is best for the adapters.
+    /// How decode and forwards of few tokens take activations where weights are quantized; by default as is best for
+    /// the adapters.
     pub activations: Option<Activations>,
     /// How much of the adapter to use.
     pub device: DeviceOptions,
@@ -52,7 +53,7 @@ pub struct ExecOptions {
     pub apart: bool,
 }
 
-/// What decode multiplies quantized weights by.
+/// What decode and forwards of few tokens multiply quantized weights by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activations {
     /// Activations as they are.

@@ -13,7 +13,7 @@ use std::sync::mpsc::sync_channel;
 
 use super::ExecError;
 use super::alone::{Alone, Ends};
-use super::lane::Lane;
+use super::lane::{Lane, Pass};
 use crate::gpu::{Buffer, Dispatch, Readback, Recorded};
 use crate::graph::{Buffers, Graph, TensorId};
 use crate::ops::Step;
@@ -28,6 +28,14 @@ const ON_THE_WAY: usize = 2;
 pub(super) struct Chunk<'t> {
     pub(super) tokens: &'t [u32],
     pub(super) step: Step,
+    /// Tokens of the whole batch.
+    pub(super) batch: u32,
+}
+
+impl Chunk<'_> {
+    const fn pass(&self) -> Pass {
+        Pass { step: self.step, batch: self.batch }
+    }
 }
 
 /// What is played.
@@ -164,7 +172,7 @@ impl Play<'_> {
         let spare = spare && self.hands_on(steps);
         match (recorded, self.nodes(steps, chunk)) {
             (Some(recorded), _) => self.lanes[lane].submit_recorded(recorded, fetch.is_some().then_some(spare)),
-            (None, Some(nodes)) => self.lanes[lane].submit(self.graph, self.buffers, nodes, chunk.step, fetch, spare),
+            (None, Some(nodes)) => self.lanes[lane].submit(self.graph, self.buffers, nodes, chunk.pass(), fetch, spare),
             (None, None) => Ok(()),
         }
     }
@@ -180,7 +188,7 @@ impl Play<'_> {
         let nodes = self.nodes(steps, chunk)?;
         let fetch = self.fetched(steps, chunk);
         let spare = spare && self.hands_on(steps);
-        Some(self.lanes[lane].record(self.graph, self.buffers, nodes, chunk.step, fetch, spare))
+        Some(self.lanes[lane].record(self.graph, self.buffers, nodes, chunk.pass(), fetch, spare))
     }
 
     /// The nodes of the compute that `steps` begins with. A chunk whose logits nobody wants skips the head, which is

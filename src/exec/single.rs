@@ -6,7 +6,7 @@ use crate::ops::{
     Bind, Call, Case, CaseInput, CaseValue, HostInput, HostSlice, HostWeight, Numbers, Operand, Phase, StateType, Step,
     decode_q8, encode_q8,
 };
-use crate::tensor::Extents;
+use crate::tensor::{DType, Dim, Extents, TensorType};
 
 /// Words behind every output that no kernel may touch.
 const GUARD: [u32; 64] = [0xA5A5_5A5A; 64];
@@ -15,6 +15,7 @@ const GUARD: [u32; 64] = [0xA5A5_5A5A; 64];
 #[derive(Debug)]
 pub struct FilledCase<'c> {
     case: &'c Case,
+    step: Step,
     inputs: Vec<CaseValue>,
     outputs: Vec<CaseValue>,
 }
@@ -54,7 +55,41 @@ impl<'c> FilledCase<'c> {
             operands.iter().map(|operand| operand.fill(case.step, &mut numbers)).collect()
         };
         let inputs = fill(&case.inputs);
-        Self { case, inputs, outputs: fill(&case.outputs) }
+        Self { case, step: case.step, inputs, outputs: fill(&case.outputs) }
+    }
+
+    /// Rows that its kernels compute.
+    pub fn rows(&self) -> u32 {
+        match &self.case.outputs[0] {
+            CaseInput::Activation(ty) => ty.shape[0].length(self.step.extents()),
+            _ => self.step.tokens,
+        }
+    }
+
+    /// The one row `row` of it: the forward of its token alone, after those before it.
+    pub fn row(&self, row: u32) -> Self {
+        let all = self.step.extents();
+        let token = match &self.case.outputs[0] {
+            CaseInput::Activation(ty) if ty.shape[0] == Dim::LogitRows => all.tokens - all.logit_rows + row,
+            _ => row,
+        };
+        let one = |(value, input): (&CaseValue, &CaseInput)| {
+            let (at, of) = match input {
+                CaseInput::Activation(ty) if ty.shape[0] == Dim::LogitRows => (row, all.logit_rows),
+                CaseInput::Activation(_) | CaseInput::Tokens { .. } | CaseInput::Selection { .. } => {
+                    (token, all.tokens)
+                }
+                _ => return value.clone(),
+            };
+            value.nth_of(at as usize, of as usize)
+        };
+        let of_row = |values: &[CaseValue], inputs: &[CaseInput]| values.iter().zip(inputs).map(one).collect();
+        Self {
+            case: self.case,
+            step: Step::new(1, self.step.position + token, 1),
+            inputs: of_row(&self.inputs, &self.case.inputs),
+            outputs: of_row(&self.outputs, &self.case.outputs),
+        }
     }
 
     /// The reference's outputs.
@@ -62,7 +97,7 @@ impl<'c> FilledCase<'c> {
         let inputs: Vec<HostInput<'_>> = self.inputs.iter().map(host_input).collect();
         let mut outputs: Vec<Vec<f32>> = self.outputs.iter().map(|value| value_slice(value).to_vec()).collect();
         let mut views: Vec<&mut [f32]> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
-        self.case.op.reference(self.case.step, &inputs, &mut views);
+        self.case.op.reference(self.step, &inputs, &mut views);
         outputs
     }
 
@@ -72,9 +107,9 @@ impl<'c> FilledCase<'c> {
     /// A device that refuses a buffer or a kernel.
     pub fn prepare(&self, device: &Device) -> Result<PreparedCase, ExecError> {
         let step = device.buffer("step", size_of::<Step>() as u64, Usage::Uniform)?;
-        device.write(&step, 0, bytemuck::bytes_of(&self.case.step));
+        device.write(&step, 0, bytemuck::bytes_of(&self.step));
         // Activations have room for whole groups of rows, as those of a plan.
-        let extents = self.case.step.extents();
+        let extents = self.step.extents();
         let largest = Extents {
             tokens: extents.tokens.next_multiple_of(16),
             logit_rows: extents.logit_rows.next_multiple_of(16),
@@ -93,11 +128,7 @@ impl<'c> FilledCase<'c> {
         };
         let (types, output_types) =
             (operands(&self.inputs, &self.case.inputs), operands(&self.outputs, &self.case.outputs));
-        let rows = match &output_types[0] {
-            Operand::Activation(ty) => ty.shape[0].length(self.case.step.extents()),
-            _ => self.case.step.tokens,
-        };
-        let phase = if rows == 1 { Phase::Decode } else { Phase::Prefill };
+        let phase = Phase::of(self.rows(), self.step.tokens);
         let call = Call { phase, inputs: &types, outputs: &output_types, traits: &device.traits, largest };
         let mut dispatches = Vec::new();
         let kernels = self.case.op.kernels(&call);
@@ -127,7 +158,7 @@ impl<'c> FilledCase<'c> {
             let (buffer, bytes) = made.swap_remove(0);
             (buffer, bytes, stored)
         });
-        Ok(PreparedCase { step: self.case.step, outputs: outputs.collect(), dispatches })
+        Ok(PreparedCase { step: self.step, outputs: outputs.collect(), dispatches })
     }
 }
 
@@ -208,10 +239,7 @@ fn operand(value: &CaseValue, case: &CaseInput) -> Operand {
         (CaseValue::Weight(ty, _), _) => Operand::Weight(ty.clone()),
         (CaseValue::State(ty, _), _) => Operand::State(*ty),
         (_, CaseInput::Activation(ty)) => Operand::Activation(ty.clone()),
-        (CaseValue::U32(_), _) => Operand::Activation(crate::tensor::TensorType {
-            dtype: crate::tensor::DType::U32,
-            shape: vec![crate::tensor::Dim::Tokens],
-        }),
+        (CaseValue::U32(_), _) => Operand::Activation(TensorType { dtype: DType::U32, shape: vec![Dim::Tokens] }),
         (CaseValue::F32(values) | CaseValue::Q8(values, _), _) => Operand::Vector(values.len()),
     }
 }

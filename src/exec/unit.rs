@@ -6,7 +6,7 @@
 
 use super::build::{Allocated, LanePlan};
 use super::host::{Activations, HostMemory};
-use super::lane::Lane;
+use super::lane::{Lane, Pass};
 use super::{ExecError, ExecOptions, Gram, WeightSource};
 use crate::gpu::{AdapterChoice, Device, GpuError, adapters, choose};
 use crate::graph::{Buffers, Graph, TensorId, TensorKind, assign_buffers};
@@ -133,7 +133,7 @@ impl<'g> UnitRunner<'g> {
                 lane.begin(step);
                 lane.write(buffers, unit.input, bytes);
                 let fetched = activation_bytes(self.graph, wanted, self.tokens);
-                lane.submit(self.graph, buffers, nodes, step, Some((wanted, fetched)), false)?;
+                lane.submit(self.graph, buffers, nodes, Pass::whole(step), Some((wanted, fetched)), false)?;
                 lane.read(false, fetched, bytemuck::pod_collect_to_vec)
             }
         }

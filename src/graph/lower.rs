@@ -23,7 +23,7 @@ pub struct LowerOptions<'a> {
     pub context_length: u32,
     /// How keys and values are held.
     pub kv_format: KvFormat,
-    /// Whether decode multiplies quantized weights by rows rounded to 8 bits.
+    /// Whether one row and few are rounded to 8 bits where quantized weights multiply them.
     pub integer: bool,
     /// The format a tensor of this name is stored in; `None` where the checkpoint lacks it.
     pub format_of: &'a dyn Fn(&str) -> Option<&'static dyn BlockFormat>,

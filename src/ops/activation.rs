@@ -71,7 +71,8 @@ pub struct GatedActivation {
     pub interleaved: bool,
     /// One, or a token's experts.
     pub groups: u32,
-    /// A second output holds the same in 8-bit blocks, as [`super::QuantizeRow`] makes it; written at decode only.
+    /// A second output holds the same in 8-bit blocks, as [`super::QuantizeRow`] makes it; written
+    /// where rows are few.
     pub quantized: bool,
     /// Set where the output is part of a wider tensor.
     pub columns: Option<Columns>,
@@ -87,7 +88,7 @@ impl Op for GatedActivation {
     fn kernels(&self, call: &Call<'_>) -> Vec<Kernel> {
         let cols = call.columns(0) / 2 / self.groups;
         let columns = self.columns.unwrap_or(Columns::whole(self.groups * cols));
-        let quantized = self.quantized && call.phase == Phase::Decode;
+        let quantized = self.quantized && call.phase != Phase::Prefill;
         let mut bindings = vec![("x", Bind::Input(0)), ("output", Bind::Output(0))];
         bindings.extend(quantized.then_some(("quantized", Bind::Output(1))));
         vec![Kernel {
@@ -125,7 +126,7 @@ impl Op for GatedActivation {
                 *value = (self.activation.apply(f64::from(row[gate])) * f64::from(row[up])) as f32;
             }
         }
-        if self.quantized && tokens == 1 {
+        if self.quantized && Phase::of(step.tokens, step.tokens) != Phase::Prefill {
             let (gated, rounded) = outputs.split_at_mut(1);
             rounded[0].copy_from_slice(gated[0]);
             round_rows(rounded[0]);
@@ -142,6 +143,9 @@ pub(super) fn cases() -> Vec<Case> {
             (1, 3, 1536, false, false),
             (5, 1, 1028, false, false),
             (3, 2, 260, true, false),
+            (2, 1, 1568, false, true),
+            (16, 1, 96, true, true),
+            (21, 1, 260, false, false),
         ] {
             let output = TensorType::f32([Dim::Tokens, Dim::Fixed(groups * cols)]);
             let mut outputs = vec![CaseInput::Activation(output.clone())];

@@ -11,6 +11,7 @@ pub(super) use self::cases::cases;
 pub(super) use self::decode::Operands;
 use super::quantize_row::round_rows;
 use super::{Bind, Call, Columns, Extent, HostInput, Kernel, KvFormat, Op, Phase, StateType, Step, Traits};
+use crate::tensor::FEW_ROWS;
 
 /// `softmax(softcap(q · kᵀ · scale) + causal mask) · v` (Vaswani et al. 2017); query heads share key/value heads in
 /// equal groups (Ainslie et al. 2023).
@@ -255,6 +256,7 @@ impl Op for Attention {
         let state = Call::state(&call.inputs[1]);
         match call.phase {
             Phase::Decode => self.by_decode(call, 1),
+            Phase::Few => self.by_decode(call, FEW_ROWS),
             Phase::Prefill if self.fits_matrices(state, call.traits) => {
                 self.turned_back(self.prefill_matrix(state), state)
             }
@@ -279,7 +281,7 @@ impl Op for Attention {
                 self.format.turn(output);
             });
         });
-        if self.quantized && step.tokens == 1 {
+        if self.quantized && step.tokens <= FEW_ROWS {
             let (attended, rounded) = outputs.split_at_mut(1);
             rounded[0].copy_from_slice(attended[0]);
             round_rows(rounded[0]);

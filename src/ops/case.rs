@@ -107,6 +107,25 @@ pub enum CaseValue {
     State(StateType, Vec<f32>),
 }
 
+impl CaseValue {
+    /// Part `at` of `of` equal ones, rows of activations.
+    ///
+    /// # Panics
+    /// If it is no activation: a caller's mistake.
+    pub fn nth_of(&self, at: usize, of: usize) -> Self {
+        fn part<T: Copy>(values: &[T], at: usize, of: usize) -> Vec<T> {
+            let length = values.len() / of;
+            values[at * length..][..length].to_vec()
+        }
+        match self {
+            Self::F32(values) => Self::F32(part(values, at, of)),
+            Self::U32(ids) => Self::U32(part(ids, at, of)),
+            Self::Q8(values, cols) => Self::Q8(part(values, at, of), *cols),
+            other => panic!("not an activation: {other:?}"),
+        }
+    }
+}
+
 impl CaseInput {
     /// Seeded numbers for this operand.
     pub fn fill(&self, step: Step, numbers: &mut Numbers) -> CaseValue {

@@ -1,7 +1,7 @@
 //! `matmul_experts` and `combine_experts`: the feed-forward part of a mixture of experts.
 //!
-//! At decode only the chosen experts' rows are read; at prefill every expert's rows are read once for all tokens that
-//! chose it. A software adapter takes the decode kernel for both, as in `matmul`.
+//! For one token and for few only the chosen experts' rows are read, by the same kernel; at prefill every expert's rows
+//! are read once for all tokens that chose it. A software adapter takes the first kernel for all, as in `matmul`.
 
 use super::{
     Bind, Call, Case, CaseInput, Extent, HostInput, Kernel, Op, Phase, Step, WeightType, reduce_slot, weight_bindings,

@@ -1,14 +1,16 @@
 //! `matmul`: activations × weightᵀ, with bias, activation and residual in its epilogue.
 //!
-//! One row runs `gemv` (bound by reading weights), by integer dot products where the row was rounded before; several run a tiled `gemm`: on cooperative matrices where the
+//! One row runs `gemv` (bound by reading weights), by integer dot products where the row was rounded before; a few run
+//! the same with several tokens a lane, to the same bits; many run a tiled `gemm`: on cooperative matrices where the
 //! adapter has them and the weights carry no more than 16 bits, else in f32.
 
+use super::gemv::{gemv, gemv_integer, gemv_staged, logit_rows, stages, values_slot};
 use super::{
-    Activation, Bind, Call, Case, CaseInput, Extent, HostInput, HostWeight, Kernel, Op, Operand, Phase, Step,
-    WeightType, fan_out, reduce_slot, weight_bindings, weight_slot,
+    Activation, Bind, Call, Case, CaseInput, Extent, HostInput, HostWeight, Kernel, Op, Phase, Step, WeightType,
+    fan_out, weight_bindings, weight_slot,
 };
 use crate::quant::{BlockFormat, FORMATS, PackedLayout};
-use crate::tensor::{Dim, TensorType};
+use crate::tensor::{Dim, FEW_ROWS, TensorType};
 
 mod matrix;
 
@@ -32,7 +34,8 @@ impl Columns {
 /// `output = activation(x · weightᵀ + bias) + residual`.
 ///
 /// Inputs: x `(tokens, cols)`, weight `(rows, cols)`, then the bias vector `(rows)` and the residual
-/// `(tokens, rows)` where there are any, then x rounded to 8-bit blocks where decode is to read that. Output: `(tokens, rows)`, or a column range of a wider tensor.
+/// `(tokens, rows)` where there are any, then x rounded to 8-bit blocks where one row and few are to read that. Output:
+/// `(tokens, rows)`, or a column range of a wider tensor.
 #[derive(Debug, Clone)]
 pub struct Matmul {
     /// A bias vector follows the weight.
@@ -43,8 +46,8 @@ pub struct Matmul {
     pub activation: Activation,
     /// Set where the output is part of a wider tensor.
     pub columns: Option<Columns>,
-    /// x rounded follows, which decode multiplies by integer dot products; for formats whose codes are
-    /// [`BlockFormat::integer`].
+    /// x rounded follows, which one row and few multiply by integer dot products; for formats whose codes
+    /// are [`BlockFormat::integer`].
     pub quantized: bool,
 }
 
@@ -105,9 +108,9 @@ impl Op for Matmul {
         slices
             .flat_map(|(slice, (first_row, layout))| {
                 let mut kernels = match call.phase {
-                    Phase::Decode if self.quantized => vec![gemv_integer(weight, layout, call)],
-                    Phase::Decode if stages(weight, call) => vec![gemv_staged(weight, layout, call)],
-                    Phase::Decode => vec![gemv(weight, layout, call)],
+                    Phase::Decode | Phase::Few if self.quantized => vec![gemv_integer(weight, layout, call)],
+                    Phase::Decode | Phase::Few if stages(weight, call) => vec![gemv_staged(weight, layout, call)],
+                    Phase::Decode | Phase::Few => vec![gemv(weight, layout, call)],
                     // A CPU gains nothing from tiles in workgroup memory and pays for their barriers.
                     Phase::Prefill if call.traits.software => vec![gemv(weight, layout, call)],
                     Phase::Prefill if matrix::suits(weight, call.traits) => {
@@ -118,7 +121,7 @@ impl Op for Matmul {
                 for kernel in &mut kernels {
                     kernel.overrides.extend(self.overrides(weight, *first_row, layout));
                     kernel.bindings = self.bindings(weight, slice);
-                    if self.quantized && call.phase == Phase::Decode {
+                    if self.quantized && call.phase != Phase::Prefill {
                         kernel.bindings[0] = ("quantized", Bind::Input(self.quantized_input()));
                     }
                     kernel.slots.push(weight_slot(weight));
@@ -128,10 +131,11 @@ impl Op for Matmul {
             .collect()
     }
 
-    fn reference(&self, _step: Step, inputs: &[HostInput<'_>], outputs: &mut [&mut [f32]]) {
+    fn reference(&self, step: Step, inputs: &[HostInput<'_>], outputs: &mut [&mut [f32]]) {
         let weight = inputs[1].weight();
         let mut x = inputs[0].f32();
-        if self.quantized && x.len() == weight.cols {
+        let rows = (x.len() / weight.cols) as u32;
+        if self.quantized && Phase::of(rows, step.tokens) != Phase::Prefill {
             x = inputs[self.quantized_input()].f32();
         }
         let bias = self.bias.then(|| inputs[2].f32());
@@ -182,109 +186,6 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
     sums.iter().sum::<f64>() + tail
 }
 
-/// Few rows: how many lanes share a weight row, and how many weight and activation rows each lane accumulates.
-struct GemvShape {
-    workgroup: u32,
-    lanes: u32,
-    rows: u32,
-    tokens: u32,
-}
-
-impl GemvShape {
-    fn choose(weight: &WeightType, call: &Call<'_>) -> Self {
-        let chunks = weight.cols.div_ceil(weight.format.chunk_len()) as u32;
-        if call.traits.software {
-            // Lanes of a CPU's vector register, no barriers; its loads are scalar, so several rows share each.
-            let lanes = call.traits.subgroup.unwrap_or(8).min(16);
-            let tokens = if call.phase == Phase::Decode { 1 } else { 4 };
-            return Self { workgroup: lanes * 4, lanes, rows: 4, tokens };
-        }
-        // Four subgroups of 32 on a row read fastest on large GPUs (see docs/speed.md); short rows want fewer.
-        let lanes = if chunks >= 96 { 128 } else { 32 };
-        Self { workgroup: 128, lanes, rows: 2, tokens: 1 }
-    }
-}
-
-/// Whether the activations of neighbouring chunks lie so far apart that they go through workgroup memory.
-fn stages(weight: &WeightType, call: &Call<'_>) -> bool {
-    weight.format.chunk_len() >= 16 && !call.traits.software
-}
-
-/// How values of a chunk are made: formats with a table have it in workgroup memory.
-fn values_slot(weight: &WeightType) -> (&'static str, String) {
-    ("VALUES_OF", if weight.format.table() { "lib/values_held" } else { "lib/values_plain" }.into())
-}
-
-fn gemv_staged(weight: &WeightType, layout: &PackedLayout, call: &Call<'_>) -> Kernel {
-    const WORKGROUP: u32 = 128;
-    const ROWS: u32 = 2;
-    let chunks = (weight.cols / weight.format.chunk_len()) as u32;
-    // About five rounds a row: fewer leave lanes idle in the last one, more leave processors idle.
-    let lanes = (chunks / 5).max(1).next_power_of_two().clamp(16, 64);
-    let groups = (layout.rows as u32).div_ceil(ROWS * WORKGROUP / lanes);
-    let x = groups.min(32768);
-    let mut overrides = vec![("WORKGROUP", f64::from(WORKGROUP)), ("LANES", f64::from(lanes))];
-    let reduce = reduce_slot(call.traits, WORKGROUP, &mut overrides);
-    Kernel {
-        source: "gemv_staged",
-        slots: vec![reduce, values_slot(weight), ("TILE", format!("lib/rows_{ROWS}x1"))],
-        overrides,
-        bindings: vec![],
-        workgroups: [Extent::Fixed(x), Extent::Fixed(groups.div_ceil(x)), Extent::Fixed(1)],
-        scratch: vec![],
-    }
-}
-
-fn gemv_integer(weight: &WeightType, layout: &PackedLayout, call: &Call<'_>) -> Kernel {
-    let chunks = (weight.cols / weight.format.chunk_len()) as u32;
-    // As gemv_staged; one row a team is enough where activations take no more room than weights.
-    let (workgroup, lanes, rows) = match call.traits.software {
-        true => (32, 8, 2),
-        false => (128, (chunks / 5).max(1).next_power_of_two().clamp(16, 64), 1),
-    };
-    let groups = (layout.rows as u32).div_ceil(rows * workgroup / lanes);
-    let x = groups.min(32768);
-    let mut overrides = vec![("WORKGROUP", f64::from(workgroup)), ("LANES", f64::from(lanes))];
-    let reduce = reduce_slot(call.traits, workgroup, &mut overrides);
-    Kernel {
-        source: "gemv_integer",
-        slots: vec![reduce, ("TILE", format!("lib/rows_{rows}x1"))],
-        overrides,
-        bindings: vec![],
-        workgroups: [Extent::Fixed(x), Extent::Fixed(groups.div_ceil(x)), Extent::Fixed(1)],
-        scratch: vec![],
-    }
-}
-
-fn gemv(weight: &WeightType, layout: &PackedLayout, call: &Call<'_>) -> Kernel {
-    let GemvShape { workgroup, lanes, rows, tokens } = GemvShape::choose(weight, call);
-    let groups = (layout.rows as u32).div_ceil(rows * workgroup / lanes);
-    // One axis holds at most 65 535 workgroups: large vocabularies wrap into the second.
-    let x = groups.min(32768);
-    let logit_rows = logit_rows(call);
-    let per = if logit_rows { Extent::LogitRows { per: tokens } } else { Extent::Tokens { per: tokens } };
-    let mut overrides = vec![
-        ("WORKGROUP", f64::from(workgroup)),
-        ("LANES", f64::from(lanes)),
-        ("LOGIT_ROWS", f64::from(u8::from(logit_rows))),
-    ];
-    let reduce = reduce_slot(call.traits, workgroup, &mut overrides);
-    Kernel {
-        source: "gemv",
-        slots: vec![reduce, ("TILE", format!("lib/rows_{rows}x{tokens}"))],
-        overrides,
-        bindings: vec![],
-        workgroups: [Extent::Fixed(x), Extent::Fixed(groups.div_ceil(x)), per],
-        scratch: vec![],
-    }
-}
-
-/// Whether the output has a row for each wanted row of logits, not for each token.
-fn logit_rows(call: &Call<'_>) -> bool {
-    matches!(&call.outputs[0],
-        Operand::Activation(TensorType { shape, .. }) if shape.first() == Some(&Dim::LogitRows))
-}
-
 fn gemm(layout: &PackedLayout, call: &Call<'_>) -> Kernel {
     let logit_rows = logit_rows(call);
     let per = |per| if logit_rows { Extent::LogitRows { per } } else { Extent::Tokens { per } };
@@ -306,12 +207,16 @@ fn gemm(layout: &PackedLayout, call: &Call<'_>) -> Kernel {
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     // (tokens, rows, cols, rows of a slice): odd sizes, one row, several tiles, several slices; rows that more lanes
-    // share than there are chunks, and fewer.
+    // share than there are chunks, and fewer; tiles of tokens that are whole and that are not.
     let shapes = [
         (1, 67, 96, 67),
         (1, 130, 1024, 64),
         (1, 5, 4352, 3),
-        (5, 67, 96, 67),
+        (2, 67, 96, 67),
+        (7, 130, 160, 64),
+        (8, 5, 4352, 3),
+        (16, 37, 1024, 20),
+        (19, 67, 96, 67),
         (70, 130, 160, 64),
         (129, 131, 64, 131),
     ];
@@ -319,6 +224,10 @@ pub(super) fn cases() -> Vec<Case> {
         [(false, false, Activation::Identity), (true, false, Activation::GeluErf), (true, true, Activation::Identity)];
     for (index, format) in FORMATS.iter().enumerate() {
         for (shape, (tokens, rows, cols, slice_rows)) in shapes.into_iter().enumerate() {
+            // Few tokens: every second shape, of each format others than of the one before.
+            if format.name() != "f16" && (2..=FEW_ROWS).contains(&tokens) && (index + shape) % 2 == 1 {
+                continue;
+            }
             let cols = whole_blocks(*format, cols);
             // The epilogue does not know the format: all of them for one, for the others in turn.
             let first = (index + shape) % epilogues.len();
@@ -345,20 +254,23 @@ pub(super) fn cases() -> Vec<Case> {
         }
     }
     cases.extend(integer_cases());
-    cases.push(column_case());
-    cases.push(logit_case());
-    cases.push(odd_columns_case());
+    cases.extend([1, 4, 21].map(column_case));
+    cases.extend([(5, 3), (9, 9), (40, 19)].map(logit_case));
+    cases.extend([1, 3, 11, 18].map(odd_columns_case));
     cases.extend(cut_cases());
     cases
 }
 
 /// Every format whose codes are integers, times a rounded row: rows that more lanes share than there are chunks, and
-/// fewer; several slices; and several tokens, which read the row as it is.
+/// fewer; several slices; a few tokens; and many, which read the row as it is.
 fn integer_cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for format in FORMATS.iter().filter(|format| format.integer()) {
-        for (tokens, rows, cols, slice_rows) in [(1, 67, 96, 67), (1, 130, 1024, 64), (1, 5, 4352, 3), (3, 33, 64, 33)]
-        {
+    for (index, format) in FORMATS.iter().filter(|format| format.integer()).enumerate() {
+        let ones = [(1, 67, 96, 67), (1, 130, 1024, 64), (1, 5, 4352, 3)];
+        let more = [(2, 67, 96, 67), (7, 130, 1024, 64), (8, 5, 4352, 3), (16, 19, 288, 19), (18, 33, 64, 33)];
+        // Few tokens: every second shape, of each format others than of the one before.
+        let more = more.into_iter().enumerate().filter(|(shape, _)| (index + shape) % 2 == 0).map(|(_, shape)| shape);
+        for (tokens, rows, cols, slice_rows) in ones.into_iter().chain(more) {
             let cols = whole_blocks(*format, cols);
             let op = Matmul { bias: true, residual: true, quantized: true, ..Matmul::plain() };
             let row = TensorType::f32([Dim::Tokens, Dim::Fixed(cols as u32)]);
@@ -375,7 +287,7 @@ fn integer_cases() -> Vec<Case> {
                 ],
                 outputs: vec![output],
                 step: Step::new(tokens, 2, 1),
-                max_nmse: if tokens == 1 { 1e-10 } else { 1e-6 },
+                max_nmse: if tokens <= FEW_ROWS { 1e-10 } else { 1e-6 },
             });
         }
     }
@@ -388,16 +300,16 @@ pub(super) fn whole_blocks(format: &dyn BlockFormat, cols: usize) -> usize {
 }
 
 /// A weight row that does not fill its last chunk.
-fn odd_columns_case() -> Case {
+fn odd_columns_case(tokens: u32) -> Case {
     Case {
-        label: "f16 rows of 60, half a chunk short".into(),
+        label: format!("{tokens} tokens, f16 rows of 60, half a chunk short"),
         op: Box::new(Matmul::plain()),
         inputs: vec![
             CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(60)])),
             CaseInput::Weight { format: &crate::quant::F16, rows: 33, cols: 60, slice_rows: 33 },
         ],
         outputs: vec![CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(33)]))],
-        step: Step::new(3, 0, 1),
+        step: Step::new(tokens, 0, 1),
         max_nmse: 1e-6,
     }
 }
@@ -423,33 +335,33 @@ fn cut_cases() -> [Case; 3] {
     })
 }
 
-/// Logits of the last three of five tokens.
-fn logit_case() -> Case {
+/// Logits of the last ones of some tokens.
+fn logit_case((tokens, rows): (u32, u32)) -> Case {
     Case {
-        label: "logit rows".into(),
+        label: format!("logit rows, {rows} of {tokens}"),
         op: Box::new(Matmul::plain()),
         inputs: vec![
             CaseInput::Activation(TensorType::f32([Dim::LogitRows, Dim::Fixed(64)])),
             CaseInput::Weight { format: &crate::quant::F16, rows: 90, cols: 64, slice_rows: 40 },
         ],
         outputs: vec![CaseInput::Activation(TensorType::f32([Dim::LogitRows, Dim::Fixed(90)]))],
-        step: Step::new(5, 0, 3),
+        step: Step::new(tokens, 0, rows),
         max_nmse: 1e-6,
     }
 }
 
 /// A column range of an output whose other columns keep what is in them.
-fn column_case() -> Case {
+fn column_case(tokens: u32) -> Case {
     let op = Matmul { columns: Some(Columns { start: 7, of: 61 }), ..Matmul::plain() };
     Case {
-        label: "a column range".into(),
+        label: format!("a column range of {tokens} tokens"),
         op: Box::new(op),
         inputs: vec![
             CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(64)])),
             CaseInput::Weight { format: &crate::quant::F32, rows: 40, cols: 64, slice_rows: 40 },
         ],
         outputs: vec![CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(61)]))],
-        step: Step::new(4, 0, 1),
+        step: Step::new(tokens, 0, 1),
         max_nmse: 1e-10,
     }
 }

@@ -12,7 +12,7 @@
 use std::fmt::Debug;
 
 use crate::quant::{BlockFormat, PackedLayout};
-use crate::tensor::{Extents, TensorType};
+use crate::tensor::{Extents, FEW_ROWS, TensorType};
 
 mod activation;
 mod attention;
@@ -21,6 +21,7 @@ mod choose;
 mod embed;
 mod experts;
 mod gather;
+mod gemv;
 mod host;
 mod kv;
 mod matmul;
@@ -225,19 +226,36 @@ pub struct Traits {
     pub software: bool,
 }
 
-/// One row or several? Each phase of a node has its own kernels.
+/// One row, a few or many? Each phase of a node has its own kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Phase {
     /// Exactly one row.
     Decode,
+    /// Up to [`FEW_ROWS`] rows, each of which gets the bits that decode gives it.
+    Few,
     /// Any number of rows.
     Prefill,
+}
+
+impl Phase {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Decode, Self::Few, Self::Prefill];
+
+    /// The phase of a node that computes `rows` rows, in a forward of `batch` tokens. A forward that goes through the
+    /// adapters in pieces is counted whole: so a plan's pieces don't show in the bits.
+    pub const fn of(rows: u32, batch: u32) -> Self {
+        match (rows, batch) {
+            (1, _) => Self::Decode,
+            (_, ..=FEW_ROWS) => Self::Few,
+            _ => Self::Prefill,
+        }
+    }
 }
 
 /// What an op chooses its kernels by.
 #[derive(Debug, Clone)]
 pub struct Call<'a> {
-    /// One row or several.
+    /// One row, a few or many.
     pub phase: Phase,
     /// Types of the inputs.
     pub inputs: &'a [Operand],

@@ -2,7 +2,7 @@
 
 use super::quantize_row::{quantized_slot, round_rows};
 use super::{Bind, Call, Case, CaseInput, Extent, HostInput, Kernel, Op, Phase, Step, reduce_slot};
-use crate::tensor::{Dim, TensorType};
+use crate::tensor::{Dim, FEW_ROWS, TensorType};
 
 /// Which norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -14,7 +14,7 @@ pub enum NormKind {
 }
 
 /// Inputs: x `(tokens, cols)`, weight `(cols)`, for [`NormKind::Layer`] also bias `(cols)`, then the residual
-/// `(rows, cols)` where there is one. Output: `(rows, cols)`, norm(x) + residual; at decode also rounded, where wanted.
+/// `(rows, cols)` where there is one. Output: `(rows, cols)`, norm(x) + residual; few rows also rounded, where wanted.
 #[derive(Debug, Clone)]
 pub struct Norm {
     /// Which norm.
@@ -25,7 +25,8 @@ pub struct Norm {
     pub logit_rows_only: bool,
     /// A residual follows the other inputs.
     pub residual: bool,
-    /// A second output holds the same in 8-bit blocks, as [`super::QuantizeRow`] makes it; written at decode only.
+    /// A second output holds the same in 8-bit blocks, as [`super::QuantizeRow`] makes it; written
+    /// where rows are few.
     pub quantized: bool,
 }
 
@@ -58,7 +59,7 @@ impl Op for Norm {
         let cols = call.vector(1) as u32;
         let most = match call.phase {
             _ if call.traits.software => SOFTWARE_INVOCATIONS,
-            Phase::Decode => DECODE_INVOCATIONS,
+            Phase::Decode | Phase::Few => DECODE_INVOCATIONS,
             Phase::Prefill => PREFILL_INVOCATIONS,
         };
         let workgroup = (cols / 4).next_power_of_two().max(32).min(most).min(call.traits.invocations);
@@ -80,7 +81,7 @@ impl Op for Norm {
             ("RESIDUAL", f64::from(u8::from(self.residual))),
         ];
         let reduce = reduce_slot(call.traits, workgroup, &mut overrides);
-        let quantized = self.quantized && call.phase == Phase::Decode;
+        let quantized = self.quantized && call.phase != Phase::Prefill;
         bindings.extend(quantized.then_some(("quantized", Bind::Output(1))));
         let rows = if self.logit_rows_only { Extent::LogitRows { per: 1 } } else { Extent::Tokens { per: 1 } };
         vec![Kernel {
@@ -111,7 +112,7 @@ impl Op for Norm {
                 *value = ((f64::from(row[at]) - centre) * scale * f64::from(weight[at]) + bias + added) as f32;
             }
         }
-        if self.quantized && rows == 1 {
+        if self.quantized && Phase::of(rows as u32, step.tokens) != Phase::Prefill {
             let (normed, rounded) = outputs.split_at_mut(1);
             rounded[0].copy_from_slice(normed[0]);
             round_rows(rounded[0]);
@@ -128,9 +129,14 @@ pub(super) fn cases() -> Vec<Case> {
             (1, 1, 2560, false, false, true),
             (1, 1, 4544, false, false, true),
             (5, 1, 576, false, false, true),
+            (2, 1, 2560, false, false, true),
+            (16, 1, 4544, false, false, true),
             (6, 1, 100, false, true, false),
+            (19, 1, 576, false, true, true),
             (7, 3, 100, true, false, false),
             (7, 1, 160, true, false, true),
+            (8, 8, 160, true, false, true),
+            (33, 18, 160, true, false, true),
             (3, 1, 4544, true, false, false),
         ] {
             let row = TensorType::f32([Dim::Tokens, Dim::Fixed(cols)]);
@@ -141,8 +147,8 @@ pub(super) fn cases() -> Vec<Case> {
             }
             let output = TensorType::f32([rows, Dim::Fixed(cols)]);
             inputs.extend(residual.then(|| CaseInput::Activation(output.clone())));
-            // At prefill nothing is written there: it is as if it were not.
-            let rounded = quantized && output.shape[0].length(Step::new(tokens, 3, logit_rows).extents()) == 1;
+            // Of many rows nothing is written there: it is as if it were not.
+            let rounded = quantized && output.shape[0].length(Step::new(tokens, 3, logit_rows).extents()) <= FEW_ROWS;
             let mut outputs = vec![CaseInput::Activation(output.clone())];
             outputs.extend(rounded.then(|| CaseInput::Activation(output.rounded())));
             let op = Norm { kind, eps: 1e-5, logit_rows_only, residual, quantized };

@@ -27,13 +27,8 @@ impl RopeAttention {
         !self.attention.format.has_blocks()
     }
 
-    /// Kernels for up to [`Attention::FEW`] tokens, each with the bits that decode gives it alone.
-    pub fn by_decode(&self, call: &Call<'_>) -> Vec<Kernel> {
-        self.both(call, |attention, call| attention.by_decode(call, Attention::FEW))
-    }
-
     /// rope_append's kernels, then attention's.
-    fn both(&self, call: &Call<'_>, attend: impl Fn(&Attention, &Call<'_>) -> Vec<Kernel>) -> Vec<Kernel> {
+    fn both(&self, call: &Call<'_>) -> Vec<Kernel> {
         let [q, keys, values] = [1, 2, 3].map(|output| call.outputs[output].clone());
         let between = [q, keys, values];
         let append = Call { outputs: &between, ..call.clone() };
@@ -53,7 +48,7 @@ impl RopeAttention {
             kernel
         };
         let first = self.rope.kernels(&append).into_iter().map(|kernel| rebound(kernel, &appended));
-        first.chain(attend(&self.attention, &attention).into_iter().map(|kernel| rebound(kernel, &attended))).collect()
+        first.chain(self.attention.kernels(&attention).into_iter().map(|kernel| rebound(kernel, &attended))).collect()
     }
 }
 
@@ -64,7 +59,7 @@ impl Op for RopeAttention {
 
     fn kernels(&self, call: &Call<'_>) -> Vec<Kernel> {
         if call.phase != Phase::Decode || !self.fuses() {
-            return self.both(call, |attention, call| attention.kernels(call));
+            return self.both(call);
         }
         let operands = Operands {
             queries: vec![("qkv", Bind::Input(0)), ("table", Bind::Input(1))],

@@ -131,7 +131,7 @@ fn unit_cost(
                 TensorKind::Vector(_) => {}
             }
         }
-        for phase in [Phase::Decode, Phase::Prefill] {
+        for phase in Phase::ALL {
             let kernels = node_kernels(graph, node, phase, (traits, extents), |id| &types[id.0]);
             let first = Step::new(1, 0, 1);
             let run = kernels.iter().filter(|kernel| kernel.runs(first)).count();

@@ -43,6 +43,7 @@ pub static KERNELS: &[(&str, &str)] = files![
 
 /// Snippets: files of `shaders/lib/` and `shaders/quant/`, imported by kernels.
 pub static SNIPPETS: &[(&str, &str)] = files![
+    "lib/accumulate",
     "lib/activation",
     "lib/alibi",
     "lib/append_f16",
@@ -87,11 +88,16 @@ pub static SNIPPETS: &[(&str, &str)] = files![
     "lib/rotary",
     "lib/rows_1x1",
     "lib/rows_2x1",
+    "lib/rows_2x4",
+    "lib/rows_2x8",
     "lib/rows_4x1",
     "lib/rows_4x4",
+    "lib/rows_4x8",
     "lib/runs_f16",
     "lib/scan",
     "lib/step",
+    "lib/sums_subgroup",
+    "lib/sums_workgroup",
     "lib/tanh",
     "lib/tile_2x4",
     "lib/tile_4x4",

@@ -2,6 +2,9 @@
 //!
 //! Holds no data. Shapes are row-major, outermost dimension first, in config words: `(tokens, heads, head_dim)`.
 
+/// Rows of a forward of few tokens at most: such a forward computes each row as decode does, several at a time.
+pub const FEW_ROWS: u32 = 16;
+
 /// The element type of an activation. Weights have a [`crate::quant::BlockFormat`] instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DType {
@@ -9,7 +12,8 @@ pub enum DType {
     F32,
     /// 32-bit unsigned integer: token ids.
     U32,
-    /// A row rounded to 8 bits, for integer dot products: a scale for each [`DType::Q8_BLOCK`] values.
+    /// Rows rounded to 8 bits, for integer dot products: a scale for each [`DType::Q8_BLOCK`] values. Only forwards of
+    /// few tokens read them, so there are at most [`FEW_ROWS`].
     Q8,
 }
 
@@ -80,7 +84,12 @@ impl TensorType {
 
     /// Elements in a forward of these extents.
     pub fn elements(&self, extents: Extents) -> u64 {
-        self.shape.iter().map(|dim| u64::from(dim.length(extents))).product()
+        let most = if self.dtype == DType::Q8 { FEW_ROWS } else { u32::MAX };
+        let length = |dim: &Dim| match dim {
+            Dim::Fixed(length) => *length,
+            rows => rows.length(extents).min(most),
+        };
+        self.shape.iter().map(|dim| u64::from(length(dim))).product()
     }
 
     /// Bytes in a forward of these extents.
@@ -127,5 +136,9 @@ mod tests {
         let extents = Extents { tokens: 7, logit_rows: 2 };
         assert_eq!(logits.elements(extents), 20, "two rows of ten");
         assert_eq!(logits.to_string(), "f32 (logit_rows, 10)", "printed in config words");
+        let row = TensorType::f32([Dim::Tokens, Dim::Fixed(64)]);
+        assert_eq!(row.rounded().elements(extents), 7 * 64, "rounded rows of few tokens");
+        let many = Extents { tokens: 512, logit_rows: 1 };
+        assert_eq!(row.rounded().elements(many), u64::from(FEW_ROWS) * 64, "nobody reads more of them");
     }
 }

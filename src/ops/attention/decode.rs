@@ -9,7 +9,7 @@
 use super::{Attention, KvFormat, StateType};
 use crate::ops::quantize_row::quantized_slot;
 use crate::ops::{Bind, Call, Columns, Extent, Kernel, RopeAppend, Traits, reduce_slot};
-use crate::tensor::DType;
+use crate::tensor::{DType, FEW_ROWS};
 
 /// Positions that one workgroup attends to by itself at most. More take another two dispatches, fewer leave most of a
 /// large GPU idle for longer.
@@ -59,15 +59,12 @@ struct Share {
 }
 
 impl Attention {
-    /// Most tokens of a forward that [`Self::by_decode`] has scratch for.
-    pub const FEW: u32 = 16;
-
     /// Kernels for up to `tokens` tokens, each with the bits that it has alone. Keys and values are in the cache.
     ///
     /// # Panics
-    /// If `tokens` is more than [`Self::FEW`].
-    pub fn by_decode(&self, call: &Call<'_>, tokens: u32) -> Vec<Kernel> {
-        assert!(tokens <= Self::FEW, "{tokens} tokens are a prompt");
+    /// If `tokens` is more than [`FEW_ROWS`].
+    pub(in crate::ops) fn by_decode(&self, call: &Call<'_>, tokens: u32) -> Vec<Kernel> {
+        assert!(tokens <= FEW_ROWS, "{tokens} tokens are a prompt");
         let operands = Operands {
             queries: vec![("q", Bind::Input(0))],
             keys: Bind::Input(1),

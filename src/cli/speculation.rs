@@ -33,7 +33,13 @@ pub(super) struct SpeculationArgs {
     draft: Option<PathBuf>,
 
     /// Adapter of the draft: an index, a part of a name, or `host` [default: the model's, the first of several]
-    #[arg(long, value_name = "INDEX|NAME|host", env = "WGPT_DRAFT_ADAPTER", requires = "draft")]
+    #[arg(
+        long,
+        value_name = "INDEX|NAME|host",
+        env = "WGPT_DRAFT_ADAPTER",
+        requires = "draft",
+        conflicts_with = "speculate"
+    )]
     draft_adapter: Option<String>,
 
     /// Tokens to guess at once at most

@@ -38,9 +38,14 @@ impl Cache {
         common.min(context.len().saturating_sub(1))
     }
 
+    /// Forgets what is not this context's.
+    pub(super) fn keep(&mut self, context: &[u32]) {
+        self.ids.truncate(self.reusable(context));
+    }
+
     /// Logits after `context`, or `None` when cancelled before they were there.
     pub(super) fn advance(&mut self, context: &[u32], cancel: &AtomicBool) -> Result<Option<Logits>, ExecError> {
-        self.ids.truncate(self.reusable(context));
+        self.keep(context);
         // The whole prompt at once: an executor of several adapters keeps all of them busy as long as there is more of
         // it, and looks at the flag between chunks.
         let tokens = &context[self.ids.len()..];

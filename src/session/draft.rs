@@ -116,6 +116,8 @@ impl Draft for DraftModel {
         if most == 0 || !self.patience.allows() {
             return Ok(Vec::new());
         }
+        // What remains of wrong guesses would look like another text.
+        self.cache.keep(context);
         let mut text = Continuation::new(&mut self.cache, sampler.twin());
         let mut tokens = context.to_vec();
         for left in (1..=most).rev() {

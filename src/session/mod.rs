@@ -1,7 +1,7 @@
 //! From text to text: prefill, decode, the token stream, stop conditions, conversations.
 //!
 //! A [`Session`] joins an executor and a tokenizer; [`TokenStream`] is one generation, [`Chat`] a conversation
-//! in a [`ChatFormat`]; [`Language`] is what the checkpoint says about text.
+//! in a [`ChatFormat`]; a [`Draft`] guesses ahead; [`Language`] is what the checkpoint says about text.
 //! Nothing here knows of adapters, files or terminals. Invariant: the session's idea of what the KV cache holds
 //! is the executor's, token for token (which may hold a token more that was computed ahead and never shown), also after
 //! an error or a cancelled reply; so whatever is generated next prefills exactly the part that differs.

@@ -252,7 +252,7 @@ fn budgets(
 ) -> Result<Vec<Option<u64>>, ExecError> {
     let fraction = if let MemoryLimit::Fraction(fraction) = options.memory { Some(fraction) } else { None };
     let taken = |info: &AdapterInfo| match options.taken {
-        Some((adapter, bytes)) if shares_memory(info, &present[adapter]) => bytes,
+        Some((adapter, bytes)) if present.get(adapter).is_some_and(|holder| shares_memory(info, holder)) => bytes,
         _ => 0,
     };
     let own = |info: &AdapterInfo| share(info, chosen, fraction, taken(info));
@@ -261,10 +261,10 @@ fn budgets(
         let again = chosen[..position].iter().any(|other| other.index == info.index);
         if again { bytes } else { bytes.saturating_sub(taken(info)) }
     };
-    let each = chosen.iter().copied().enumerate();
+    let each = || chosen.iter().copied().enumerate();
     match &options.memory {
-        MemoryLimit::Default | MemoryLimit::Fraction(_) => Ok(each.map(|(_, info)| own(info)).collect()),
-        MemoryLimit::Each(bytes) => Ok(each.map(|(position, info)| Some(left(position, info, *bytes))).collect()),
+        MemoryLimit::Default | MemoryLimit::Fraction(_) => Ok(chosen.iter().map(|info| own(info)).collect()),
+        MemoryLimit::Each(bytes) => Ok(each().map(|(position, info)| Some(left(position, info, *bytes))).collect()),
         MemoryLimit::By(entries) => {
             let mut given: Vec<(usize, u64)> = Vec::with_capacity(entries.len());
             for (choice, bytes) in entries {
@@ -280,7 +280,7 @@ fn budgets(
                 let bytes = mine.get(uses_before).or(mine.last()).copied();
                 bytes.map(|bytes| left(position, info, bytes)).or_else(|| own(info))
             };
-            Ok(each.map(budget).collect())
+            Ok(each().map(budget).collect())
         }
     }
 }

@@ -8,7 +8,7 @@
 //! | 4 | `cli` | arguments, commands, printing |
 //! | 4 | [`convert`] | a checkpoint written as a GGUF file, quantized |
 //! | 4 | [`gptq`] | linears rounded to 4 bits by what a calibration text makes of them |
-//! | 4 | [`session`] | prefill, decode, token stream, stop conditions |
+//! | 4 | [`session`] | prefill, decode, drafts, token stream, stop conditions |
 //! | 3 | [`exec`] | weights placed, steps played: on adapters or on the host |
 //! | 3 | [`gpu`] | the only room that names wgpu |
 //! | 3 | [`plan`] | units on adapters under memory budgets, as data |

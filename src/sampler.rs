@@ -155,6 +155,14 @@ impl Sampler {
         Ok(Self { params, stream, draws: 0, vocab_limit: usize::MAX, candidates, ranked })
     }
 
+    /// A sampler that goes on with the same draws, as this one would.
+    #[must_use]
+    pub fn twin(&self) -> Self {
+        let Self { params, stream, draws, vocab_limit, .. } = *self;
+        // Without the scratch memory, which may be large.
+        Self { params, stream, draws, vocab_limit, candidates: Vec::new(), ranked: Vec::new() }
+    }
+
     /// Never chooses a token id at or above `limit`: a model's vocabulary may be padded beyond its tokenizer's.
     #[must_use]
     pub fn with_vocab_limit(mut self, limit: usize) -> Self {
@@ -193,6 +201,9 @@ impl Sampler {
 
     fn choose(&mut self, logits: &[f32], history: &[u32], uniform: f64) -> Result<u32, SampleError> {
         let logits = &logits[..logits.len().min(self.vocab_limit)];
+        if self.params.temperature == 0.0 && self.needs_no_history() {
+            return largest(logits);
+        }
         self.gather(logits, history)?;
         let best = self.candidates.iter().min_by(|a, b| a.rank(b)).copied();
         let best = best.ok_or(SampleError::NothingLeft(logits.len()))?;
@@ -307,6 +318,27 @@ impl Sampler {
         // the upper 53 bits fill an f64's mantissa
         (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
+}
+
+/// The token of the largest logit, as [`Candidate::rank`] has it, in loops that compilers make vectors of.
+fn largest(logits: &[f32]) -> Result<u32, SampleError> {
+    // As `f32::total_cmp`: the bits, those of negative numbers turned round.
+    let order = |logit: f32| {
+        let bits = logit.to_bits().cast_signed();
+        bits ^ (((bits >> 31).cast_unsigned()) >> 1).cast_signed()
+    };
+    let wrong = |logit: f32| logit.is_nan() || logit == f32::INFINITY;
+    let (mut any_wrong, mut best) = (false, order(f32::NEG_INFINITY));
+    for &logit in logits {
+        any_wrong |= wrong(logit);
+        best = best.max(order(logit));
+    }
+    if any_wrong {
+        let (token, value) = (0..).zip(logits).find(|(_, logit)| wrong(**logit)).expect("there is one");
+        return Err(SampleError::NotANumber { token, value: *value });
+    }
+    let first = logits.iter().position(|logit| *logit != f32::NEG_INFINITY && order(*logit) == best);
+    first.map(|token| token as u32).ok_or(SampleError::NothingLeft(logits.len()))
 }
 
 /// A candidate's probability divided by the best one's: `exp((logit - best) / temperature)`.

@@ -104,6 +104,10 @@ fn help_lists_every_command_flag_default_and_variable() {
         "--memory-fraction",
         "--offload",
         "--kv-cache",
+        "--speculate",
+        "--draft",
+        "--draft-adapter",
+        "--draft-tokens",
         "--quiet",
     ];
     for part in flags.iter().chain(&["[default: 50]", "[default: 0.8]", "[default: 200]", "WGPT_TOP_P"]) {

@@ -12,6 +12,7 @@ use super::compare_args::CompareArgs;
 use super::kv_cache_args::KvCacheArgs;
 use super::placement::PlacementArgs;
 use super::quantize_args::{QuantizeArgs, QuantizeCommandArgs};
+use super::speculation::SpeculationArgs;
 
 /// LLM inference on any GPU through wgpu.
 #[derive(Debug, Parser)]
@@ -200,6 +201,9 @@ pub(super) struct GenerateArgs {
     pub(super) max_new_tokens: usize,
 
     #[command(flatten)]
+    pub(super) speculation: SpeculationArgs,
+
+    #[command(flatten)]
     pub(super) sampling: SamplingArgs,
 
     /// Text that ends the continuation and is not part of it; may be given several times
@@ -227,6 +231,9 @@ pub(super) struct ChatArgs {
     /// Tokens of a reply at most [default: the checkpoint's, else until the context is full]
     #[arg(long, value_name = "N", env = "WGPT_MAX_NEW_TOKENS")]
     pub(super) max_new_tokens: Option<usize>,
+
+    #[command(flatten)]
+    pub(super) speculation: SpeculationArgs,
 
     #[command(flatten)]
     pub(super) sampling: ChatSamplingArgs,

@@ -22,7 +22,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         stop: args.stop.clone(),
         ..GenerateParams::default()
     };
-    let mut session = resolve::session(&args.model, &args.context, notes)?;
+    let mut session = resolve::session(args, notes)?;
     let ids = encode(session.tokenizer(), &prompt)?;
     let mut stdout = Text::new();
     for sample in 0..args.num_samples {

@@ -25,6 +25,7 @@ mod quantize;
 mod quantize_args;
 mod rates;
 mod resolve;
+mod speculation;
 mod tokenize;
 mod windows;
 

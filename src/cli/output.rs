@@ -12,7 +12,7 @@ use anyhow::Context;
 use indicatif::ProgressBar;
 use wgpt::exec::MemoryUse;
 use wgpt::plan::Bytes;
-use wgpt::session::Stats;
+use wgpt::session::{Guesses, Stats};
 
 /// stdout as a stream of text.
 #[derive(Debug)]
@@ -74,6 +74,12 @@ impl Notes {
             "generated: {generated} tokens in {decode} with the prompt, {:.1} tokens/s after the first",
             stats.decode_rate()
         ));
+        if let Some(Guesses { made, accepted, forwards }) = stats.guesses {
+            let each = generated as f64 / forwards.max(1) as f64;
+            self.line(format_args!(
+                "guesses: {made} tokens, {accepted} of them right; {each:.2} tokens from each of {forwards} forwards"
+            ));
+        }
     }
 
     /// What is allocated on each adapter, and the most the process has held on the host.

@@ -81,7 +81,8 @@ fn activations(text: &str) -> Result<Activations, String> {
     }
 }
 
-fn adapter(text: &str) -> AdapterChoice {
+/// An adapter by its index, a part of its name, or `host`.
+pub(super) fn adapter(text: &str) -> AdapterChoice {
     match text.trim().parse() {
         Ok(index) => AdapterChoice::Index(index),
         Err(_) if text.trim().eq_ignore_ascii_case("host") => AdapterChoice::Host,

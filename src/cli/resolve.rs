@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow};
 use indicatif::ProgressBar;
 use wgpt::checkpoint::Checkpoint;
-use wgpt::exec::{self, ExecOptions, Executor, Placed};
+use wgpt::exec::{self, ExecOptions, Executor, LoadReport, Placed};
 use wgpt::gptq::{self, GptqOptions, GptqReport};
 use wgpt::gpu::{self, AdapterInfo};
 use wgpt::graph::Graph;
@@ -18,9 +18,10 @@ use wgpt::plan::Offload;
 use wgpt::sampler::SamplingParams;
 use wgpt::session::{Chat, Language, SamplingDefaults, Session};
 
-use super::args::{ChatArgs, ChatSamplingArgs, CheckpointArgs, ContextArgs, ModelArgs, SamplingArgs};
+use super::args::{ChatArgs, ChatSamplingArgs, CheckpointArgs, ContextArgs, GenerateArgs, ModelArgs, SamplingArgs};
 use super::embedded;
 use super::output::{Notes, seconds};
+use super::speculation::{Guesser, SpeculationArgs};
 use super::{plan, rates};
 
 /// Where checkpoints are looked for.
@@ -58,11 +59,32 @@ pub(super) fn executor(model: &ModelArgs, context: &ContextArgs, notes: Notes) -
 }
 
 /// Loads everything that making text needs.
-pub(super) fn session(model: &ModelArgs, context: &ContextArgs, notes: Notes) -> Result<Session> {
-    let opened = checkpoint(&model.checkpoint)?;
-    let Language { tokenizer, end_ids, .. } = language(&opened)?;
-    let executor = load(&opened, model, context, notes)?;
-    Ok(Session::new(executor, tokenizer, end_ids))
+pub(super) fn session(args: &GenerateArgs, notes: Notes) -> Result<Session> {
+    let opened = checkpoint(&args.model.checkpoint)?;
+    let language = language(&opened)?;
+    session_in(language, &opened, (&args.model, &args.context), &args.speculation, notes)
+}
+
+/// A session that speaks this language; a draft is loaded before the model.
+fn session_in(
+    Language { tokenizer, end_ids, .. }: Language,
+    opened: &Opened,
+    (model, context): (&ModelArgs, &ContextArgs),
+    speculation: &SpeculationArgs,
+    notes: Notes,
+) -> Result<Session> {
+    let guesser = Guesser::of(speculation, (opened, &tokenizer), (model, context), notes)?;
+    let taken = guesser.as_ref().and_then(|guesser| guesser.taken);
+    let loaded = load_as(opened, model, ExecOptions { taken, ..options(model, context) }, notes);
+    let executor = match guesser.as_ref().and_then(Guesser::in_the_way) {
+        Some(reason) => loaded.context(reason)?,
+        None => loaded?,
+    };
+    let session = Session::new(executor, tokenizer, end_ids);
+    Ok(match guesser {
+        Some(guesser) => guesser.join(session),
+        None => session,
+    })
 }
 
 /// Loads everything that a conversation needs, and says what the checkpoint recommends for sampling.
@@ -85,8 +107,7 @@ pub(super) fn chat(args: &ChatArgs, notes: Notes) -> Result<(Chat, SamplingDefau
         }
         (None, false) => {}
     }
-    let executor = load(&opened, &args.model, &args.context, notes)?;
-    let session = Session::new(executor, language.tokenizer, language.end_ids);
+    let session = session_in(language, &opened, (&args.model, &args.context), &args.speculation, notes)?;
     Ok((Chat::new(session, format, args.system.as_deref()), defaults))
 }
 
@@ -151,24 +172,36 @@ pub(super) fn load(
     context: &ContextArgs,
     notes: Notes,
 ) -> Result<Box<dyn Executor>> {
-    let start = Instant::now();
-    let choice = model.placement.choice();
-    let mut options = options(model, context);
-    if choice.is_several() {
+    load_as(opened, model, options(model, context), notes)
+}
+
+/// As [`load`], with the flags' options changed in some way.
+fn load_as(opened: &Opened, model: &ModelArgs, mut options: ExecOptions, notes: Notes) -> Result<Box<dyn Executor>> {
+    if options.adapter.is_several() {
         // Where layers go depends on what each adapter can do.
-        options.rates = rates::measured(&choice, false, notes);
+        options.rates = rates::measured(&options.adapter, false, notes);
     }
-    let path = opened.path.display();
     let rounded = match model.quantize.gptq()? {
         Some(gptq) => Some(calibrated(opened, model, &gptq, &options, notes)?),
         None => None,
     };
-    let checkpoint = rounded.as_ref().unwrap_or(&opened.checkpoint);
-    let (_, graph) =
-        exec::lower_checkpoint(checkpoint, &options).with_context(|| format!("{path}: could not be loaded"))?;
+    Ok(open(opened, rounded.as_ref().unwrap_or(&opened.checkpoint), &options, notes)?.0)
+}
+
+/// Opens a checkpoint for computing, as it is in its file or in another version, and says what came of it.
+pub(super) fn open(
+    opened: &Opened,
+    checkpoint: &Checkpoint,
+    options: &ExecOptions,
+    notes: Notes,
+) -> Result<(Box<dyn Executor>, LoadReport)> {
+    let start = Instant::now();
+    let path = opened.path.display();
+    let failed = || format!("{path}: could not be loaded");
+    let (_, graph) = exec::lower_checkpoint(checkpoint, options).with_context(failed)?;
     let bar = notes.progress(graph.weights.iter().map(wgpt::graph::Weight::bytes).sum());
-    let (executor, report) = exec::open(checkpoint, &options, &mut |loaded| bar.inc(loaded))
-        .with_context(|| format!("{path}: could not be loaded"))?;
+    let opened = exec::open(checkpoint, options, &mut |loaded| bar.inc(loaded));
+    let (executor, report) = opened.with_context(failed)?;
     bar.finish_and_clear();
     for notice in &report.notices {
         // what a user must know is said even to those who want quiet
@@ -178,10 +211,10 @@ pub(super) fn load(
         notes.line(quantized);
     }
     notes.line(format_args!("loaded {path} on {} in {}", report.place, seconds(start.elapsed())));
-    if let Some(placed) = report.placed.filter(plan::is_worth_telling) {
-        plan::runs(&placed).iter().for_each(|run| notes.line(run));
+    if let Some(placed) = report.placed.as_ref().filter(|placed| plan::is_worth_telling(placed)) {
+        plan::runs(placed).iter().for_each(|run| notes.line(run));
     }
-    Ok(executor)
+    Ok((executor, report))
 }
 
 /// The checkpoint with its linears rounded by GPTQ.
@@ -224,7 +257,7 @@ pub(super) fn say(report: &GptqReport, notes: Notes) {
 }
 
 /// What the flags say of where and how to compute.
-fn options(model: &ModelArgs, context: &ContextArgs) -> ExecOptions {
+pub(super) fn options(model: &ModelArgs, context: &ContextArgs) -> ExecOptions {
     ExecOptions {
         adapter: model.placement.choice(),
         memory: model.placement.memory(),

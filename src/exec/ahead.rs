@@ -51,6 +51,11 @@ pub struct Line {
 }
 
 impl Line {
+    /// Forwards that are queued and whose choices were not taken yet.
+    pub fn pending(&self) -> usize {
+        self.tickets.len()
+    }
+
     /// Chooses the token after `token`, which stands at `position` behind what the KV cache holds and was chosen last.
     /// `wanted` tokens are to follow at most, this one included: no more forwards are queued. `rule` says how the
     /// token after the next so many is chosen. Nothing, where `cancel` was set before it was there.

@@ -38,7 +38,9 @@ pub use gpu::{GpuExecutor, GpuOptions};
 pub use gram::Gram;
 pub use host::HostExecutor;
 pub use load::{WeightSource, check_tensors};
-pub use open::{Activations, ExecOptions, LoadReport, describe_checkpoint, lower_checkpoint, open, plan_checkpoint};
+pub use open::{
+    Activations, ExecOptions, LoadReport, context_length, describe_checkpoint, lower_checkpoint, open, plan_checkpoint,
+};
 pub use place::{MemoryLimit, Placed, PlacedAdapter};
 pub use probe::{probe, probe_host};
 pub use rates::MeasuredRates;

@@ -30,6 +30,8 @@ pub struct ExecOptions {
     pub adapter: AdapterChoice,
     /// How much memory of each adapter to use.
     pub memory: MemoryLimit,
+    /// Bytes of an adapter, by its index, that another model of this run has taken: so much less is for this one.
+    pub taken: Option<(usize, u64)>,
     /// How much to stream from the host.
     pub offload: Offload,
     /// Where streamed weights stay between forwards; by default in host memory where that holds them.
@@ -84,6 +86,16 @@ pub fn describe_checkpoint(checkpoint: &Checkpoint) -> Result<ModelSpec, ExecErr
     Ok(describe(&Source { config: checkpoint.config()?, has_tensor: &has_tensor })?)
 }
 
+/// Positions of the KV cache of a model, where so many are wanted or nobody says.
+///
+/// # Errors
+/// More than the model was made for, or none.
+pub fn context_length(spec: &ModelSpec, wanted: Option<u32>) -> Result<u32, ExecError> {
+    let limit = spec.max_context_length;
+    let wanted = wanted.unwrap_or(spec.max_position_embeddings.min(DEFAULT_CONTEXT));
+    if wanted > limit || wanted == 0 { Err(ExecError::ContextTooLong { wanted, limit }) } else { Ok(wanted) }
+}
+
 /// The graph of a checkpoint, all tensors checked.
 ///
 /// # Errors
@@ -97,11 +109,7 @@ fn lower_quantized(
     options: &ExecOptions,
 ) -> Result<(ModelSpec, Graph, Option<QuantizedFormats>), ExecError> {
     let spec = describe_checkpoint(checkpoint)?;
-    let limit = spec.max_context_length;
-    let context_length = options.context_length.unwrap_or(spec.max_position_embeddings.min(DEFAULT_CONTEXT));
-    if context_length > limit || context_length == 0 {
-        return Err(ExecError::ContextTooLong { wanted: context_length, limit });
-    }
+    let context_length = context_length(&spec, options.context_length)?;
     // A tensor that is there in a format no one reads is not missing: its own error says more.
     let unreadable = RefCell::new(None);
     let format_of = |name: &str| match checkpoint.tensor(name) {

@@ -101,7 +101,7 @@ pub(super) struct Candidate {
 /// No such adapter, or a budget for one that is not used.
 pub(super) fn candidates(options: &ExecOptions, present: &[AdapterInfo]) -> Result<Vec<Candidate>, ExecError> {
     let chosen = choose(&options.adapter, present)?;
-    let budgets = budgets(&chosen, &options.memory, present)?;
+    let budgets = budgets(&chosen, options, present)?;
     let indices: Vec<usize> = chosen.iter().map(|info| info.index).collect();
     let profiles = profiles(&indices, options.device)?;
     let described = chosen.into_iter().zip(profiles).zip(budgets);
@@ -247,14 +247,24 @@ fn host_shortage(streamed: u64) -> Option<String> {
 /// Bytes each chosen adapter may hold.
 fn budgets(
     chosen: &[&AdapterInfo],
-    limit: &MemoryLimit,
+    options: &ExecOptions,
     present: &[AdapterInfo],
 ) -> Result<Vec<Option<u64>>, ExecError> {
-    let fraction = if let MemoryLimit::Fraction(fraction) = limit { Some(*fraction) } else { None };
-    let own = |info: &AdapterInfo| share(info, chosen, fraction);
-    match limit {
+    let fraction = if let MemoryLimit::Fraction(fraction) = options.memory { Some(fraction) } else { None };
+    let taken = |info: &AdapterInfo| match options.taken {
+        Some((adapter, bytes)) if present.get(adapter).is_some_and(|holder| shares_memory(info, holder)) => bytes,
+        _ => 0,
+    };
+    let own = |info: &AdapterInfo| share(info, chosen, fraction, taken(info));
+    // Of an adapter that is opened twice, the first use stands back.
+    let left = |position: usize, info: &AdapterInfo, bytes: u64| {
+        let again = chosen[..position].iter().any(|other| other.index == info.index);
+        if again { bytes } else { bytes.saturating_sub(taken(info)) }
+    };
+    let each = || chosen.iter().copied().enumerate();
+    match &options.memory {
         MemoryLimit::Default | MemoryLimit::Fraction(_) => Ok(chosen.iter().map(|info| own(info)).collect()),
-        MemoryLimit::Each(bytes) => Ok(vec![Some(*bytes); chosen.len()]),
+        MemoryLimit::Each(bytes) => Ok(each().map(|(position, info)| Some(left(position, info, *bytes))).collect()),
         MemoryLimit::By(entries) => {
             let mut given: Vec<(usize, u64)> = Vec::with_capacity(entries.len());
             for (choice, bytes) in entries {
@@ -264,30 +274,34 @@ fn budgets(
                 }
                 given.push((index, *bytes));
             }
-            let budget = |(position, info): (usize, &&AdapterInfo)| {
+            let budget = |(position, info): (usize, &AdapterInfo)| {
                 let uses_before = chosen[..position].iter().filter(|other| other.index == info.index).count();
                 let mine: Vec<u64> = given.iter().filter(|(index, _)| *index == info.index).map(|(_, b)| *b).collect();
-                mine.get(uses_before).or(mine.last()).copied().or_else(|| own(info))
+                let bytes = mine.get(uses_before).or(mine.last()).copied();
+                bytes.map(|bytes| left(position, info, bytes)).or_else(|| own(info))
             };
-            Ok(chosen.iter().enumerate().map(budget).collect())
+            Ok(each().map(budget).collect())
         }
     }
 }
 
-/// What an adapter may hold by itself: its part of the free memory, shared among all uses of the same memory.
-fn share(info: &AdapterInfo, chosen: &[&AdapterInfo], fraction: Option<f64>) -> Option<u64> {
+/// Whether what one adapter holds is missing to the other.
+fn shares_memory(one: &AdapterInfo, other: &AdapterInfo) -> bool {
+    let hardware = !one.pci_bus_id.is_empty() && other.pci_bus_id == one.pci_bus_id;
+    let host = one.kind == "software" && other.kind == "software";
+    other.index == one.index || hardware || host
+}
+
+/// What an adapter may hold by itself: its part of the memory that is free or taken by another model, shared among all
+/// uses of the same memory, that other model's included.
+fn share(info: &AdapterInfo, chosen: &[&AdapterInfo], fraction: Option<f64>, taken: u64) -> Option<u64> {
     let memory = info.memory?;
-    let same = |other: &&&AdapterInfo| {
-        let hardware = !info.pci_bus_id.is_empty() && other.pci_bus_id == info.pci_bus_id;
-        let host = info.kind == "software" && other.kind == "software";
-        other.index == info.index || hardware || host
-    };
-    let uses = chosen.iter().filter(same).count().max(1) as f64;
+    let uses = chosen.iter().filter(|other| shares_memory(info, other)).count().max(1) as f64;
     let bytes = match memory.free {
-        Some(free) => free as f64 * fraction.unwrap_or(OF_FREE),
+        Some(free) => (free + taken) as f64 * fraction.unwrap_or(OF_FREE),
         None => memory.total as f64 * fraction.unwrap_or(OF_TOTAL),
     };
-    Some((bytes / uses) as u64)
+    Some(((bytes - taken as f64).max(0.0) / uses) as u64)
 }
 
 impl ExecOptions {

@@ -38,9 +38,14 @@ impl Cache {
         common.min(context.len().saturating_sub(1))
     }
 
+    /// Forgets what is not this context's.
+    pub(super) fn keep(&mut self, context: &[u32]) {
+        self.ids.truncate(self.reusable(context));
+    }
+
     /// Logits after `context`, or `None` when cancelled before they were there.
     pub(super) fn advance(&mut self, context: &[u32], cancel: &AtomicBool) -> Result<Option<Logits>, ExecError> {
-        self.ids.truncate(self.reusable(context));
+        self.keep(context);
         // The whole prompt at once: an executor of several adapters keeps all of them busy as long as there is more of
         // it, and looks at the flag between chunks.
         let tokens = &context[self.ids.len()..];
@@ -56,6 +61,31 @@ impl Cache {
             self.ids.extend_from_slice(tokens);
         }
         Ok(logits)
+    }
+
+    /// Logits `(1 + guesses, vocab_size)` after `context`, of which only the last token is not held yet, and after each of
+    /// the guesses behind it. They are held only once they are confirmed. `None` when cancelled.
+    pub(super) fn verify(
+        &mut self,
+        context: &[u32],
+        guesses: &[u32],
+        cancel: &AtomicBool,
+    ) -> Result<Option<Logits>, ExecError> {
+        let position = self.ids.len();
+        let tokens = [&context[position..], guesses].concat();
+        let batch = Batch { tokens: &tokens, position: position as u32, logits: LogitRows::All };
+        let forward = self.executor.forward_unless(&batch, cancel);
+        match &forward {
+            Ok(Some(_)) => self.ids.extend_from_slice(&context[position..]),
+            // As after any forward that failed.
+            _ => self.ids.truncate(self.executor.position() as usize),
+        }
+        forward
+    }
+
+    /// The next guess of the last [`Self::verify`] was right: the executor holds it already.
+    pub(super) fn confirm(&mut self, guess: u32) {
+        self.ids.push(guess);
     }
 
     /// Whether all of this context but its last token is held, and nothing else.

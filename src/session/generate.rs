@@ -7,14 +7,15 @@
 //! sequence is not text yet.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::SessionError;
 use super::cache::Cache;
+use super::continuation::Continuation;
+use super::speculation::{Guesses, Speculation};
 use super::stop::{Matched, StopMatcher};
 use super::stop_tokens::{Ids, StopTokens};
-use crate::exec::{Chosen, Line};
 use crate::sampler::{Sampler, SamplingParams};
 use crate::tokenizer::{Decoder, Tokenizer};
 
@@ -65,6 +66,8 @@ pub struct Stats {
     pub generated_tokens: usize,
     /// Time from the first token to the last.
     pub decode: Duration,
+    /// What became of guesses, where the session speculates.
+    pub guesses: Option<Guesses>,
 }
 
 impl Stats {
@@ -105,12 +108,10 @@ pub struct Outcome {
 
 /// One generation, a token at each call of [`Iterator::next`]. Dropping it early is safe.
 pub struct TokenStream<'s> {
-    cache: &'s mut Cache,
+    continuation: Continuation<'s>,
+    speculation: Option<Speculation<'s>>,
     end_ids: &'s [u32],
     decoder: Decoder,
-    sampler: Sampler,
-    /// Forwards on their way.
-    line: Line,
     stop: StopMatcher,
     stop_tokens: StopTokens,
     cancel: Arc<AtomicBool>,
@@ -127,6 +128,7 @@ pub struct TokenStream<'s> {
 impl<'s> TokenStream<'s> {
     pub(super) fn new(
         cache: &'s mut Cache,
+        speculation: Option<Speculation<'s>>,
         tokenizer: &Tokenizer,
         end_ids: &'s [u32],
         prompt: &[u32],
@@ -138,11 +140,10 @@ impl<'s> TokenStream<'s> {
         let reused_tokens = cache.reusable(prompt);
         let stats = Stats { prompt_tokens: prompt.len(), reused_tokens, ..Stats::default() };
         Ok(Self {
-            cache,
+            continuation: Continuation::new(cache, sampler),
+            speculation,
             end_ids,
             decoder,
-            sampler,
-            line: Line::default(),
             stop: StopMatcher::new(params.stop.iter().cloned()),
             stop_tokens: StopTokens::new(params.stop_tokens.iter().cloned()),
             cancel: Arc::clone(&params.cancel),
@@ -178,7 +179,7 @@ impl<'s> TokenStream<'s> {
         if self.stats.generated_tokens >= self.max_new_tokens {
             return Ok(self.end(FinishReason::MaxTokens));
         }
-        if self.context.len() > self.cache.executor().context_length() as usize {
+        if self.context.len() > self.continuation.cache.executor().context_length() as usize {
             return Ok(self.end(FinishReason::ContextFull));
         }
         let Some(id) = self.choose()? else { return Ok(self.end(FinishReason::Cancelled)) };
@@ -208,29 +209,14 @@ impl<'s> TokenStream<'s> {
         ids.iter().filter_map(|&id| self.decoder.push(id)).collect()
     }
 
-    /// The next token, or `None` when cancelled. After the prompt's last token it is chosen here; from then on where
-    /// the logits are, as far as the choice depends on nothing else.
+    /// The next token, or `None` when cancelled.
     fn choose(&mut self) -> Result<Option<u32>, SessionError> {
-        if !self.sampler.needs_no_history() || !self.cache.holds_all_but_last(&self.context) {
-            let logits = self.cache.advance(&self.context, &self.cancel)?;
-            let choice = logits.map(|logits| self.sampler.sample(logits.last(), &self.context));
-            return Ok(choice.transpose()?);
-        }
-        if self.cancel.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
         let wanted = self.max_new_tokens - self.stats.generated_tokens;
-        let rule = |ahead| self.sampler.rule(ahead);
-        let chosen = self.cache.follow(&mut self.line, &self.context, wanted, &rule, &self.cancel)?;
-        match chosen {
-            Some(Chosen::Token(id)) => {
-                self.sampler.accept();
-                Ok(Some(id))
-            }
-            Some(Chosen::Failed(error)) => Err(error.into()),
-            Some(Chosen::Undecided) => unreachable!("a line leaves no choice open"),
-            None => Ok(None),
-        }
+        let Self { continuation, speculation, context, cancel, stats, .. } = self;
+        let Some(speculation) = speculation else { return continuation.next(context, wanted, cancel) };
+        let id = speculation.next(continuation, context, wanted, cancel);
+        stats.guesses = Some(speculation.counts());
+        id
     }
 
     fn count(&mut self, id: u32, start: Instant) {

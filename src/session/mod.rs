@@ -1,7 +1,7 @@
 //! From text to text: prefill, decode, the token stream, stop conditions, conversations.
 //!
 //! A [`Session`] joins an executor and a tokenizer; [`TokenStream`] is one generation, [`Chat`] a conversation
-//! in a [`ChatFormat`]; [`Language`] is what the checkpoint says about text.
+//! in a [`ChatFormat`]; a [`Draft`] guesses ahead; [`Language`] is what the checkpoint says about text.
 //! Nothing here knows of adapters, files or terminals. Invariant: the session's idea of what the KV cache holds
 //! is the executor's, token for token (which may hold a token more that was computed ahead and never shown), also after
 //! an error or a cancelled reply; so whatever is generated next prefills exactly the part that differs.
@@ -9,9 +9,13 @@
 mod automata;
 mod cache;
 mod chat;
+mod continuation;
 mod defaults;
+mod draft;
 mod format;
 mod generate;
+mod lookup;
+mod speculation;
 mod stop;
 mod stop_tokens;
 mod style;
@@ -22,8 +26,11 @@ mod tokenizer;
 
 pub use chat::Chat;
 pub use defaults::SamplingDefaults;
+pub use draft::{Draft, DraftModel};
 pub use format::ChatFormat;
 pub use generate::{FinishReason, GenerateParams, Outcome, Piece, Stats, TokenStream};
+pub use lookup::PromptLookup;
+pub use speculation::Guesses;
 pub use stop::{Matched, StopMatcher};
 pub use tokenizer::Language;
 
@@ -35,6 +42,7 @@ use crate::sampler::SampleError;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 use cache::Cache;
+use speculation::Speculation;
 
 /// A loaded model that can be asked for text.
 pub struct Session {
@@ -42,12 +50,22 @@ pub struct Session {
     tokenizer: Tokenizer,
     /// Ids that end a text.
     end_ids: Vec<u32>,
+    /// Who guesses, and how many tokens at most.
+    draft: Option<(Box<dyn Draft>, usize)>,
 }
 
 impl Session {
     /// A session on an executor whose KV cache is empty; `end_ids` are the checkpoint's EOS ids.
     pub fn new(executor: Box<dyn Executor>, tokenizer: Tokenizer, end_ids: Vec<u32>) -> Self {
-        Self { cache: Cache::new(executor), tokenizer, end_ids }
+        Self { cache: Cache::new(executor), tokenizer, end_ids, draft: None }
+    }
+
+    /// The session with a draft that guesses up to `tokens` ahead. Texts stay the same; where guesses are right, several
+    /// tokens come from one forward.
+    #[must_use]
+    pub fn with_draft(mut self, draft: Box<dyn Draft>, tokens: usize) -> Self {
+        self.draft = Some((draft, tokens));
+        self
     }
 
     /// Starts a text that continues `prompt`. Nothing is computed until the stream is asked for its first piece;
@@ -63,7 +81,8 @@ impl Session {
         if prompt.len() > context_length as usize {
             return Err(SessionError::PromptTooLong { tokens: prompt.len(), context_length });
         }
-        TokenStream::new(&mut self.cache, &self.tokenizer, &self.end_ids, prompt, params)
+        let speculation = self.draft.as_mut().map(|(draft, tokens)| Speculation::new(draft.as_mut(), *tokens));
+        TokenStream::new(&mut self.cache, speculation, &self.tokenizer, &self.end_ids, prompt, params)
     }
 
     /// The tokenizer, for encoding prompts.
@@ -76,9 +95,10 @@ impl Session {
         self.cache.executor().context_length()
     }
 
-    /// What is allocated where.
+    /// What is allocated where, the draft's included.
     pub fn memory(&self) -> Vec<MemoryUse> {
-        self.cache.executor().memory()
+        let draft = self.draft.iter().flat_map(|(draft, _)| draft.memory());
+        self.cache.executor().memory().into_iter().chain(draft).collect()
     }
 }
 
@@ -157,6 +177,9 @@ pub enum SessionError {
         /// Why.
         reason: String,
     },
+    /// A draft model whose token ids mean something else.
+    #[error("the draft's vocabulary is not the model's: {0}; a draft needs the same tokenizer as the model")]
+    DraftVocabulary(String),
     /// A checkpoint without any of the files a tokenizer can be read from.
     #[error(
         "{}: the checkpoint has no tokenizer: looked for a GGUF vocabulary, and beside the weights for tokenizer.json, \

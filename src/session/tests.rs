@@ -1,13 +1,15 @@
-//! Sessions on an executor that is a formula; conversations are in `chat`, prompt styles in `style`.
+//! Sessions on an executor that is a formula; conversations are in `chat`, guesses in `speculation`, prompt
+//! styles in `style`.
 
 mod chat;
+mod speculation;
 mod style;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::exec::{Batch, Logits};
+use crate::exec::{Batch, LogitRows, Logits};
 use crate::tokenizer::Vocabulary;
 
 /// Ids are bytes, 256 is EOS.
@@ -35,6 +37,18 @@ struct Log {
     cancel_at: Option<(usize, Arc<AtomicBool>)>,
 }
 
+impl Scripted {
+    fn logits(&self, context: &[u32]) -> Vec<f32> {
+        let answered = context.iter().rev().take_while(|&&id| id != u32::from(b'?')).count();
+        let next = self.script.get(answered).copied().unwrap_or(EOS);
+        let mut values = vec![0.0; VOCAB];
+        values[next as usize] = 10.0;
+        // padding beyond the tokenizer's vocabulary, never to be chosen
+        values[VOCAB - 1] = 20.0;
+        values
+    }
+}
+
 impl Executor for Scripted {
     fn forward(&mut self, batch: &Batch<'_>) -> Result<Logits, ExecError> {
         let mut log = self.log.lock().expect("no test panics while it holds the lock");
@@ -53,12 +67,11 @@ impl Executor for Scripted {
         {
             flag.store(true, Ordering::Relaxed);
         }
-        let answered = self.held.iter().rev().take_while(|&&id| id != u32::from(b'?')).count();
-        let next = self.script.get(answered).copied().unwrap_or(EOS);
-        let mut values = vec![0.0; VOCAB];
-        values[next as usize] = 10.0;
-        // padding beyond the tokenizer's vocabulary, never to be chosen
-        values[VOCAB - 1] = 20.0;
+        let first = match batch.logits {
+            LogitRows::Last => self.held.len(),
+            LogitRows::All => batch.position as usize + 1,
+        };
+        let values = (first..=self.held.len()).flat_map(|end| self.logits(&self.held[..end])).collect();
         Ok(Logits { values, vocab_size: VOCAB })
     }
 
@@ -95,10 +108,14 @@ impl Executor for Scripted {
 
 /// A session whose model answers every question with `script`.
 fn scripted(script: &str, context_length: u32) -> (Session, Arc<Mutex<Log>>) {
+    let (executor, log) = executor(script, context_length);
+    (Session::new(executor, byte_tokenizer(), vec![EOS]), log)
+}
+
+fn executor(script: &str, context_length: u32) -> (Box<Scripted>, Arc<Mutex<Log>>) {
     let log = Arc::new(Mutex::new(Log::default()));
     let script = script.bytes().map(u32::from).collect();
-    let executor = Scripted { script, held: Vec::new(), context_length, log: Arc::clone(&log) };
-    (Session::new(Box::new(executor), byte_tokenizer(), vec![EOS]), log)
+    (Box::new(Scripted { script, held: Vec::new(), context_length, log: Arc::clone(&log) }), log)
 }
 
 fn ids(text: &str) -> Vec<u32> {

@@ -10,11 +10,15 @@ use crate::tokenizer::ChatTemplate;
 /// A conversation whose template writes `<s>system`, `<u>question`, `<a>reply<eos>`.
 fn chat(script: &str, context_length: u32, template: &str) -> (Chat, Arc<Mutex<Log>>) {
     let (session, log) = scripted(script, context_length);
-    let template = ChatTemplate::new(template, None, None).expect("a template");
-    (Chat::new(session, ChatFormat::template(template, "a test's template"), None), log)
+    (chat_in(session, template), log)
 }
 
-const TEMPLATE: &str = "{% for m in messages %}{{ {'system': '<s>', 'user': '<u>', 'assistant': '<a>'}[m.role] }}\
+pub(super) fn chat_in(session: Session, template: &str) -> Chat {
+    let template = ChatTemplate::new(template, None, None).expect("a template");
+    Chat::new(session, ChatFormat::template(template, "a test's template"), None)
+}
+
+pub(super) const TEMPLATE: &str = "{% for m in messages %}{{ {'system': '<s>', 'user': '<u>', 'assistant': '<a>'}[m.role] }}\
     {{ m.content }}{% if m.role == 'assistant' %}<eos>{% endif %}{% endfor %}\
     {% if add_generation_prompt %}<a>{% endif %}";
 

@@ -9,6 +9,7 @@
 mod ahead;
 mod alone;
 mod build;
+mod checkpoint_weights;
 mod chooser;
 mod gpu;
 mod gram;

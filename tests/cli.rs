@@ -18,6 +18,8 @@ fn wgpt(args: &[&str]) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WGPT_")) {
         command.env_remove(name);
     }
+    // What one test leaves must not be found by another.
+    command.env("WGPT_NO_CACHE", "1");
     command
 }
 

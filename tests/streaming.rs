@@ -79,12 +79,14 @@ fn status(process: &str, key: &str) -> Option<u64> {
     line.trim_start_matches(':').trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
 }
 
-/// The most memory that a run of the program had, its share of the file cache included.
-fn peak(args: &[&str]) -> u64 {
+/// The most memory that a run of the program had, its share of the file cache included; `cache` is the user's cache
+/// folder.
+fn peak(args: &[&str], cache: &Path) -> u64 {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wgpt"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WGPT_")) {
         command.env_remove(name);
     }
+    command.env("XDG_CACHE_HOME", cache);
     let mut child =
         command.args(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
     let mut peak = 0;
@@ -105,16 +107,31 @@ fn a_mapped_model_takes_no_more_host_memory_than_its_ring_and_300_mb() {
     let size = std::fs::metadata(folder.path().join("model.safetensors")).expect("it is there").len();
     let offload = ["--checkpoint", path, "--adapter", "llvmpipe", "--offload", "all", "--offload-mode"];
     let args = |mode| [&["bench", "-p", "4", "-n", "1", "--repeats", "1"][..], &offload, &[mode]].concat();
-    let plan = [&["plan", "--json", "--context-length", "64"][..], &offload, &["mapped"]].concat();
-    let planned = Command::new(env!("CARGO_BIN_EXE_wgpt")).args(plan).output().expect("the program starts").stdout;
-    let planned: serde_json::Value = serde_json::from_slice(&planned).expect("JSON");
-    // The memory of a software adapter is this process's.
-    let held = planned["adapters"][0]["total"].as_u64().expect("bytes");
-    let limit = held + 300_000_000;
-    assert!(limit < size, "a model of {size} bytes shows nothing for a limit of {limit}");
-    let (mapped, pinned) = (peak(&args("mapped")), peak(&args("pinned")));
-    assert!(mapped <= limit, "{mapped} bytes, of which the plan has {held}");
+    let limit = |more: &[&str]| {
+        let plan = [&["plan", "--json", "--context-length", "64"][..], &offload, &["mapped"], more].concat();
+        let planned = Command::new(env!("CARGO_BIN_EXE_wgpt")).args(plan).output().expect("the program starts").stdout;
+        let planned: serde_json::Value = serde_json::from_slice(&planned).expect("JSON");
+        // The memory of a software adapter is this process's.
+        let limit = planned["adapters"][0]["total"].as_u64().expect("bytes") + 300_000_000;
+        assert!(limit < size, "a model of {size} bytes shows nothing for a limit of {limit}");
+        limit
+    };
+    let cache = tempfile::tempdir().expect("a scratch folder");
+    let (mapped, pinned) = (peak(&args("mapped"), cache.path()), peak(&args("pinned"), cache.path()));
+    assert!(mapped <= limit(&[]), "{mapped} bytes, of which {} are allowed", limit(&[]));
     assert!(pinned > size, "pinned it is all in memory: {pinned} of {size} bytes");
+    // Quantized, and kept for the next start: the first one reads all of the model and writes all of the cache.
+    let packed = ["--quantize", "q8_0"];
+    let limit = limit(&packed);
+    for start in ["writes", "reads"] {
+        let quantized = peak(&[&args("mapped")[..], &packed].concat(), cache.path());
+        assert!(
+            quantized <= limit,
+            "the start that {start} the cache: {quantized} bytes, of which {limit} are allowed"
+        );
+    }
+    let kept = wgpt::exec::PackedCache::new(&cache.path().join("wgpt/packed")).list().expect("it can be read");
+    assert!(kept[0].bytes > size / 2, "it was written: {kept:?}");
 }
 
 #[test]

@@ -26,13 +26,12 @@ use std::sync::Arc;
 pub use config::{Config, Conv1dAxes, NormOffset, QkvRows, RopeRows, RowConventions};
 pub use error::CheckpointError;
 pub use gguf::{GgufMetadata, GgufTensor, GgufValue, GgufWriter};
-pub use mmap::FileIdentity;
+pub use mmap::{FileIdentity, MappedFile};
 pub use quantized::{GptqCodes, GptqLinear};
 pub use safetensors::SafetensorsWriter;
 pub use view::TensorView;
 
 use crate::quant::FORMATS;
-use mmap::Mapping;
 use view::{Encoding, TensorEntry};
 
 /// An opened checkpoint. A clone shares its files.
@@ -43,12 +42,14 @@ pub struct Checkpoint {
     /// The directory whose other files belong to this model.
     directory: Option<PathBuf>,
     files: Vec<PathBuf>,
-    mappings: Vec<Arc<Mapping>>,
+    mappings: Vec<Arc<MappedFile>>,
     /// By Hugging Face name.
     tensors: BTreeMap<String, TensorEntry>,
     /// None for a GGUF architecture without a table.
     config: Option<Config>,
     gguf: Option<Arc<GgufMetadata>>,
+    /// Whether some tensors are not the files'.
+    replaced: bool,
 }
 
 impl Checkpoint {
@@ -153,9 +154,18 @@ impl Checkpoint {
         &self.files
     }
 
-    /// What a cache made from this checkpoint must compare before it is used again.
-    pub fn identity(&self) -> Vec<FileIdentity> {
-        self.mappings.iter().map(|mapping| mapping.identity().clone()).collect()
+    /// What a cache made from this checkpoint must compare before it is used again: its weight files, and what says how
+    /// to read them. None where weights were put in place of the files'.
+    ///
+    /// # Errors
+    /// A file that can't be read any more.
+    pub fn identity(&self) -> Result<Option<Vec<FileIdentity>>, CheckpointError> {
+        if self.replaced {
+            return Ok(None);
+        }
+        let configs = open::CONFIGS.iter().filter_map(|name| self.companion(name));
+        let configs = configs.map(|path| MappedFile::open(&path)?.identity());
+        self.mappings.iter().map(|mapping| mapping.identity()).chain(configs).collect::<Result<_, _>>().map(Some)
     }
 
     fn view<'m>(&'m self, entry: &'m TensorEntry) -> Result<TensorView<'m>, &'m str> {

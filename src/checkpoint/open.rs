@@ -10,12 +10,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::gguf::{self, Architecture};
-use super::mmap::Mapping;
+use super::mmap::MappedFile;
 use super::view::TensorEntry;
 use super::{Checkpoint, CheckpointError, Config, RowConventions};
 use super::{quantized, safetensors, shard_index, torch};
 
 const CONFIG: &str = "config.json";
+
+/// Files that say how the tensors beside them are read.
+pub(super) const CONFIGS: [&str; 3] = [CONFIG, quantized::OLDER[0].0, quantized::OLDER[1].0];
 
 /// A kind of weight file in a Hugging Face directory.
 struct Kind {
@@ -24,7 +27,7 @@ struct Kind {
     /// Which of several files a tensor is in.
     index: &'static str,
     /// The tensors of one file, which is number `file` of the checkpoint.
-    parse: fn(&Mapping, usize) -> Result<Vec<TensorEntry>, CheckpointError>,
+    parse: fn(&MappedFile, usize) -> Result<Vec<TensorEntry>, CheckpointError>,
 }
 
 /// In the order of Hugging Face's loader, which takes the first it finds; within a kind a whole file goes first.
@@ -95,7 +98,7 @@ fn gguf_files(directory: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
 }
 
 fn open_gguf(path: &Path, file: &Path, directory: Option<&Path>) -> Result<Checkpoint, CheckpointError> {
-    let mapping = Arc::new(Mapping::open(file)?);
+    let mapping = Arc::new(MappedFile::open(file)?);
     let parsed = gguf::parse(&mapping)?;
     let architecture = Architecture::of(&parsed.metadata, &parsed.tensors)?;
     let config = architecture.map(|known| known.config(&parsed.metadata, &parsed.tensors)).transpose()?;
@@ -115,6 +118,7 @@ fn open_gguf(path: &Path, file: &Path, directory: Option<&Path>) -> Result<Check
         tensors,
         config,
         gguf: Some(Arc::new(parsed.metadata)),
+        replaced: false,
     })
 }
 
@@ -131,7 +135,7 @@ fn open_hugging_face(directory: &Path, kind: &Kind) -> Result<Checkpoint, Checkp
     let files = index.as_ref().map_or_else(|| vec![whole], |index| index.shards.clone());
     let (mut mappings, mut tensors) = (Vec::new(), BTreeMap::new());
     for (number, file) in files.iter().enumerate() {
-        let mapping = Mapping::open(file)?;
+        let mapping = MappedFile::open(file)?;
         for entry in (kind.parse)(&mapping, number)? {
             insert(&mut tensors, entry, &files)?;
         }
@@ -146,7 +150,7 @@ fn open_hugging_face(directory: &Path, kind: &Kind) -> Result<Checkpoint, Checkp
     quantized::compose(&mut tensors, &files, &mappings, &config, older_quantization(directory)?)?;
     let directory = Some(directory.to_owned());
     let path = directory.clone().unwrap_or_default();
-    Ok(Checkpoint { path, directory, files, mappings, tensors, config: Some(config), gguf: None })
+    Ok(Checkpoint { path, directory, files, mappings, tensors, config: Some(config), gguf: None, replaced: false })
 }
 
 /// What older quantizers wrote beside the config, and whose it is.

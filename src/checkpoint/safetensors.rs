@@ -8,7 +8,7 @@ mod writer;
 pub use writer::SafetensorsWriter;
 
 use super::CheckpointError;
-use super::mmap::Mapping;
+use super::mmap::MappedFile;
 use super::unique_map::UniqueMap;
 use super::view::{Encoding, TensorEntry, tensor_bytes};
 use crate::quant;
@@ -48,7 +48,7 @@ struct Info {
 }
 
 /// The tensors of one file, which is number `file` of the checkpoint.
-pub(super) fn parse(mapping: &Mapping, file: usize) -> Result<Vec<TensorEntry>, CheckpointError> {
+pub(super) fn parse(mapping: &MappedFile, file: usize) -> Result<Vec<TensorEntry>, CheckpointError> {
     let malformed = |reason| CheckpointError::Malformed { file: mapping.path().into(), reason };
     let (length, rest) =
         mapping.split_first_chunk::<8>().ok_or_else(|| truncated(mapping, "the header's length", 0, 8))?;
@@ -72,7 +72,7 @@ pub(super) fn parse(mapping: &Mapping, file: usize) -> Result<Vec<TensorEntry>, 
     Ok(entries)
 }
 
-fn truncated(mapping: &Mapping, what: &str, at: u64, needed: u64) -> CheckpointError {
+fn truncated(mapping: &MappedFile, what: &str, at: u64, needed: u64) -> CheckpointError {
     let left = mapping.len() as u64 - at;
     CheckpointError::Truncated { file: mapping.path().into(), what: what.into(), at, needed, left }
 }
@@ -103,7 +103,7 @@ fn check(info: &Info, available: u64) -> Result<(Encoding, (u64, u64)), String> 
 }
 
 /// From the data's first byte to the file's last, each belongs to one tensor.
-fn check_cover(mapping: &Mapping, data: usize, entries: &mut [TensorEntry]) -> Result<(), CheckpointError> {
+fn check_cover(mapping: &MappedFile, data: usize, entries: &mut [TensorEntry]) -> Result<(), CheckpointError> {
     entries.sort_by_key(|entry| (entry.range.start, entry.range.end));
     let mut end = data;
     let mut before = "the header";

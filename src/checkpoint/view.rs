@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::CheckpointError;
-use super::mmap::Mapping;
+use super::mmap::MappedFile;
 use super::quantized::Composed;
 use crate::quant::BlockFormat;
 
@@ -27,7 +27,7 @@ pub struct TensorView<'m> {
     /// only [`Self::rows_from`] knows.
     pub bytes: &'m [u8],
     pub(super) composed: Option<&'m dyn Composed>,
-    pub(super) mapping: &'m Mapping,
+    pub(super) mapping: &'m MappedFile,
     /// Where `bytes` begin in the file.
     pub(super) start: usize,
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use super::cache_args::{CacheArgs, CacheCommandArgs};
 use super::compare_args::CompareArgs;
 use super::kv_cache_args::KvCacheArgs;
 use super::placement::PlacementArgs;
@@ -75,6 +76,11 @@ pub(super) enum Command {
     /// Reads GGUF files of every family, and Hugging Face folders of those that llama.cpp has; llama.cpp and other
     /// engines load what it writes. The file gives what --quantize gives when the same checkpoint is loaded with it.
     Quantize(QuantizeCommandArgs),
+    /// Show or delete the packed weights that are kept for the next start.
+    ///
+    /// Commands that compute keep there what --quantize made, and layers that are streamed with --offload-mode mapped,
+    /// packed as adapters have them. It is safe to delete at any time.
+    Cache(CacheCommandArgs),
 }
 
 /// Which model.
@@ -100,6 +106,9 @@ pub(super) struct ModelArgs {
 
     #[command(flatten)]
     pub(super) kv: KvCacheArgs,
+
+    #[command(flatten)]
+    pub(super) cache: CacheArgs,
 
     /// No timings, memory figures or progress on stderr; errors still are
     #[arg(long, short, env = "WGPT_QUIET", value_parser = clap::builder::FalseyValueParser::new())]

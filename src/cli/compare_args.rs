@@ -9,6 +9,7 @@ use clap::Args;
 use wgpt::ops::KvFormat;
 
 use super::args::{CheckpointArgs, ModelArgs};
+use super::cache_args::CacheArgs;
 use super::kv_cache_args::{KvCacheArgs, format as kv_format};
 use super::placement::PlacementArgs;
 use super::quantize_args::{Format, Method, QuantizeArgs, format, method};
@@ -64,6 +65,9 @@ pub(super) struct CompareArgs {
     #[arg(long, env = "WGPT_REQUANTIZE_B", requires = "quantize_b", value_parser = clap::builder::FalseyValueParser::new())]
     requantize_b: bool,
 
+    #[command(flatten)]
+    cache: CacheArgs,
+
     /// Print a JSON object
     #[arg(long)]
     pub(super) json: bool,
@@ -97,6 +101,7 @@ impl CompareArgs {
             placement,
             kv: KvCacheArgs { kv_cache },
             quantize,
+            cache: self.cache.clone(),
             quiet: self.quiet,
         };
         let b = self.b.as_ref().unwrap_or(&self.a);

@@ -7,6 +7,8 @@
 mod adapters;
 mod args;
 mod bench;
+mod cache;
+mod cache_args;
 mod calibration;
 mod chat;
 mod compare;
@@ -50,6 +52,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Quantize(args) => quantize::run(&args),
+        Command::Cache(args) => cache::run(&args),
     }
 }
 

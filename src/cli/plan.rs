@@ -194,7 +194,7 @@ fn offload(mode: OffloadMode, in_place: bool) -> String {
     let how = match (mode, in_place) {
         (OffloadMode::Pinned, true) => "packed in host memory, where single tokens read them; prompts copy them",
         (OffloadMode::Pinned, false) => "packed in host memory, from where they are copied",
-        (OffloadMode::Mapped, _) => "left in the file, packed and copied each time",
+        (OffloadMode::Mapped, _) => "left in the file, or packed in the cache folder, and read and copied each time",
     };
     format!("offload  {mode}: streamed layers are {how}\n")
 }

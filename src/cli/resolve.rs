@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow};
 use indicatif::ProgressBar;
 use wgpt::checkpoint::Checkpoint;
-use wgpt::exec::{self, ExecOptions, Executor, LoadReport, Placed};
+use wgpt::exec::{self, CacheReport, ExecOptions, Executor, LoadReport, Placed};
 use wgpt::gptq::{self, GptqOptions, GptqReport};
 use wgpt::gpu::{self, AdapterInfo};
 use wgpt::graph::Graph;
@@ -20,9 +20,9 @@ use wgpt::session::{Chat, Language, SamplingDefaults, Session};
 
 use super::args::{ChatArgs, ChatSamplingArgs, CheckpointArgs, ContextArgs, GenerateArgs, ModelArgs, SamplingArgs};
 use super::embedded;
-use super::output::{Notes, seconds};
+use super::output::{self, Notes, seconds};
 use super::speculation::{Guesser, SpeculationArgs};
-use super::{plan, rates};
+use super::{cache, plan, rates};
 
 /// Where checkpoints are looked for.
 const FOLDER: &str = "checkpoints";
@@ -200,7 +200,7 @@ pub(super) fn open(
     let failed = || format!("{path}: could not be loaded");
     let (_, graph) = exec::lower_checkpoint(checkpoint, options).with_context(failed)?;
     let bar = notes.progress(graph.weights.iter().map(wgpt::graph::Weight::bytes).sum());
-    let opened = exec::open(checkpoint, options, &mut |loaded| bar.inc(loaded));
+    let opened = exec::open(checkpoint, options, &mut loading(&bar, notes));
     let (executor, report) = opened.with_context(failed)?;
     bar.finish_and_clear();
     for notice in &report.notices {
@@ -210,11 +210,40 @@ pub(super) fn open(
     if let Some(quantized) = &report.quantized {
         notes.line(quantized);
     }
+    if let Some(cache) = &report.cache {
+        say_cached(cache, notes);
+    }
     notes.line(format_args!("loaded {path} on {} in {}", report.place, seconds(start.elapsed())));
     if let Some(placed) = report.placed.as_ref().filter(|placed| plan::is_worth_telling(placed)) {
         plan::runs(placed).iter().for_each(|run| notes.line(run));
     }
     Ok((executor, report))
+}
+
+/// Shows how far loading is.
+fn loading(bar: &ProgressBar, notes: Notes) -> impl FnMut(exec::Progress) {
+    move |progress| match progress {
+        exec::Progress::Loaded(count) | exec::Progress::Cached(count) => bar.inc(count),
+        exec::Progress::Caching(total) => {
+            bar.inc_length(total);
+            let text = format!("packing {} for this start and the next ones", output::bytes(total));
+            bar.suspend(|| notes.line(text));
+        }
+    }
+}
+
+/// Says what was read from the cache of packed weights, and what was written to it.
+fn say_cached(CacheReport { folder, read, written, .. }: &CacheReport, notes: Notes) {
+    let folder = folder.display();
+    if *read > 0 {
+        notes.line(format_args!("packed weights: {} read from {folder}", output::bytes(*read)));
+    }
+    if *written > 0 {
+        let written = output::bytes(*written);
+        notes.line(format_args!(
+            "packed weights: {written} kept in {folder} for the next start; `wgpt cache clear` deletes them"
+        ));
+    }
 }
 
 /// The checkpoint with its linears rounded by GPTQ.
@@ -269,12 +298,13 @@ pub(super) fn options(model: &ModelArgs, context: &ContextArgs) -> ExecOptions {
         kv_format: model.kv.kv_cache,
         prefill_chunk: model.placement.prefill_chunk,
         quantize: model.quantize.wanted(),
+        cache: if model.cache.no_cache { None } else { cache::folder() },
         ..ExecOptions::default()
     }
 }
 
 /// The path as given, or under `checkpoints/`.
-fn find(path: &Path) -> Result<PathBuf> {
+pub(super) fn find(path: &Path) -> Result<PathBuf> {
     if path.exists() {
         return Ok(path.to_owned());
     }

@@ -7,12 +7,12 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
-use super::ExecError;
 use super::lane::{Lane, Placed, rows};
 use super::load::WeightSource;
 use super::packed::{Fill, PackedSource, batches};
 use super::stream::Stream;
 use super::uploads::{Packed, Streamed};
+use super::{ExecError, Progress};
 use crate::gpu::{Buffer, BufferPart, Device, Dispatch, HostBuffer, HostUse, Readback, Usage};
 use crate::graph::{Buffers, Graph, Node, TensorId, TensorKind, WeightId};
 use crate::ops::{Bind, Kernel, Phase, Step};
@@ -128,26 +128,34 @@ impl<'a> Allocated<'a> {
         Ok(())
     }
 
-    /// Loads the weights and makes the dispatches; `progress` is told of bytes loaded.
-    pub(super) fn load(mut self, source: WeightSource<'_>, progress: &mut dyn FnMut(u64)) -> Result<Lane, ExecError> {
+    /// Loads the weights and makes the dispatches.
+    pub(super) fn load(
+        mut self,
+        source: WeightSource<'_>,
+        packed: &Arc<dyn PackedSource>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Lane, ExecError> {
         let graph = self.plan.graph;
         let vectors = self.lane.vectors.iter().collect::<BTreeMap<_, _>>();
         for (id, buffer) in vectors {
             let values = source.vector(&graph.vectors[id.0])?;
             self.lane.stage(buffer, bytemuck::cast_slice(&values))?;
         }
-        let packed = source.packed_source(graph);
-        self.load_staged(&packed, progress)?;
+        self.load_staged(packed, progress)?;
         let plan = self.plan;
         for unit in plan.units().filter(|unit| plan.pins(*unit)) {
-            self.pin(unit, &*packed, progress)?;
+            self.pin(unit, &**packed, progress)?;
         }
         self.record()?;
         Ok(self.lane)
     }
 
     /// Loads resident weights through a staging ring, which is kept where weights are streamed through it.
-    fn load_staged(&mut self, packed: &Arc<dyn PackedSource>, progress: &mut dyn FnMut(u64)) -> Result<(), ExecError> {
+    fn load_staged(
+        &mut self,
+        packed: &Arc<dyn PackedSource>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), ExecError> {
         let mapped = |unit: &usize| self.plan.streams(*unit) && !self.plan.pins(*unit);
         let streamed: Vec<usize> = self.plan.units().filter(mapped).collect();
         // In the order of the graph, which is about that of the file.
@@ -164,7 +172,7 @@ impl<'a> Allocated<'a> {
             let staged = stream.next(true)?.expect("who waits gets one");
             self.lane.device.copy(&stream.copies(&staged).collect::<Vec<_>>())?;
             stream.release(staged);
-            progress(batch.bytes);
+            progress(Progress::Loaded(batch.bytes));
         }
         for unit in &streamed {
             let weights = self.plan.graph.units[*unit].weights.iter();
@@ -177,7 +185,12 @@ impl<'a> Allocated<'a> {
     }
 
     /// Packs a unit's weights into host memory, where they stay.
-    fn pin(&mut self, unit: usize, packed: &dyn PackedSource, progress: &mut dyn FnMut(u64)) -> Result<(), ExecError> {
+    fn pin(
+        &mut self,
+        unit: usize,
+        packed: &dyn PackedSource,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), ExecError> {
         let mut kept = Vec::new();
         for id in &self.plan.graph.units[unit].weights {
             let (hosts, placed) = (&self.pinned[&(unit, *id)], &self.places[&(Some(unit), *id)]);
@@ -185,7 +198,7 @@ impl<'a> Allocated<'a> {
             for ((host, slice), slot) in hosts.iter().zip(&placed.ty.slices).zip(&placed.slices) {
                 Fill::slice(*id, Arc::new(slice.clone())).run(packed, host)?;
                 host.unmap();
-                progress(host.bytes());
+                progress(Progress::Loaded(host.bytes()));
                 kept.push((host.clone(), slot.clone()));
             }
         }

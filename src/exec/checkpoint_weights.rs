@@ -7,17 +7,38 @@
 use std::ops::Range;
 
 use super::ExecError;
-use super::packed::{PackedRows, PackedSource, Scratch};
+use super::packed::{PackedRows, PackedSource, Scratch, room};
 use crate::checkpoint::{Checkpoint, TensorView};
-use crate::graph::Weight;
+use crate::graph::{Weight, WeightId};
 use crate::model::{Part, WeightSpec};
 use crate::quant::{BlockFormat, PackedLayout};
 
 /// A checkpoint's weights, packed as they are read.
 #[derive(Debug)]
 pub(super) struct CheckpointWeights {
-    pub(super) checkpoint: Checkpoint,
-    pub(super) weights: Vec<Weight>,
+    checkpoint: Checkpoint,
+    weights: Vec<Weight>,
+}
+
+impl CheckpointWeights {
+    pub(super) fn new(checkpoint: &Checkpoint, weights: &[Weight]) -> Self {
+        Self { checkpoint: checkpoint.clone(), weights: weights.to_vec() }
+    }
+
+    /// Whether reading rows of a weight is more than reading a file.
+    pub(super) fn is_packed(&self, weight: WeightId) -> Result<bool, ExecError> {
+        let weight = &self.weights[weight.0];
+        let layout = weight.format.layout(weight.rows(), weight.cols());
+        Ok(!is_verbatim(weight, &matrices(&self.checkpoint, weight)?, &layout.row_bytes))
+    }
+
+    /// Whether reading rows of a weight quantizes them.
+    pub(super) fn is_quantized(&self, weight: WeightId) -> Result<bool, ExecError> {
+        let weight = &self.weights[weight.0];
+        let matrices = matrices(&self.checkpoint, weight)?;
+        let other = |(_, view): &(Part, TensorView<'_>)| view.format.name() != weight.format.name();
+        Ok(weight.format.block_len() > 1 && matrices.iter().flat_map(|matrix| &matrix.parts).any(other))
+    }
 }
 
 impl PackedSource for CheckpointWeights {
@@ -29,16 +50,8 @@ impl PackedSource for CheckpointWeights {
     ) -> Result<(), ExecError> {
         let weight = &self.weights[rows.weight.0];
         let matrices = matrices(&self.checkpoint, weight)?;
-        if let [Matrix { parts, .. }] = &matrices[..]
-            && parts.iter().all(|(part, view)| is_verbatim(weight, part, view, &rows.slice.1))
-        {
-            let row_bytes = rows.slice.1.row_bytes[0];
-            let stored = room(&mut scratch.stored, rows.rows.len() * row_bytes);
-            for (part, view, taken) in overlaps(parts, &rows.rows) {
-                let at = taken.start - rows.rows.start..taken.end - rows.rows.start;
-                view.read_rows(part, &mut stored[at.start * row_bytes..at.end * row_bytes])?;
-            }
-            take(0, stored);
+        if is_verbatim(weight, &matrices, &rows.slice.1.row_bytes) {
+            take(0, read_verbatim(weight, &matrices, &rows.rows, scratch)?);
             return Ok(());
         }
         let layout = pack(weight, &matrices, rows.rows.clone(), scratch)?;
@@ -95,22 +108,47 @@ fn overlaps<'p, 'c>(
     parts.iter().filter_map(overlap)
 }
 
-/// The first bytes of memory that is used again and only grows.
-fn room(memory: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
-    if memory.len() < bytes {
-        memory.resize(bytes, 0);
-    }
-    &mut memory[..bytes]
+/// Whether packed rows are the file's own bytes, or those of several matrices side by side.
+fn is_verbatim(weight: &Weight, matrices: &[Matrix<'_>], row_bytes: &[usize]) -> bool {
+    let same = |(part, view): &(Part, TensorView<'_>)| {
+        view.format.name() == weight.format.name() && !view.is_composed() && !part.transposed
+    };
+    let plain = weight.format.block_len() == 1 && row_bytes == [weight.format.row_bytes(weight.cols())];
+    plain && matrices.iter().flat_map(|matrix| &matrix.parts).all(same)
 }
 
-/// Whether packed rows are the file's own bytes.
-fn is_verbatim(weight: &Weight, part: &Part, view: &TensorView<'_>, layout: &PackedLayout) -> bool {
-    let same = view.format.name() == weight.format.name() && !view.is_composed() && !part.transposed;
-    same && view.format.block_len() == 1 && layout.row_bytes == [view.format.row_bytes(weight.cols())]
+/// Reads rows that are the file's own bytes; those of several matrices are put side by side.
+fn read_verbatim<'s>(
+    weight: &Weight,
+    matrices: &[Matrix<'_>],
+    rows: &Range<usize>,
+    scratch: &'s mut Scratch,
+) -> Result<&'s [u8], ExecError> {
+    let row_bytes = weight.format.row_bytes(weight.cols());
+    let Scratch { stored, packed } = scratch;
+    let joined = room(packed, rows.len() * row_bytes);
+    let mut start = 0;
+    for Matrix { cols, parts } in matrices {
+        let width = weight.format.row_bytes(*cols);
+        for (of_tensor, view, taken) in overlaps(parts, rows) {
+            let at = taken.start - rows.start..taken.end - rows.start;
+            if width == row_bytes {
+                view.read_rows(of_tensor, &mut joined[at.start * row_bytes..at.end * row_bytes])?;
+                continue;
+            }
+            let stored = room(stored, taken.len() * width);
+            view.read_rows(of_tensor, stored)?;
+            for (row, stored) in at.zip(stored.chunks_exact(width)) {
+                joined[row * row_bytes + start..][..width].copy_from_slice(stored);
+            }
+        }
+        start += width;
+    }
+    Ok(joined)
 }
 
 /// Packs rows into `scratch.packed`; the result is their own layout.
-pub(super) fn pack(
+fn pack(
     weight: &Weight,
     matrices: &[Matrix<'_>],
     rows: Range<usize>,

@@ -8,11 +8,14 @@ use super::chooser::{Chooser, ChooserBuffers};
 use super::lane::{Lane, Pass};
 use super::load::WeightSource;
 use super::play::{Chunk, Play, first_lane};
-use super::{Batch, ExecError, Executor, KernelTime, LogitRows, Logits, MemoryUse, check_batch};
+use super::{Batch, ExecError, Executor, KernelTime, LogitRows, Logits, MemoryUse, Progress, check_batch};
 use crate::gpu::{Device, GpuError, Timed};
-use crate::graph::{Buffers, Graph, assign_buffers};
+use crate::graph::{Buffers, Graph, WeightId, assign_buffers};
 use crate::ops::{Chosen, Step};
-use crate::plan::{AdapterId, AdapterLimits, LEAST_PIECE, Plan, PlanStep, chunks, largest_forward, pieces, unit_costs};
+use crate::plan::{
+    AdapterId, AdapterLimits, LEAST_PIECE, OffloadMode, Plan, PlanStep, Residency, chunks, largest_forward, pieces,
+    unit_costs,
+};
 use crate::sampler::Rule;
 use crate::tensor::Extents;
 
@@ -57,8 +60,7 @@ pub struct GpuExecutor {
 }
 
 impl GpuExecutor {
-    /// Places the graph's weights as the plan says, on these devices in the plan's order. `progress` is told of
-    /// bytes loaded.
+    /// Places the graph's weights as the plan says, on these devices in the plan's order.
     ///
     /// # Errors
     /// A device that refuses a buffer or a kernel, or a checkpoint that can't be read.
@@ -71,7 +73,7 @@ impl GpuExecutor {
         devices: Vec<Device>,
         source: WeightSource<'_>,
         options: GpuOptions,
-        progress: &mut dyn FnMut(u64),
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, ExecError> {
         let bindings = devices.iter().map(|device| device.max_binding);
         let extents = largest_forward(&graph, options.prefill_chunk, bindings);
@@ -87,7 +89,7 @@ impl GpuExecutor {
         devices: Vec<Device>,
         source: WeightSource<'_>,
         (extents, least_piece): (Extents, u32),
-        progress: &mut dyn FnMut(u64),
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, Refusal> {
         assert!(devices.len() >= plan.adapters(), "a plan for {} adapters needs as many devices", plan.adapters());
         let buffers = assign_buffers(&graph);
@@ -103,11 +105,13 @@ impl GpuExecutor {
         let refused = |error: GpuError, held| Refusal { adapter: last, held, error: error.into() };
         let device: &Device = allocated[last].device();
         let choice = ChooserBuffers::new(device).map_err(|error| refused(error, device.allocated()))?;
+        let failed = |adapter| move |error| Refusal { adapter, held: 0, error };
+        let packing = source.packing(&graph, &mapped(&graph, plan), progress).map_err(failed(0))?;
         let mut lanes = Vec::with_capacity(allocated.len());
         for (adapter, lane) in allocated.into_iter().enumerate() {
-            let lane = lane.load(source, progress);
-            lanes.push(lane.map_err(|error| Refusal { adapter, held: 0, error })?);
+            lanes.push(lane.load(source, packing.source(), progress).map_err(failed(adapter))?);
         }
+        packing.mend();
         let sharing = if plan.streams() { 1 } else { plan.adapters() };
         let chooser = Chooser::new(choice, plan, &lanes, &graph, &buffers).map_err(|error| refused(error, 0))?;
         Ok(Self { steps: plan.steps(), graph, buffers, lanes, chooser, extents, sharing, least_piece, position: 0 })
@@ -138,6 +142,15 @@ impl GpuExecutor {
         }
         made
     }
+}
+
+/// Weights that are read anew for every forward.
+fn mapped(graph: &Graph, plan: &Plan) -> Vec<WeightId> {
+    let units = graph.units.iter().zip(&plan.placements);
+    let streamed = units.filter(|(_, placement)| {
+        plan.offload_mode == OffloadMode::Mapped && placement.residency == Residency::Streamed
+    });
+    streamed.flat_map(|(unit, _)| unit.weights.iter().copied()).collect()
 }
 
 impl Executor for GpuExecutor {

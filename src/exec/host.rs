@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::load::WeightSource;
-use super::{Batch, ExecError, Executor, LogitRows, Logits, MemoryUse, check_batch};
+use super::packed::{Fill, PackedSource};
+use super::{Batch, ExecError, Executor, LogitRows, Logits, MemoryUse, Progress, check_batch};
 use crate::graph::{Graph, TensorId, TensorKind, VectorId, WeightId};
 use crate::ops::{HostInput, HostSlice, HostWeight, Step};
 use crate::plan::slices;
@@ -38,12 +40,14 @@ pub(super) struct HostMemory {
 pub(super) type Activations = HashMap<TensorId, Vec<f32>>;
 
 impl HostExecutor {
-    /// Packs the graph's weights into host memory. `progress` is told of bytes loaded.
+    /// Packs the graph's weights into host memory.
     ///
     /// # Errors
     /// A checkpoint that can't be read.
-    pub fn new(graph: Graph, source: WeightSource<'_>, progress: &mut dyn FnMut(u64)) -> Result<Self, ExecError> {
-        let memory = HostMemory::load(&graph, 0..graph.nodes.len(), source, progress)?;
+    pub fn new(graph: Graph, source: WeightSource<'_>, progress: &mut dyn FnMut(Progress)) -> Result<Self, ExecError> {
+        let packing = source.packing(&graph, &[], progress)?;
+        let memory = HostMemory::load(&graph, 0..graph.nodes.len(), source, &**packing.source(), progress)?;
+        packing.mend();
         Ok(Self { graph, memory, position: 0 })
     }
 
@@ -62,18 +66,21 @@ impl HostMemory {
         graph: &Graph,
         nodes: Range<usize>,
         source: WeightSource<'_>,
-        progress: &mut dyn FnMut(u64),
+        packed: &dyn PackedSource,
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, ExecError> {
         let mut memory = Self { weights: HashMap::new(), vectors: HashMap::new(), states: HashMap::new() };
         for id in graph.nodes[nodes].iter().flat_map(|node| node.inputs.iter().chain(&node.outputs)) {
             match &graph.tensors[id.0].kind {
                 TensorKind::Weight(id) if !memory.weights.contains_key(id) => {
-                    let weight = &graph.weights[id.0];
-                    let slices = slices(weight, u64::MAX);
-                    let packed = source.packed(weight, &slices)?;
-                    progress(packed.iter().map(|bytes| bytes.len() as u64).sum());
-                    let joined = slices.into_iter().zip(packed).map(|((first, layout), bytes)| (first, layout, bytes));
-                    memory.weights.insert(*id, joined.collect());
+                    let mut held = PackedSlices::new();
+                    for (first, layout) in slices(&graph.weights[id.0], u64::MAX) {
+                        let mut bytes = vec![0; layout.bytes as usize];
+                        Fill::slice(*id, Arc::new((first, layout.clone()))).run_in_memory(packed, &mut bytes)?;
+                        progress(Progress::Loaded(layout.bytes));
+                        held.push((first, layout, bytes));
+                    }
+                    memory.weights.insert(*id, held);
                 }
                 TensorKind::Vector(id) if !memory.vectors.contains_key(id) => {
                     memory.vectors.insert(*id, source.vector(&graph.vectors[id.0])?);

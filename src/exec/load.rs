@@ -3,57 +3,51 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::ExecError;
-use super::checkpoint_weights::{CheckpointWeights, Matrix, each_row, matrices, pack};
-use super::packed::{PackedSource, Scratch};
+use super::checkpoint_weights::{CheckpointWeights, each_row, matrices};
+use super::packed_cache::{PackedCache, Packing};
 use crate::checkpoint::{Checkpoint, TensorView};
-use crate::graph::{Graph, Vector, Weight};
+use crate::graph::{Graph, Vector, Weight, WeightId};
 use crate::model::{ModelSpec, Part, VectorSpec, rope_table};
-use crate::quant::PackedLayout;
 
 /// Bytes packed at a time by each thread.
 const PIECE_BYTES: usize = 4 << 20;
-
-/// A piece of packed rows.
-struct Piece {
-    /// Rows of the weight it holds.
-    rows: Range<usize>,
-    /// The piece's own layout: one region after the other for these rows only.
-    layout: PackedLayout,
-    /// Packed bytes.
-    bytes: Vec<u8>,
-}
 
 /// Reads a graph's weights out of a checkpoint.
 #[derive(Clone, Copy)]
 pub struct WeightSource<'c> {
     checkpoint: &'c Checkpoint,
+    cache: Option<&'c PackedCache>,
+}
+
+/// What loading tells whoever waits for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Bytes of weights placed since the last one.
+    Loaded(u64),
+    /// Bytes that will be written to the cache of packed weights before they are placed.
+    Caching(u64),
+    /// Bytes of them written since the last one.
+    Cached(u64),
 }
 
 impl<'c> WeightSource<'c> {
     /// The weights of this checkpoint.
     pub const fn new(checkpoint: &'c Checkpoint) -> Self {
-        Self { checkpoint }
+        Self { checkpoint, cache: None }
     }
 
-    /// Hands `rows` of a weight, packed, to `take`, piece after piece in order; pieces are made on all cores, and
-    /// never more than one a core at a time.
-    fn pieces(
-        &self,
-        weight: &Weight,
-        rows: Range<usize>,
-        mut take: impl FnMut(&Piece) -> Result<(), ExecError>,
-    ) -> Result<(), ExecError> {
-        let make = |weight: &Weight, matrices: &[Matrix<'_>], rows: Range<usize>| {
-            let mut scratch = Scratch::default();
-            let layout = pack(weight, matrices, rows.clone(), &mut scratch)?;
-            Ok(Piece { rows, layout, bytes: scratch.packed })
-        };
-        self.in_pieces(weight, rows, make, |piece| take(&piece))
+    /// The weights of this checkpoint, packed ones kept in a cache.
+    pub(super) const fn cached(checkpoint: &'c Checkpoint, cache: Option<&'c PackedCache>) -> Self {
+        Self { checkpoint, cache }
+    }
+
+    /// What they come from.
+    pub(super) const fn checkpoint(&self) -> &'c Checkpoint {
+        self.checkpoint
     }
 
     /// Hands all rows of a weight in stored form to `take`, piece after piece in order; on all cores, in bounded memory.
@@ -65,48 +59,21 @@ impl<'c> WeightSource<'c> {
         weight: &Weight,
         mut take: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let gather = |weight: &Weight, matrices: &[Matrix<'_>], rows: Range<usize>| {
-            let mut bytes = Vec::with_capacity(rows.len() * weight.format.row_bytes(weight.cols()));
-            each_row(weight, matrices, rows, &mut Vec::new(), |_, stored| bytes.extend_from_slice(stored))?;
+        let (rows, row_bytes) = (weight.rows(), weight.format.row_bytes(weight.cols()));
+        let step = (PIECE_BYTES / row_bytes.max(1)).max(1);
+        let ranges: Vec<Range<usize>> = (0..rows).step_by(step).map(|start| start..(start + step).min(rows)).collect();
+        let matrices = matrices(self.checkpoint, weight)?;
+        let gather = |rows: &Range<usize>| {
+            let mut bytes = Vec::with_capacity(rows.len() * row_bytes);
+            let put = |_, stored: &[u8]| bytes.extend_from_slice(stored);
+            each_row(weight, &matrices, rows.clone(), &mut Vec::new(), put)?;
             Ok(bytes)
         };
-        self.in_pieces(weight, 0..weight.rows(), gather, |bytes: Vec<u8>| take(&bytes))
-    }
-
-    fn in_pieces<T: Send, E: From<ExecError>>(
-        &self,
-        weight: &Weight,
-        rows: Range<usize>,
-        make: impl Fn(&Weight, &[Matrix<'_>], Range<usize>) -> Result<T, ExecError> + Sync,
-        mut take: impl FnMut(T) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let row_bytes = weight.format.row_bytes(weight.cols()).max(1);
-        let step = (PIECE_BYTES / row_bytes).max(1);
-        let ranges: Vec<Range<usize>> =
-            rows.clone().step_by(step).map(|start| start..(start + step).min(rows.end)).collect();
-        let matrices = matrices(self.checkpoint, weight)?;
         for batch in ranges.chunks(rayon::current_num_threads()) {
-            let pieces = batch.par_iter().map(|rows| make(weight, &matrices, rows.clone()));
-            let pieces: Vec<T> = pieces.collect::<Result<_, _>>()?;
-            pieces.into_iter().try_for_each(&mut take)?;
+            let pieces: Vec<Vec<u8>> = batch.par_iter().map(gather).collect::<Result<_, ExecError>>()?;
+            pieces.iter().try_for_each(|bytes| take(bytes))?;
         }
         Ok(())
-    }
-
-    /// A weight's rows, packed whole as slices of these layouts.
-    pub(super) fn packed(&self, weight: &Weight, slices: &[(usize, PackedLayout)]) -> Result<Vec<Vec<u8>>, ExecError> {
-        let mut packed = Vec::with_capacity(slices.len());
-        for (first, layout) in slices {
-            let mut bytes = vec![0u8; layout.bytes as usize];
-            self.pieces(weight, *first..first + layout.rows, |piece| {
-                for (offset, source) in spread(piece, *first, layout) {
-                    bytes[offset as usize..][..source.len()].copy_from_slice(source);
-                }
-                Ok(())
-            })?;
-            packed.push(bytes);
-        }
-        Ok(packed)
     }
 
     /// A vector's values.
@@ -141,19 +108,20 @@ impl<'c> WeightSource<'c> {
         Ok(values)
     }
 
-    /// The packed bytes of a graph's weights, for as long as they are wanted.
-    pub(super) fn packed_source(&self, graph: &Graph) -> Arc<dyn PackedSource> {
-        Arc::new(CheckpointWeights { checkpoint: self.checkpoint.clone(), weights: graph.weights.clone() })
+    /// The packed bytes of a graph's weights, for as long as they are wanted. What quantizing or, of `streamed` weights,
+    /// packing makes comes from the cache, if there is one, and is put there first where it is missing.
+    pub(super) fn packing(
+        &self,
+        graph: &Graph,
+        streamed: &[WeightId],
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Packing, ExecError> {
+        let made = CheckpointWeights::new(self.checkpoint, &graph.weights);
+        match self.cache {
+            Some(cache) => cache.packing(self.checkpoint, graph, streamed, made, progress),
+            None => Ok(Packing::uncached(made)),
+        }
     }
-}
-/// Where each region of a piece belongs in the slice that starts at row `first`: byte offset and source.
-fn spread<'p>(piece: &'p Piece, first: usize, slice: &PackedLayout) -> Vec<(u64, &'p [u8])> {
-    let row = piece.rows.start - first;
-    let regions = slice.row_bytes.iter().enumerate().map(|(region, row_bytes)| {
-        let source = &piece.layout.region(&piece.bytes, region)[..piece.rows.len() * row_bytes];
-        (slice.regions[region].start + (row * row_bytes) as u64, source)
-    });
-    regions.collect()
 }
 /// Checks that every tensor the graph reads has the shape the model says, and that every tensor of the checkpoint is
 /// read or ignored on purpose.

@@ -19,6 +19,7 @@ mod lane;
 mod load;
 mod open;
 mod packed;
+mod packed_cache;
 mod place;
 mod play;
 mod probe;
@@ -38,10 +39,11 @@ pub use ahead::{Line, Next, Ticket};
 pub use gpu::{GpuExecutor, GpuOptions};
 pub use gram::Gram;
 pub use host::HostExecutor;
-pub use load::{WeightSource, check_tensors};
+pub use load::{Progress, WeightSource, check_tensors};
 pub use open::{
     Activations, ExecOptions, LoadReport, context_length, describe_checkpoint, lower_checkpoint, open, plan_checkpoint,
 };
+pub use packed_cache::{CacheReport, CachedCheckpoint, PackedCache};
 pub use place::{MemoryLimit, Placed, PlacedAdapter};
 pub use probe::{probe, probe_host};
 pub use rates::MeasuredRates;

@@ -2,11 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use super::gpu::Refusal;
 use super::load::{WeightSource, check_tensors};
+use super::packed_cache::{CacheReport, PackedCache};
 use super::place::{Candidate, MemoryLimit, Placed, candidates, place};
-use super::{ExecError, Executor, GpuExecutor, HostExecutor, MeasuredRates};
+use super::{ExecError, Executor, GpuExecutor, HostExecutor, MeasuredRates, Progress};
 use crate::checkpoint::Checkpoint;
 use crate::gpu::{AdapterChoice, Device, DeviceOptions, GpuError, adapters};
 use crate::graph::{Graph, GraphError, LowerOptions, Quantize, QuantizedFormats, lower};
@@ -51,6 +53,8 @@ pub struct ExecOptions {
     pub device: DeviceOptions,
     /// Quantize weights while they load; none takes them as they are stored.
     pub quantize: Option<Quantize>,
+    /// Where packed weights are kept for the next start; none keeps nothing.
+    pub cache: Option<PathBuf>,
     /// Keep matrices of different inputs apart that could be one, for whoever looks at what each of them reads.
     pub apart: bool,
 }
@@ -75,6 +79,8 @@ pub struct LoadReport {
     pub notices: Vec<String>,
     /// What was quantized, where that was asked for.
     pub quantized: Option<QuantizedFormats>,
+    /// What was read from the cache of packed weights and written to it; none where nothing of it is worth keeping.
+    pub cache: Option<CacheReport>,
 }
 
 /// The model a checkpoint describes.
@@ -169,32 +175,37 @@ pub fn plan_checkpoint(checkpoint: &Checkpoint, options: &ExecOptions) -> Result
     Ok((graph, placed))
 }
 
-/// Opens a checkpoint for computing: on the adapters asked for, or on the host where there is none. `progress` is
-/// told of bytes loaded.
+/// Opens a checkpoint for computing: on the adapters asked for, or on the host where there is none.
 ///
 /// # Errors
 /// Whatever is wrong with the checkpoint, the adapters or their sizes.
 pub fn open(
     checkpoint: &Checkpoint,
     options: &ExecOptions,
-    progress: &mut dyn FnMut(u64),
+    progress: &mut dyn FnMut(Progress),
 ) -> Result<(Box<dyn Executor>, LoadReport), ExecError> {
+    let cache = options.cache.as_deref().map(PackedCache::new);
     let found = find(options)?;
     let options = settled(options, found.as_deref());
     let (_, graph, quantized) = lower_quantized(checkpoint, &options)?;
     let widened = widened(checkpoint, &graph);
+    let source = WeightSource::cached(checkpoint, cache.as_ref());
     let (executor, mut report) = match found {
-        Some(candidates) => open_placed(checkpoint, &options, graph, candidates, progress)?,
+        Some(candidates) => open_placed(source, &options, graph, candidates, progress)?,
         None => {
             let notice = "no GPU adapter found: computing on the host".to_owned();
             let notices = if options.adapter == AdapterChoice::Host { vec![] } else { vec![notice] };
-            let executor = HostExecutor::new(graph, WeightSource::new(checkpoint), progress)?;
-            let report = LoadReport { place: "host".into(), placed: None, notices, quantized: None };
+            let executor = HostExecutor::new(graph, source, progress)?;
+            let report = LoadReport { place: "host".into(), placed: None, notices, quantized: None, cache: None };
             (Box::new(executor) as Box<dyn Executor>, report)
         }
     };
     report.notices.extend(widened);
     report.quantized = quantized;
+    if let Some(mut used) = cache.map(|cache| cache.take_report()) {
+        report.notices.append(&mut used.notices);
+        report.cache = (used.read + used.written > 0).then_some(used);
+    }
     Ok((executor, report))
 }
 
@@ -224,25 +235,24 @@ fn find(options: &ExecOptions) -> Result<Option<Vec<Candidate>>, ExecError> {
 
 /// Opens the adapters of a plan. Where one of them does not hold its part after all, the next smaller plan is made.
 fn open_placed(
-    checkpoint: &Checkpoint,
+    source: WeightSource<'_>,
     options: &ExecOptions,
     mut graph: Graph,
     mut candidates: Vec<Candidate>,
-    progress: &mut dyn FnMut(u64),
+    progress: &mut dyn FnMut(Progress),
 ) -> Result<(Box<dyn Executor>, LoadReport), ExecError> {
-    let mut notices = Vec::new();
-    let mut options = options.clone();
+    let (mut notices, mut options, checkpoint) = (Vec::new(), options.clone(), source.checkpoint());
     for attempt in 1.. {
         let placed = place_or_advise(checkpoint, &graph, &candidates, &options)?;
         let devices = placed.adapters.iter().map(|adapter| Device::open(adapter.info.index, options.device));
         let devices = devices.collect::<Result<Vec<_>, _>>()?;
-        let source = WeightSource::new(checkpoint);
         match GpuExecutor::build(graph, &placed.plan, devices, source, (placed.extents, placed.least_piece), progress) {
             Ok(executor) => {
                 notices.extend(placed.notices.clone());
                 let names: Vec<&str> = placed.adapters.iter().map(|adapter| adapter.info.name.as_str()).collect();
                 let place = names.join(" + ");
-                return Ok((Box::new(executor), LoadReport { place, placed: Some(placed), notices, quantized: None }));
+                let report = LoadReport { place, placed: Some(placed), notices, quantized: None, cache: None };
+                return Ok((Box::new(executor), report));
             }
             Err(Refusal { adapter, held, error: error @ ExecError::Gpu(GpuError::OutOfMemory { .. }) })
                 if attempt < ATTEMPTS && held > 0 =>

@@ -1,7 +1,7 @@
 //! Where packed bytes come from, and how they are put into a host buffer: by all cores, a few hundred kilobytes each.
 //!
-//! [`PackedSource`] is the one door: a checkpoint is packed on the way through it, a file that holds packed weights
-//! would be read as it is. A [`Fill`] says which rows go where in a buffer. Invariant: every byte of a region is
+//! [`PackedSource`] is the one door: a checkpoint is packed on the way through it, a file that holds packed weights is
+//! read as it is. A [`Fill`] says which rows go where in a buffer. Invariant: every byte of a region is
 //! written, the padding behind its last row with zeros, so that a buffer that is used again keeps nothing of before.
 
 use std::cell::RefCell;
@@ -62,7 +62,8 @@ pub(super) struct Scratch {
 
 /// Where packed bytes come from.
 pub(super) trait PackedSource: Debug + Send + Sync {
-    /// Hands the packed bytes of some rows to `take`, region by region, without what pads a region.
+    /// Hands the packed bytes of some rows to `take`, region by region in their order, without what pads a region. Where
+    /// it turns to another source half-way, it begins anew with the first region.
     fn read(
         &self,
         rows: &PackedRows,
@@ -83,6 +84,8 @@ pub(super) struct Fill {
     ranges: Vec<Range<u64>>,
     /// By range: its piece.
     piece_of: Vec<usize>,
+    /// Rows as they were added: the system is told of them in as few calls as can be.
+    whole: Vec<PackedRows>,
 }
 
 impl Fill {
@@ -99,6 +102,7 @@ impl Fill {
     fn add(&mut self, rows: &PackedRows, at: impl Fn(usize) -> u64) {
         let first = self.pieces.len();
         self.pieces.extend(rows.pieces());
+        self.whole.push(rows.clone());
         for region in 0..rows.regions() {
             let start = rows.range(region).start;
             for (index, piece) in self.pieces[first..].iter().enumerate() {
@@ -126,14 +130,39 @@ impl Fill {
         })?
     }
 
+    /// Packs everything into plain memory, which holds zeros.
+    pub(super) fn run_in_memory(&self, source: &dyn PackedSource, into: &mut [u8]) -> Result<(), ExecError> {
+        let mut of_pieces: Vec<Vec<&mut [u8]>> = self.pieces.iter().map(|_| Vec::new()).collect();
+        let (mut rest, mut at) = (into, 0);
+        for (range, piece) in self.ranges.iter().zip(&self.piece_of) {
+            let (part, behind) = rest[(range.start - at) as usize..].split_at_mut((range.end - range.start) as usize);
+            of_pieces[*piece].push(part);
+            (rest, at) = (behind, range.end);
+        }
+        let work = self.pieces.par_iter().zip(of_pieces);
+        work.try_for_each(|(rows, mut parts)| {
+            let mut put = |region: usize, bytes: &[u8]| parts[region][..bytes.len()].copy_from_slice(bytes);
+            SCRATCH.with_borrow_mut(|scratch| source.read(rows, scratch, &mut put))
+        })
+    }
+
     /// Tells the system that all of it will be read soon.
     pub(super) fn read_ahead(&self, source: &dyn PackedSource) {
-        self.pieces.iter().for_each(|rows| source.read_ahead(rows));
+        self.whole.iter().for_each(|rows| source.read_ahead(rows));
     }
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    /// Memory of each thread that packs.
+    pub(super) static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// The first bytes of memory that is used again and only grows.
+pub(super) fn room(memory: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
+    if memory.len() < bytes {
+        memory.resize(bytes, 0);
+    }
+    &mut memory[..bytes]
 }
 
 /// What is staged at once: how to fill a staging buffer, and where to copy it from there.

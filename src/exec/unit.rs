@@ -4,9 +4,12 @@
 //! takes its place. Plays the same kernels as the executors. Does not look at logits. Invariant: each run is a text of
 //! its own, from position 0.
 
+use std::sync::Arc;
+
 use super::build::{Allocated, LanePlan};
 use super::host::{Activations, HostMemory};
 use super::lane::{Lane, Pass};
+use super::packed::PackedSource;
 use super::{ExecError, ExecOptions, Gram, WeightSource};
 use crate::gpu::{AdapterChoice, Device, GpuError, adapters, choose};
 use crate::graph::{Buffers, Graph, TensorId, TensorKind, assign_buffers};
@@ -83,13 +86,15 @@ impl<'g> UnitRunner<'g> {
         tokens: u32,
         source: WeightSource<'_>,
     ) -> Result<Self, ExecError> {
+        let packing = source.packing(graph, &[], &mut |_| ())?;
         let loaded = match place {
             UnitPlace::Host => {
-                Loaded::Host(HostMemory::load(graph, graph.units[unit].nodes.clone(), source, &mut |_| ())?)
+                let nodes = graph.units[unit].nodes.clone();
+                Loaded::Host(HostMemory::load(graph, nodes, source, &**packing.source(), &mut |_| ())?)
             }
             UnitPlace::Adapter(device) => {
                 let buffers = assign_buffers(graph);
-                let lane = lane(*device, graph, &buffers, unit, tokens, source)?;
+                let lane = lane(*device, graph, &buffers, (unit, tokens), source, packing.source())?;
                 Loaded::Adapter(Box::new(lane), buffers)
             }
         };
@@ -187,9 +192,9 @@ fn lane(
     device: Device,
     graph: &Graph,
     buffers: &Buffers,
-    unit: usize,
-    tokens: u32,
+    (unit, tokens): (usize, u32),
     source: WeightSource<'_>,
+    packed: &Arc<dyn PackedSource>,
 ) -> Result<Lane, ExecError> {
     let elsewhere = Placement { adapter: 1, residency: Residency::Resident };
     let mut plan = Plan { placements: vec![elsewhere; graph.units.len()], ..Plan::single(0) };
@@ -203,5 +208,5 @@ fn lane(
     bytes.readback = activations.map(|id| activation_bytes(graph, *id, tokens)).fold(bytes.readback, u64::max);
     let plan = LanePlan { graph, buffers, plan: &plan, adapter: 0, extents, bytes };
     let allocated = Allocated::new(device, plan).map_err(|(_, error)| error)?;
-    allocated.load(source, &mut |_| ())
+    allocated.load(source, packed, &mut |_| ())
 }

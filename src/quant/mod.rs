@@ -60,6 +60,10 @@ pub use zero_point::ZeroPoint;
 /// asks of a storage binding's offset.
 pub const REGION_ALIGN: u64 = 256;
 
+/// Which packed bytes stored ones become, and which stored ones values are quantized to. To be raised whenever that
+/// changes for any format: whoever keeps packed bytes in files makes them anew then.
+pub const LAYOUT_VERSION: u32 = 1;
+
 /// Bytes that one lane of a kernel loads at once, at most.
 pub const CHUNK_BYTES: usize = 16;
 

@@ -42,9 +42,16 @@ fn companions_and_identity_belong_to_the_directory() {
     assert_eq!(checkpoint.companion("tokenizer.json"), Some(directory.path().join("tokenizer.json")), "it is there");
     assert_eq!(checkpoint.companion("vocab.json"), None, "it is not");
     assert_eq!(checkpoint.files(), [directory.path().join("model.safetensors")], "the weights");
-    let identity = checkpoint.identity();
-    assert_eq!((identity.len(), identity[0].bytes), (1, 8 + ONE.len() as u64 + 24), "the whole file's length");
-    assert!(identity[0].modified.is_some(), "this system knows when files were written");
+    let identity = checkpoint.identity().expect("it can be read").expect("it is as stored");
+    assert_eq!((identity.len(), identity[0].bytes), (2, 8 + ONE.len() as u64 + 24), "the whole file's length");
+    assert!(identity[1].path.ends_with("config.json"), "and what says how to read it");
+    let modified = identity[0].modified.expect("this system knows when files were written");
+    let other = hugging_face(ONE, &[1; 24]);
+    let file = fs::File::options().write(true).open(other.path().join("model.safetensors")).expect("it is there");
+    file.set_modified(modified).expect("a time can be set");
+    let other = Checkpoint::open(other.path()).expect("a valid checkpoint").identity().expect("read").expect("stored");
+    assert_eq!((other[0].bytes, other[0].modified), (identity[0].bytes, identity[0].modified), "a coarse clock");
+    assert_ne!(other[0].ends, identity[0].ends, "tells other bytes from these");
 }
 
 #[test]
@@ -135,7 +142,11 @@ fn shards_are_one_checkpoint() {
     let checkpoint = Checkpoint::open(directory.path()).expect("a valid checkpoint");
     let b = checkpoint.tensor("b").expect("it is there");
     assert_eq!((b.bytes, b.file), (&[2; 4][..], directory.path().join("2.safetensors").as_path()), "from its shard");
-    assert_eq!((checkpoint.files().len(), checkpoint.identity().len()), (2, 2), "both files");
+    assert_eq!(
+        (checkpoint.files().len(), checkpoint.identity().expect("read").map(|files| files.len())),
+        (2, Some(3)),
+        "both files, and the config"
+    );
 }
 
 #[test]

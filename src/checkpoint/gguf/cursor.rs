@@ -6,17 +6,17 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::checkpoint::CheckpointError;
-use crate::checkpoint::mmap::Mapping;
+use crate::checkpoint::mmap::MappedFile;
 
 /// Where reading has got to.
 #[derive(Debug)]
 pub(super) struct Cursor<'a> {
-    mapping: &'a Mapping,
+    mapping: &'a MappedFile,
     at: usize,
 }
 
 impl<'a> Cursor<'a> {
-    pub(super) fn new(mapping: &'a Mapping) -> Self {
+    pub(super) fn new(mapping: &'a MappedFile) -> Self {
         Self { mapping, at: 0 }
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::cursor::Cursor;
 use crate::checkpoint::CheckpointError;
-use crate::checkpoint::mmap::Mapping;
+use crate::checkpoint::mmap::MappedFile;
 
 /// Arrays may hold arrays; nobody nests them deeper.
 const MAX_DEPTH: u32 = 4;
@@ -18,7 +18,7 @@ const MAX_DEPTH: u32 = 4;
 /// Metadata of a GGUF file. Getters answer `None` for a key that is absent and an error for another type.
 #[derive(Debug, Clone)]
 pub struct GgufMetadata {
-    mapping: Arc<Mapping>,
+    mapping: Arc<MappedFile>,
     pairs: BTreeMap<String, MetadataValue>,
     /// Where each pair's type and value lie.
     places: BTreeMap<String, Range<usize>>,
@@ -81,7 +81,11 @@ fn scalar(kind: u32, bytes: &[u8]) -> Option<MetadataValue> {
 }
 
 impl GgufMetadata {
-    pub(super) fn parse(cursor: &mut Cursor<'_>, mapping: &Arc<Mapping>, count: u64) -> Result<Self, CheckpointError> {
+    pub(super) fn parse(
+        cursor: &mut Cursor<'_>,
+        mapping: &Arc<MappedFile>,
+        count: u64,
+    ) -> Result<Self, CheckpointError> {
         // The shortest pair: an empty key, a type and one byte.
         if count > cursor.left() / 13 {
             let left = cursor.left();

@@ -20,7 +20,7 @@ pub use metadata::GgufMetadata;
 pub use writer::{GgufTensor, GgufValue, GgufWriter};
 
 use super::CheckpointError;
-use super::mmap::Mapping;
+use super::mmap::MappedFile;
 use super::view::{TensorEntry, tensor_bytes};
 
 /// Dimensions ggml's tensors can have.
@@ -37,7 +37,7 @@ pub(super) struct Gguf {
 }
 
 /// Parses the file and checks all it says of itself.
-pub(super) fn parse(mapping: &Arc<Mapping>) -> Result<Gguf, CheckpointError> {
+pub(super) fn parse(mapping: &Arc<MappedFile>) -> Result<Gguf, CheckpointError> {
     let mut cursor = Cursor::new(mapping);
     check_version(&mut cursor)?;
     let tensor_count = cursor.u64("the tensor count")?;

@@ -133,6 +133,6 @@ impl Checkpoint {
             };
             tensors.insert(linear.tensor.clone(), entry);
         }
-        Self { tensors, ..self.clone() }
+        Self { tensors, replaced: self.replaced || !linears.is_empty(), ..self.clone() }
     }
 }

@@ -26,7 +26,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::mmap::Mapping;
+use super::mmap::MappedFile;
 use super::view::{Encoding, TensorEntry};
 use super::{CheckpointError, Config};
 use crate::quant::BlockFormat;
@@ -76,7 +76,7 @@ pub(super) const OLDER: [(&str, &str); 2] = [("quantize_config.json", "gptq"), (
 pub(super) fn compose(
     tensors: &mut BTreeMap<String, TensorEntry>,
     files: &[PathBuf],
-    mappings: &[Arc<Mapping>],
+    mappings: &[Arc<MappedFile>],
     config: &Config,
     older: Option<(Config, &'static str)>,
 ) -> Result<(), CheckpointError> {

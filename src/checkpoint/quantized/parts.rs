@@ -11,21 +11,21 @@ use half::{bf16, f16};
 
 use super::Linear;
 use crate::checkpoint::CheckpointError;
-use crate::checkpoint::mmap::Mapping;
+use crate::checkpoint::mmap::MappedFile;
 use crate::checkpoint::view::TensorEntry;
 
 /// A checkpoint's tensors while linears are put together from them.
 pub(super) struct Parts<'a> {
     tensors: &'a mut BTreeMap<String, TensorEntry>,
     files: &'a [PathBuf],
-    mappings: &'a [Arc<Mapping>],
+    mappings: &'a [Arc<MappedFile>],
 }
 
 impl<'a> Parts<'a> {
     pub(super) fn new(
         tensors: &'a mut BTreeMap<String, TensorEntry>,
         files: &'a [PathBuf],
-        mappings: &'a [Arc<Mapping>],
+        mappings: &'a [Arc<MappedFile>],
     ) -> Self {
         Self { tensors, files, mappings }
     }
@@ -126,7 +126,7 @@ impl Part {
 #[derive(Clone)]
 pub(super) enum Bytes {
     /// Of a mapped file.
-    Mapped { mapping: Arc<Mapping>, range: Range<usize> },
+    Mapped { mapping: Arc<MappedFile>, range: Range<usize> },
     /// Of this process.
     Owned(Arc<[u8]>),
 }

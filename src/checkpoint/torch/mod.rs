@@ -11,7 +11,7 @@ mod value;
 mod zip;
 
 use super::CheckpointError;
-use super::mmap::Mapping;
+use super::mmap::MappedFile;
 use super::view::TensorEntry;
 use zip::Archive;
 
@@ -22,7 +22,7 @@ const MAX_PICKLE: usize = 100_000_000;
 const MAX_EXCERPT: usize = 120;
 
 /// The tensors of one file, which is number `file` of the checkpoint.
-pub(super) fn parse(mapping: &Mapping, file: usize) -> Result<Vec<TensorEntry>, CheckpointError> {
+pub(super) fn parse(mapping: &MappedFile, file: usize) -> Result<Vec<TensorEntry>, CheckpointError> {
     let malformed = |reason| CheckpointError::Malformed { file: mapping.path().into(), reason };
     check_magic(mapping).map_err(malformed)?;
     let archive = Archive::parse(mapping).map_err(malformed)?;

@@ -11,7 +11,7 @@ use super::pickle::Pickle;
 use super::value::{Object, Tensor, Value};
 use super::zip::Archive;
 use crate::checkpoint::CheckpointError;
-use crate::checkpoint::mmap::Mapping;
+use crate::checkpoint::mmap::MappedFile;
 use crate::checkpoint::view::{Encoding, TensorEntry, tensor_bytes};
 use crate::quant;
 
@@ -28,7 +28,7 @@ pub(super) fn entries(
     pickle: &Pickle<'_>,
     archive: &Archive<'_>,
     root: &str,
-    mapping: &Mapping,
+    mapping: &MappedFile,
     file: usize,
 ) -> Result<Vec<TensorEntry>, CheckpointError> {
     let malformed = |reason| CheckpointError::Malformed { file: mapping.path().into(), reason };

@@ -436,6 +436,37 @@ fn a_checkpoint_cut_short_in_mid_run_ends_with_its_name() {
 }
 
 #[test]
+fn rows_that_are_put_together_are_not_read_through_a_mapping() {
+    // Several tensors a linear, and rows that are stored as columns: a mapping cut short would end this process.
+    let names = [
+        "tiny-llama-gptq",
+        "tiny-llama-gptq-act-order",
+        "tiny-llama-awq",
+        "tiny-llama-bnb-nf4",
+        "tiny-llama-fp8",
+        "tiny-gpt2",
+    ];
+    for name in names {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        for entry in std::fs::read_dir(repository("checkpoints").join(name)).expect("the checkpoint") {
+            let path = entry.expect("an entry").path();
+            std::fs::copy(&path, folder.path().join(path.file_name().expect("a name"))).expect("copied");
+        }
+        let checkpoint = Checkpoint::open(folder.path()).expect("the checkpoint opens");
+        let mapped = ExecOptions { offload_mode: Some(OffloadMode::Mapped), ..options(1, Offload::All) };
+        let mut executor = opened(&checkpoint, &mapped).0;
+        let batch = Batch { tokens: &[1, 2, 3], position: 0, logits: LogitRows::Last };
+        executor.forward(&batch).expect("it runs");
+        let weights = folder.path().join("model.safetensors");
+        std::fs::OpenOptions::new().write(true).open(&weights).and_then(|file| file.set_len(64)).expect("cut");
+        let error = executor.forward(&batch).expect_err("there is nothing left to read").to_string();
+        for part in ["model.safetensors", "cut short"] {
+            assert!(error.contains(part), "{name}: {part}: {error}");
+        }
+    }
+}
+
+#[test]
 fn an_adapter_with_less_memory_than_it_said_gets_the_next_smaller_plan() {
     let checkpoint = Checkpoint::open(&repository(STORIES)).expect("the checkpoint opens");
     let tokens: Vec<u32> = (1..50).collect();

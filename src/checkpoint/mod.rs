@@ -27,7 +27,7 @@ pub use config::{Config, Conv1dAxes, NormOffset, QkvRows, RopeRows, RowConventio
 pub use error::CheckpointError;
 pub use gguf::{GgufMetadata, GgufTensor, GgufValue, GgufWriter};
 pub use mmap::{FileIdentity, MappedFile};
-pub use quantized::{GptqCodes, GptqLinear};
+pub use quantized::{GptqCodes, GptqLinear, PlannedGptq};
 pub use safetensors::SafetensorsWriter;
 pub use view::TensorView;
 

@@ -68,7 +68,7 @@ impl<'m> TensorView<'m> {
     /// composed.
     ///
     /// # Panics
-    /// When there are no such rows.
+    /// When there are no such rows; or a file can't be read that rows are composed of, which [`Self::read_rows`] says.
     pub fn rows_from(&self, rows: Range<usize>) -> Cow<'m, [u8]> {
         assert!(rows.end <= self.rows(), "rows {rows:?} of tensor \"{}\", which has {}", self.name, self.rows());
         let bytes = self.format.row_bytes(self.cols());
@@ -76,13 +76,12 @@ impl<'m> TensorView<'m> {
             return Cow::Borrowed(&self.bytes[rows.start * bytes..rows.end * bytes]);
         };
         let mut stored = vec![0; rows.len() * bytes];
-        composed.write_rows(rows, &mut stored);
+        composed.write_rows(rows, &mut stored).unwrap_or_else(|error| panic!("{error}"));
         Cow::Owned(stored)
     }
 
-    /// As [`Self::rows_from`], into memory of the caller's, as long as they are. Rows that lie in the file as they are come by reading
-    /// it, not through the mapping: a file that is cut short meanwhile is an error then. Composed rows ask for their
-    /// files' lengths first.
+    /// As [`Self::rows_from`], into memory of the caller's, as long as they are. They come by reading files, not through
+    /// the mapping: one that is cut short meanwhile is an error then.
     ///
     /// # Errors
     /// A file that can't be read, or is not as long as it was.
@@ -94,13 +93,29 @@ impl<'m> TensorView<'m> {
         let bytes = self.format.row_bytes(self.cols());
         assert_eq!(stored.len(), rows.len() * bytes, "room for rows {rows:?} of tensor \"{}\"", self.name);
         match self.composed {
-            Some(composed) => {
-                self.mapping.check_length()?;
-                composed.write_rows(rows, stored);
-                Ok(())
-            }
+            Some(composed) => composed.write_rows(rows, stored),
             None => self.mapping.read_at((self.start + rows.start * bytes) as u64, stored),
         }
+    }
+
+    /// Some columns of plain numbers, row after row, into memory of the caller's, as long as they are; read as by
+    /// [`Self::read_rows`].
+    ///
+    /// # Errors
+    /// A file that can't be read, or is not as long as it was.
+    ///
+    /// # Panics
+    /// When there are no such columns, `stored` has another length, or they are no plain numbers of the file.
+    pub fn read_columns(&self, columns: Range<usize>, stored: &mut [u8]) -> Result<(), CheckpointError> {
+        let plain = self.composed.is_none() && self.format.block_len() == 1;
+        assert!(plain && columns.end <= self.cols(), "columns {columns:?} of tensor \"{}\"", self.name);
+        let (bytes, line) = (self.format.block_bytes(), self.format.row_bytes(self.cols()));
+        let part = columns.len() * bytes;
+        assert_eq!(stored.len(), self.rows() * part, "room for columns {columns:?} of tensor \"{}\"", self.name);
+        for (row, stored) in stored.chunks_exact_mut(part.max(1)).enumerate() {
+            self.mapping.read_at((self.start + row * line + columns.start * bytes) as u64, stored)?;
+        }
+        Ok(())
     }
 
     /// Tells the system that these rows will be read soon, where they lie in the file as they are.

@@ -42,8 +42,8 @@ pub(super) struct PlacementArgs {
     pub(super) activations: Option<Activations>,
 
     /// Where streamed layers stay between tokens: pinned, packed in host memory that adapters read, or mapped, in the
-    /// checkpoint's file, of which the host keeps no more than the system's file cache does [default: pinned where the
-    /// host's free memory holds them]
+    /// checkpoint's file or, where that needs packing, in the cache folder's, of which the host keeps no more than the
+    /// system's file cache does [default: pinned where the host's free memory holds them]
     #[arg(long, value_name = "pinned|mapped", env = "WGPT_OFFLOAD_MODE", value_parser = offload_mode)]
     pub(super) offload_mode: Option<OffloadMode>,
 

@@ -210,9 +210,11 @@ fn each_matrix_row(
             let stored = room(stored, (to - from) * row_bytes);
             // Composed rows are outputs already, which such a matrix has as columns.
             if part.transposed && !view.is_composed() {
-                for (row, stored) in (from..to).zip(stored.chunks_exact_mut(row_bytes)) {
-                    column(view, wanted(row), stored);
-                }
+                let mut columns = vec![0; stored.len()];
+                view.read_columns(wanted(from)..wanted(to), &mut columns)?;
+                let bytes = view.format.block_bytes();
+                let all = stored.chunks_exact_mut(row_bytes).enumerate();
+                all.for_each(|(at, stored)| column(&columns, (to - from, bytes), at, stored));
             } else {
                 view.read_rows(wanted(from)..wanted(to), stored)?;
             }
@@ -277,12 +279,10 @@ fn check_scales(view: &TensorView<'_>, row: usize, stored: &[u8]) -> Result<(), 
     })
 }
 
-/// A row of a tensor that is stored transposed: one column, gathered. Only formats without blocks come so, which
-/// [`check_tensors`](super::check_tensors) makes sure of.
-fn column(view: &TensorView<'_>, column: usize, stored: &mut [u8]) {
-    let bytes = view.format.block_bytes();
-    let rows = view.bytes.chunks_exact(view.format.row_bytes(view.cols()));
-    for (row, stored) in rows.zip(stored.chunks_exact_mut(bytes)) {
+/// A row of a tensor that is stored transposed: one of `count` columns, gathered. Only formats without blocks come so,
+/// which [`check_tensors`](super::check_tensors) makes sure of.
+fn column(columns: &[u8], (count, bytes): (usize, usize), column: usize, stored: &mut [u8]) {
+    for (row, stored) in columns.chunks_exact(count * bytes).zip(stored.chunks_exact_mut(bytes)) {
         stored.copy_from_slice(&row[column * bytes..(column + 1) * bytes]);
     }
 }

@@ -102,7 +102,9 @@ impl<'c> WeightSource<'c> {
         for part in parts {
             let view = self.checkpoint.tensor(&part.tensor)?;
             let mut whole = vec![0.0; view.shape.iter().product()];
-            view.format.dequantize(&view.rows_from(0..view.rows()), &mut whole);
+            let mut stored = vec![0; view.rows() * view.format.row_bytes(view.cols())];
+            view.read_rows(0..view.rows(), &mut stored)?;
+            view.format.dequantize(&stored, &mut whole);
             values.extend_from_slice(&whole[part.rows.clone()]);
         }
         Ok(values)

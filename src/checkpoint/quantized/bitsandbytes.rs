@@ -98,6 +98,7 @@ fn linear(parts: &mut Parts<'_>, name: &str, described: &Part) -> Result<Linear,
         let nested = parts.need(&format!("{name}.nested_absmax"), &codes)?;
         let nested = nested.floats(&[&[blocks.div_ceil(size)]], "one for each block of absmax")?;
         let table = table.floats(&[&[256]], "a value for each byte")?;
+        let table = (0..256).map(|code| table.at(code)).collect();
         Scales::Nested { codes: absmax.bytes, table, absmax: nested, size, offset }
     } else {
         Scales::Plain(absmax.floats(&[&[blocks]], "one for each block")?)
@@ -132,7 +133,7 @@ enum Scales {
     /// Quantized themselves, `size` a block.
     Nested {
         codes: Bytes,
-        table: Floats,
+        table: Vec<f32>,
         absmax: Floats,
         size: usize,
         offset: f32,
@@ -140,11 +141,16 @@ enum Scales {
 }
 
 impl Scales {
-    fn at(&self, block: usize) -> f32 {
+    /// Those of some blocks.
+    fn some(&self, blocks: Range<usize>) -> Result<Vec<f32>, CheckpointError> {
         match self {
-            Self::Plain(absmax) => absmax.at(block),
+            Self::Plain(absmax) => absmax.some(blocks),
             Self::Nested { codes, table, absmax, size, offset } => {
-                table.at(codes[block].into()) * absmax.at(block / size) + offset
+                let (first, end) = (blocks.start / size, blocks.end.div_ceil(*size));
+                let absmax = absmax.some(first..end)?;
+                let scale =
+                    |(block, code): (usize, u8)| table[usize::from(code)] * absmax[block / size - first] + offset;
+                Ok(blocks.clone().zip(codes.part(blocks)?).map(scale).collect())
             }
         }
     }
@@ -155,39 +161,63 @@ impl Composed for FourBit {
         self.format
     }
 
-    fn write_rows(&self, rows: Range<usize>, stored: &mut [u8]) {
+    fn write_rows(&self, rows: Range<usize>, stored: &mut [u8]) -> Result<(), CheckpointError> {
+        let weights = rows.start * self.cols..rows.end * self.cols;
+        let (first_byte, first_block) = (weights.start / 2, weights.start / self.block);
+        let read = Read {
+            of: self,
+            first_byte,
+            codes: self.codes.part(first_byte..weights.end.div_ceil(2))?,
+            first_block,
+            scales: self.scales.some(first_block..weights.end.div_ceil(self.block))?,
+        };
         let row_bytes = self.format.row_bytes(self.cols);
         for (row, stored) in rows.zip(stored.chunks_exact_mut(row_bytes)) {
             let first = row * self.cols;
             if self.format.block_len() == 1 {
-                self.write_floats(first, stored);
+                read.write_floats(first, stored);
             } else {
-                self.write_blocks(first, stored);
+                read.write_blocks(first, stored);
             }
         }
+        Ok(())
     }
 }
 
-impl FourBit {
+/// What some rows are made of: neither blocks nor bytes need begin with a row.
+struct Read<'a> {
+    of: &'a FourBit,
+    first_byte: usize,
+    codes: Vec<u8>,
+    first_block: usize,
+    scales: Vec<f32>,
+}
+
+impl Read<'_> {
     /// A row that starts with weight `first`, as blocks: absmax, then the nibbles as they are.
     fn write_blocks(&self, first: usize, stored: &mut [u8]) {
-        for (index, block) in stored.chunks_exact_mut(self.format.block_bytes()).enumerate() {
-            let first = first + index * self.block;
+        let FourBit { block: len, format, .. } = self.of;
+        for (index, block) in stored.chunks_exact_mut(format.block_bytes()).enumerate() {
+            let first = first + index * len;
             let (absmax, nibbles) = block.split_at_mut(size_of::<f32>());
-            absmax.copy_from_slice(&self.scales.at(first / self.block).to_le_bytes());
-            nibbles.copy_from_slice(&self.codes[first / 2..][..self.block / 2]);
+            absmax.copy_from_slice(&self.scale(first).to_le_bytes());
+            nibbles.copy_from_slice(&self.codes[first / 2 - self.first_byte..][..len / 2]);
         }
     }
 
     /// A row that starts with weight `first`, in f16.
     fn write_floats(&self, first: usize, stored: &mut [u8]) {
-        let weight = |at: usize| self.table[usize::from(self.code(at))] * self.scales.at(at / self.block);
-        let weights: Vec<f32> = (first..first + self.cols).map(weight).collect();
+        let weight = |at: usize| self.of.table[usize::from(self.code(at))] * self.scale(at);
+        let weights: Vec<f32> = (first..first + self.of.cols).map(weight).collect();
         F16.quantize(&weights, stored);
     }
 
+    fn scale(&self, weight: usize) -> f32 {
+        self.scales[weight / self.of.block - self.first_block]
+    }
+
     fn code(&self, weight: usize) -> u8 {
-        let byte = self.codes[weight / 2];
+        let byte = self.codes[weight / 2 - self.first_byte];
         if weight.is_multiple_of(2) { byte >> 4 } else { byte & 15 }
     }
 }

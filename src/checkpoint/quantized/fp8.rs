@@ -152,22 +152,30 @@ impl Composed for Fp8 {
         if self.long { &F8E4M3::<128> } else { &F8E4M3::<32> }
     }
 
-    fn write_rows(&self, rows: Range<usize>, stored: &mut [u8]) {
+    fn write_rows(&self, rows: Range<usize>, stored: &mut [u8]) -> Result<(), CheckpointError> {
         let row_bytes = self.format().row_bytes(self.cols);
-        for (row, stored) in rows.zip(stored.chunks_exact_mut(row_bytes)) {
-            let codes = &self.codes[row * self.cols..][..self.cols];
-            if self.long { self.write_row::<128>(row, codes, stored) } else { self.write_row::<32>(row, codes, stored) }
+        let (high, across) = (self.square.0, self.cols.div_ceil(self.square.1));
+        let squares = rows.start / high..rows.end.div_ceil(high);
+        let codes = self.codes.part(rows.start * self.cols..rows.end * self.cols)?;
+        let scales = self.scales.some(squares.start * across..squares.end * across)?;
+        let of_rows = codes.chunks_exact(self.cols).zip(stored.chunks_exact_mut(row_bytes));
+        for (row, (codes, stored)) in rows.zip(of_rows) {
+            let scales = &scales[(row / high - squares.start) * across..][..across];
+            if self.long {
+                self.write_row::<128>(scales, codes, stored);
+            } else {
+                self.write_row::<32>(scales, codes, stored);
+            }
         }
+        Ok(())
     }
 }
 
 impl Fp8 {
-    fn write_row<const LEN: usize>(&self, row: usize, codes: &[u8], stored: &mut [u8]) {
-        let (high, wide) = self.square;
-        let first = row / high * self.cols.div_ceil(wide);
+    fn write_row<const LEN: usize>(&self, scales: &[f32], codes: &[u8], stored: &mut [u8]) {
         let blocks = codes.chunks_exact(LEN).zip(stored.chunks_exact_mut(F8E4M3::<LEN>.block_bytes()));
         for (index, (codes, block)) in blocks.enumerate() {
-            F8E4M3::<LEN>::write(codes, self.scales.at(first + index * LEN / wide), block);
+            F8E4M3::<LEN>::write(codes, scales[index * LEN / self.square.1], block);
         }
     }
 }

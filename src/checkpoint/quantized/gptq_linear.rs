@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use half::f16;
 
-use super::grouped;
+use super::{Composed, grouped};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::view::{Encoding, TensorEntry};
 
@@ -43,6 +43,19 @@ pub struct GptqCodes<'a> {
     pub zeros: &'a [u8],
     /// `(cols)`: the group of each input.
     pub group_of: &'a [u32],
+}
+
+/// A linear that is yet to be quantized.
+#[derive(Debug, Clone, Copy)]
+pub struct PlannedGptq<'t> {
+    /// The tensor it stands for.
+    pub tensor: &'t str,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    /// Which of the model's activations it reads: linears that read the same one agree on the order of columns.
+    pub input: usize,
 }
 
 /// Codes of a word.
@@ -123,16 +136,36 @@ impl Checkpoint {
     /// # Panics
     /// If there is no such tensor: a linear stands for one of this checkpoint.
     pub fn with_gptq(&self, linears: &[GptqLinear]) -> Self {
-        let mut tensors = self.tensors.clone();
-        for linear in linears {
-            let entry = tensors.get(&linear.tensor).expect("it was made from a tensor of this checkpoint");
-            let entry = TensorEntry {
-                encoding: Encoding::Composed(grouped::in_memory(linear)),
-                shape: vec![linear.rows, linear.cols],
-                ..entry.clone()
-            };
-            tensors.insert(linear.tensor.clone(), entry);
+        self.with(
+            linears.iter().map(|linear| (&*linear.tensor, [linear.rows, linear.cols], grouped::in_memory(linear))),
+        )
+    }
+
+    /// The same checkpoint with these linears as [`Self::with_gptq`] will have them once they are rounded: sizes and
+    /// formats, but no rows.
+    ///
+    /// # Panics
+    /// If there is no such tensor.
+    pub fn with_planned_gptq<'t>(
+        &self,
+        linears: impl Iterator<Item = PlannedGptq<'t>>,
+        group_size: Option<usize>,
+        act_order: bool,
+    ) -> Self {
+        self.with(linears.map(|linear| {
+            let rows = grouped::planned(&self.path, &linear, group_size, act_order);
+            (linear.tensor, [linear.rows, linear.cols], rows)
+        }))
+    }
+
+    fn with<'t>(&self, linears: impl Iterator<Item = (&'t str, [usize; 2], Arc<dyn Composed>)>) -> Self {
+        let (mut tensors, mut replaced) = (self.tensors.clone(), self.replaced);
+        for (tensor, shape, rows) in linears {
+            let entry = tensors.get(tensor).expect("it was made from a tensor of this checkpoint");
+            let entry = TensorEntry { encoding: Encoding::Composed(rows), shape: shape.to_vec(), ..entry.clone() };
+            tensors.insert(tensor.to_owned(), entry);
+            replaced = true;
         }
-        Self { tensors, replaced: self.replaced || !linears.is_empty(), ..self.clone() }
+        Self { tensors, replaced, ..self.clone() }
     }
 }

@@ -9,12 +9,13 @@
 //! such a 0. `gptq_v2` stores zero points as they are, AWQ too.
 
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use half::f16;
 
 use super::parts::{Floats, Part, Parts, Words};
-use super::{Composed, GptqLinear, Linear, Ordered, unsupported};
+use super::{Composed, GptqLinear, Linear, Ordered, PlannedGptq, unsupported};
 use crate::checkpoint::{CheckpointError, Config};
 use crate::quant::{BlockFormat, Coded, F16, Q4_0, Q8_0, ZeroPoint};
 
@@ -222,6 +223,51 @@ pub(super) fn in_memory(linear: &GptqLinear) -> Arc<dyn Composed> {
     contents.compose(settings, scattered(&linear.g_idx, group_size))
 }
 
+/// A linear that is yet to be quantized: what its rows will be, and none of them.
+#[derive(Debug)]
+struct Planned {
+    file: PathBuf,
+    tensor: String,
+    format: &'static dyn BlockFormat,
+    ordered: Option<Ordered>,
+}
+
+/// What [`in_memory`] will make of a linear whose zero points are not all the same; with `act_order` its groups will be of
+/// inputs in some order that is another one for every input.
+pub(super) fn planned(
+    file: &Path,
+    linear: &PlannedGptq<'_>,
+    group_size: Option<usize>,
+    act_order: bool,
+) -> Arc<dyn Composed> {
+    let PlannedGptq { tensor, cols, input, .. } = *linear;
+    let settings = Settings { order: Order::Gptq, bits: 4, group_size, zero_offset: 0 };
+    let group_size = group_size.unwrap_or(cols);
+    let format: &'static dyn BlockFormat = target(settings, cols, group_size, false);
+    let planned = |format, ordered| Planned { file: file.into(), tensor: tensor.into(), format, ordered };
+    if !act_order || group_size >= cols {
+        return Arc::new(planned(format, None));
+    }
+    let order = (0..cols).map(|at| ((input + cols - at) % cols) as u32).collect();
+    let ordered = Ordered { rows: Arc::new(planned(format, None)), order };
+    Arc::new(planned(&F16, Some(ordered)))
+}
+
+impl Composed for Planned {
+    fn format(&self) -> &'static dyn BlockFormat {
+        self.format
+    }
+
+    fn ordered(&self) -> Option<&Ordered> {
+        self.ordered.as_ref()
+    }
+
+    fn write_rows(&self, _: Range<usize>, _: &mut [u8]) -> Result<(), CheckpointError> {
+        let reason = "is only planned to be quantized: there are no rows to read yet".to_owned();
+        Err(CheckpointError::BadTensor { file: self.file.clone(), tensor: self.tensor.clone(), reason })
+    }
+}
+
 /// The inputs' groups, unless those are neighbours, as without an index.
 fn act_order(index: Part, cols: usize, group_size: usize, groups: usize) -> Result<Option<Vec<u32>>, CheckpointError> {
     index.expect(&["I32", "U32"])?;
@@ -295,6 +341,22 @@ impl Contents {
         });
         Arc::new(Grouped { settings, contents: self, columns: Columns::Scattered(group_of, ordered), target: &F16 })
     }
+
+    /// Some rows, whole words of them, read into memory.
+    fn rows(&self, settings: Settings, rows: &Range<usize>) -> Result<Self, CheckpointError> {
+        let in_words = |count: usize| rows.start / count..rows.end / count;
+        let codes = match settings.order {
+            Order::Gptq => self.codes.lines(self.rows, rows.clone()),
+            Order::Awq => self.codes.lines(self.rows / settings.per_word(), in_words(settings.per_word())),
+        };
+        Ok(Self {
+            rows: rows.len(),
+            codes: codes?,
+            zeros: self.zeros.lines(self.rows / settings.per_word(), in_words(settings.per_word()))?,
+            scales: self.scales.lines(self.rows, rows)?,
+            ..*self
+        })
+    }
 }
 
 /// Where a row's columns are.
@@ -332,6 +394,26 @@ impl Composed for Grouped {
         }
     }
 
+    fn write_rows(&self, rows: Range<usize>, stored: &mut [u8]) -> Result<(), CheckpointError> {
+        let per_word = self.settings.per_word();
+        let whole = rows.start / per_word * per_word..rows.end.next_multiple_of(per_word);
+        let Self { settings, columns, target, .. } = self;
+        let contents = self.contents.rows(*settings, &whole)?;
+        let read = Read { settings: *settings, contents, columns, target: *target };
+        read.write_rows(rows.start - whole.start..rows.end - whole.start, stored);
+        Ok(())
+    }
+}
+
+/// Rows of a linear, in memory.
+struct Read<'a> {
+    settings: Settings,
+    contents: Contents,
+    columns: &'a Columns,
+    target: &'static dyn Coded,
+}
+
+impl Read<'_> {
     fn write_rows(&self, rows: Range<usize>, stored: &mut [u8]) {
         let cols = self.contents.cols;
         let row_bytes = self.target.row_bytes(cols);
@@ -343,9 +425,7 @@ impl Composed for Grouped {
             rows.for_each(|((row, codes), stored)| self.write_row(row, codes, stored));
         }
     }
-}
 
-impl Grouped {
     /// The codes of some rows, one row after the other.
     fn read_codes(&self, rows: Range<usize>, codes: &mut [u8]) {
         match (self.settings.order, self.settings.bits) {
@@ -387,7 +467,7 @@ impl Grouped {
     }
 
     fn write_row(&self, row: usize, codes: &[u8], stored: &mut [u8]) {
-        match &self.columns {
+        match self.columns {
             Columns::AsStored => self.write_groups(row, codes, stored),
             Columns::Sorted(order) => {
                 let sorted: Vec<u8> = order.iter().map(|input| codes[*input as usize]).collect();

@@ -30,7 +30,7 @@ use super::mmap::MappedFile;
 use super::view::{Encoding, TensorEntry};
 use super::{CheckpointError, Config};
 use crate::quant::BlockFormat;
-pub use gptq_linear::{GptqCodes, GptqLinear};
+pub use gptq_linear::{GptqCodes, GptqLinear, PlannedGptq};
 use parts::Parts;
 
 /// A linear whose rows are put together when they are read.
@@ -38,8 +38,12 @@ pub(super) trait Composed: Debug + Send + Sync {
     /// What its rows are blocks of.
     fn format(&self) -> &'static dyn BlockFormat;
 
-    /// Writes the stored bytes of some rows, which are as long as these rows take.
-    fn write_rows(&self, rows: Range<usize>, stored: &mut [u8]);
+    /// Writes the stored bytes of some rows, which are as long as these rows take. What they are made of is read from its
+    /// file, not through the mapping, many rows at once in few calls.
+    ///
+    /// # Errors
+    /// A file that can't be read, or is not as long as it was.
+    fn write_rows(&self, rows: Range<usize>, stored: &mut [u8]) -> Result<(), CheckpointError>;
 
     /// The same linear in fewer bits, its columns in another order.
     fn ordered(&self) -> Option<&Ordered> {

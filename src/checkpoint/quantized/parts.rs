@@ -97,12 +97,12 @@ impl Part {
     pub(super) fn floats(self, shapes: &[&[usize]], why: &str) -> Result<Floats, CheckpointError> {
         self.expect(&["f16", "bf16", "f32"])?;
         self.expect_shape(shapes, why)?;
-        let read = match self.entry.encoding.dtype() {
-            "f16" => read_half,
-            "bf16" => |bytes: &[u8], at| bf16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f32(),
-            _ => |bytes: &[u8], at| word(bytes, at).map_or(f32::NAN, f32::from_bits),
+        let (read, size): (ReadFloat, usize) = match self.entry.encoding.dtype() {
+            "f16" => (read_half, 2),
+            "bf16" => (|bytes, at| bf16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f32(), 2),
+            _ => (|bytes, at| word(bytes, at).map_or(f32::NAN, f32::from_bits), 4),
         };
-        Ok(Floats { bytes: self.bytes, read })
+        Ok(Floats { bytes: self.bytes, read, size })
     }
 
     pub(super) fn expect(&self, dtypes: &[&str]) -> Result<(), CheckpointError> {
@@ -129,6 +129,42 @@ pub(super) enum Bytes {
     Mapped { mapping: Arc<MappedFile>, range: Range<usize> },
     /// Of this process.
     Owned(Arc<[u8]>),
+}
+
+impl Bytes {
+    /// Some of them, read from their file.
+    pub(super) fn part(&self, part: Range<usize>) -> Result<Vec<u8>, CheckpointError> {
+        let mut into = vec![0; part.len()];
+        self.read(part.start, &mut into)?;
+        Ok(into)
+    }
+
+    /// The same part of each of the lines that they are, `line` bytes long.
+    fn lines(&self, line: usize, part: &Range<usize>) -> Result<Self, CheckpointError> {
+        let bytes = match self {
+            Self::Mapped { range, .. } => range.len(),
+            Self::Owned(bytes) => bytes.len(),
+        };
+        let mut parts = vec![0; bytes / line.max(1) * part.len()];
+        if part.len() == line {
+            self.read(0, &mut parts)?;
+        } else {
+            for (index, into) in parts.chunks_exact_mut(part.len().max(1)).enumerate() {
+                self.read(index * line + part.start, into)?;
+            }
+        }
+        Ok(Self::Owned(parts.into()))
+    }
+
+    fn read(&self, start: usize, into: &mut [u8]) -> Result<(), CheckpointError> {
+        match self {
+            Self::Mapped { mapping, range } => mapping.read_at((range.start + start) as u64, into),
+            Self::Owned(bytes) => {
+                into.copy_from_slice(&bytes[start..start + into.len()]);
+                Ok(())
+            }
+        }
+    }
 }
 
 impl Deref for Bytes {
@@ -164,6 +200,11 @@ impl Words {
     pub(super) fn all(&self) -> &[[u8; 4]] {
         self.0.as_chunks().0
     }
+
+    /// The same words of each of the lines that they are, `width` words long.
+    pub(super) fn lines(&self, width: usize, words: Range<usize>) -> Result<Self, CheckpointError> {
+        self.0.lines(width * 4, &(words.start * 4..words.end * 4)).map(Self)
+    }
 }
 
 fn read_half(bytes: &[u8], at: usize) -> f32 {
@@ -174,17 +215,34 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.as_chunks().0.get(at).map(|word| u32::from_le_bytes(*word))
 }
 
+/// Number `at` of some bytes.
+type ReadFloat = fn(&[u8], usize) -> f32;
+
 /// Floats of any width, read one by one.
 #[derive(Clone)]
 pub(super) struct Floats {
     bytes: Bytes,
-    read: fn(&[u8], usize) -> f32,
+    read: ReadFloat,
+    /// Bytes of one.
+    size: usize,
 }
 
 impl Floats {
     /// f16 numbers in memory.
     pub(super) fn halves(bytes: Arc<[u8]>) -> Self {
-        Self { bytes: Bytes::Owned(bytes), read: read_half }
+        Self { bytes: Bytes::Owned(bytes), read: read_half, size: 2 }
+    }
+
+    /// Some of them, read from their file.
+    pub(super) fn some(&self, numbers: Range<usize>) -> Result<Vec<f32>, CheckpointError> {
+        let bytes = self.bytes.part(numbers.start * self.size..numbers.end * self.size)?;
+        Ok((0..numbers.len()).map(|at| (self.read)(&bytes, at)).collect())
+    }
+
+    /// The same numbers of each of the lines that they are, `width` numbers long.
+    pub(super) fn lines(&self, width: usize, numbers: &Range<usize>) -> Result<Self, CheckpointError> {
+        let part = numbers.start * self.size..numbers.end * self.size;
+        Ok(Self { bytes: self.bytes.lines(width * self.size, &part)?, ..*self })
     }
 
     /// Number `at`.

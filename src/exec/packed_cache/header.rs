@@ -29,7 +29,7 @@ pub(super) const PREFIX: u64 = 24;
 pub(super) struct Header {
     /// Of the program's packed formats.
     pub(super) layout_version: u32,
-    /// What was opened.
+    /// What was opened, by its whole path.
     pub(super) checkpoint: String,
     /// The files it consists of.
     sources: Vec<Source>,
@@ -82,7 +82,7 @@ impl Header {
     ) -> Self {
         Self {
             layout_version: LAYOUT_VERSION,
-            checkpoint: checkpoint.display().to_string(),
+            checkpoint: canonical(checkpoint),
             sources: identity.iter().map(Source::new).collect(),
             unit: unit.to_owned(),
             weights: weights.map(PackedWeight::new).collect(),
@@ -123,10 +123,9 @@ impl Header {
 
 impl Source {
     fn new(file: &FileIdentity) -> Self {
-        let path = file.path.canonicalize().unwrap_or_else(|_| file.path.clone()).display().to_string();
         let since = |time: std::time::SystemTime| time.duration_since(UNIX_EPOCH).ok();
         let modified = file.modified.and_then(since).map(|time| time.as_nanos() as u64);
-        Self { path, bytes: file.bytes, modified, ends: file.ends }
+        Self { path: canonical(&file.path), bytes: file.bytes, modified, ends: file.ends }
     }
 }
 
@@ -165,6 +164,11 @@ impl PackedWeight {
     pub(super) fn has(&self, layout: &PackedLayout) -> bool {
         self.row_bytes == layout.row_bytes
     }
+}
+
+/// One name for a file, however it was named.
+fn canonical(path: &Path) -> String {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
 fn matrix(spec: &WeightSpec) -> String {

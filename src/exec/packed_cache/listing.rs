@@ -15,7 +15,7 @@ use super::{EXTENSION, PackedCache};
 pub struct CachedCheckpoint {
     /// Where they lie.
     pub folder: PathBuf,
-    /// What they were made from, as it was opened; none where no file says so.
+    /// What they were made from, by its whole path; none where no file says so.
     pub checkpoint: Option<PathBuf>,
     /// Their formats.
     pub formats: Vec<String>,

@@ -9,25 +9,27 @@
 mod file;
 mod header;
 mod listing;
+mod weights;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::sync::Mutex;
+use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use listing::CachedCheckpoint;
+pub(super) use weights::Packing;
 
 use super::checkpoint_weights::CheckpointWeights;
-use super::packed::{PackedRows, PackedSource, Scratch};
+use super::packed::PackedSource;
 use super::{ExecError, Progress};
 use crate::checkpoint::Checkpoint;
 use crate::graph::{Graph, Weight, WeightId};
 use crate::plan::Bytes;
 use file::{NotWritten, PackedFile, Unusable, write};
 use header::Header;
+use weights::CachedWeights;
 
 /// What names of its files end in.
 const EXTENSION: &str = "packed";
@@ -103,10 +105,9 @@ impl PackedCache {
         let units: Vec<Unit> = units.into_iter().map(unit).collect();
         let mut report = CacheReport { folder, ..CacheReport::default() };
         sweep(&units[0].header, &mut report);
-        let cached = cached(units, Arc::new(made), &mut report, progress)?;
+        let cached = cached(units, made, &mut report, progress)?;
         self.report.lock().expect("no thread panics while it holds the report").clone_from(&report);
-        let cached = Arc::new(cached);
-        Ok(Packing { source: cached.clone(), cached: Some(cached) })
+        Ok(Packing::cached(cached))
     }
 }
 
@@ -179,11 +180,11 @@ fn sweep(current: &Header, report: &mut CacheReport) {
 /// Opens the files of units, writing those that are missing.
 fn cached(
     units: Vec<Unit>,
-    made: Arc<CheckpointWeights>,
+    made: CheckpointWeights,
     report: &mut CacheReport,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<CachedWeights, ExecError> {
-    let mut cached = CachedWeights { made, files: Vec::new(), places: HashMap::new() };
+    let mut cached = CachedWeights::new(made);
     let mut missing = Vec::new();
     for unit in units {
         match PackedFile::open(&unit.path, &unit.header) {
@@ -212,7 +213,7 @@ fn cached(
     }
     progress(Progress::Caching(needed));
     for unit in missing {
-        match unit.write(&*cached.made, &mut |bytes| progress(Progress::Cached(bytes))) {
+        match unit.write(&cached.made, &mut |bytes| progress(Progress::Cached(bytes))) {
             Err(NotWritten::Source(error)) => return Err(error),
             // Another process may have been faster, where a file that is open can't be replaced.
             Ok(()) | Err(NotWritten::Io(_)) if unit.path.exists() => {}
@@ -253,102 +254,6 @@ fn enough_room(needed: u64, free: std::io::Result<u64>) -> Result<(), String> {
     }
     let (needed, free, spare) = (Bytes(needed), Bytes(free), Bytes(SPARE));
     Err(format!("they take {needed}, the disk has {free} free, of which {spare} stay so"))
-}
-
-/// Where the packed bytes of a graph's weights come from.
-#[derive(Debug)]
-pub(super) struct Packing {
-    source: Arc<dyn PackedSource>,
-    cached: Option<Arc<CachedWeights>>,
-}
-
-impl Packing {
-    /// Packed on the way.
-    pub(super) fn uncached(made: CheckpointWeights) -> Self {
-        Self { source: Arc::new(made), cached: None }
-    }
-
-    /// For as long as they are wanted.
-    pub(super) const fn source(&self) -> &Arc<dyn PackedSource> {
-        &self.source
-    }
-
-    /// Makes those files anew that were found damaged while they were read.
-    pub(super) fn mend(&self) {
-        for kept in self.cached.iter().flat_map(|cached| &cached.files) {
-            if kept.damaged.load(Ordering::Relaxed)
-                && let Some(cached) = &self.cached
-                && let Err(error) = kept.unit.write(&*cached.made, &mut |_| ())
-            {
-                tracing::warn!("{}: not made anew: {error:?}", kept.unit.path.display());
-            }
-        }
-    }
-}
-
-/// Weights that come from files as long as those are good, all others as they are made.
-#[derive(Debug)]
-struct CachedWeights {
-    made: Arc<CheckpointWeights>,
-    files: Vec<Kept>,
-    /// By weight: its file, and which one in it.
-    places: HashMap<WeightId, (usize, usize)>,
-}
-
-/// A file in use.
-#[derive(Debug)]
-struct Kept {
-    file: PackedFile,
-    unit: Unit,
-    damaged: AtomicBool,
-}
-
-impl CachedWeights {
-    fn add(&mut self, file: PackedFile, unit: Unit) {
-        // When it was last written is when it was last used: where that can't be said, nothing depends on it.
-        drop(std::fs::File::open(file.path()).and_then(|file| file.set_modified(SystemTime::now())));
-        let number = self.files.len();
-        let ids = unit.weights.iter().enumerate().map(|(index, (id, _))| (*id, (number, index)));
-        self.places.extend(ids);
-        self.files.push(Kept { file, unit, damaged: AtomicBool::new(false) });
-    }
-
-    /// The good file that holds a weight, and which one in it.
-    fn place(&self, weight: WeightId) -> Option<(&Kept, usize)> {
-        let (file, index) = *self.places.get(&weight)?;
-        let kept = &self.files[file];
-        (!kept.damaged.load(Ordering::Relaxed)).then_some((kept, index))
-    }
-}
-
-impl PackedSource for CachedWeights {
-    fn read(
-        &self,
-        rows: &PackedRows,
-        scratch: &mut Scratch,
-        take: &mut dyn FnMut(usize, &[u8]),
-    ) -> Result<(), ExecError> {
-        if let Some((kept, index)) = self.place(rows.weight) {
-            match kept.file.read(index, &rows.rows, scratch, take) {
-                Ok(()) => return Ok(()),
-                Err(reason) => {
-                    // Only the first thread to find out says it.
-                    if !kept.damaged.swap(true, Ordering::Relaxed) {
-                        tracing::warn!("{}", damaged(&kept.unit.path, &reason));
-                        drop(std::fs::remove_file(&kept.unit.path));
-                    }
-                }
-            }
-        }
-        self.made.read(rows, scratch, take)
-    }
-
-    fn read_ahead(&self, rows: &PackedRows) {
-        match self.place(rows.weight) {
-            Some((kept, index)) => kept.file.will_need(index, &rows.rows),
-            None => self.made.read_ahead(rows),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -650,8 +650,18 @@ fn gptq_rounds_at_load_and_into_a_folder_alike_and_says_what_it_needs() {
         let with_format = [&["--quantize", "q4_0"], flag].concat();
         fails(&greedy("hello", &with_format), &[flag[0], "is about gptq.int4"]);
     }
-    let planned = ["plan", "--checkpoint", LLAMA, "--calibration", &long];
-    fails(&[&planned[..], &gptq[..2]].concat(), &["wgpt plan does not calibrate", "wgpt quantize"]);
+    let bytes = |args: &[&str]| -> Value {
+        serde_json::from_str(&ok(&[args, &["--checkpoint", &folder, "--json"]].concat()).stdout).expect("JSON")
+    };
+    let foreseen = |args: &[&str]| -> Value {
+        let args = [args, &["--checkpoint", LLAMA, "--json"], &gptq].concat();
+        serde_json::from_str(&ok(&args).stdout).expect("JSON")
+    };
+    let (rounded, planned) = (bytes(&["inspect"]), foreseen(&["inspect"]));
+    assert!(rounded["packed_bytes"].is_u64() && rounded["packed_bytes"] == planned["packed_bytes"], "{planned}");
+    assert!(planned["quantized"].as_str().is_some_and(|text| text.contains("12 linears in 4 bits")), "{planned}");
+    let (rounded, planned) = (bytes(&["plan"]), foreseen(&["plan"]));
+    assert_eq!(rounded["adapters"][0]["bytes"], planned["adapters"][0]["bytes"], "no text is needed to plan");
     let again = [&quantize[..], &gptq, &["--calibration", &long]].concat();
     fails(&again, &["rounded", "is there already"]);
     let odd = crate::run(&mut wgpt(&greedy("hello", &["--quantize", "gptq.int4", "--group-size", "48"])));

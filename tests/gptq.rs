@@ -9,8 +9,8 @@ use common::{golden, nmse, repository};
 use half::f16;
 use safetensors::SafeTensors;
 use wgpt::checkpoint::{Checkpoint, GptqCodes, GptqLinear};
-use wgpt::exec::{Batch, ExecOptions, LogitRows, lower_checkpoint, open};
-use wgpt::gptq::{GptqError, GptqOptions, GptqReport, quantize, round_linear, to_folder, windows};
+use wgpt::exec::{Batch, ExecOptions, LogitRows, lower_checkpoint, open, plan_checkpoint};
+use wgpt::gptq::{GptqError, GptqOptions, GptqReport, foresee, quantize, round_linear, to_folder, windows};
 use wgpt::gpu::AdapterChoice;
 use wgpt::graph::Graph;
 use wgpt::ops::KvFormat;
@@ -311,6 +311,33 @@ fn act_order_keeps_four_bits_and_one_gather_serves_all_linears_of_an_input() {
     assert_eq!(gathers, 8 * 4, "of qkv's, o's, up's and down's input");
     let weights = |graph: &Graph| graph.nodes.iter().filter(|node| node.op.name() == "matmul").count();
     assert_eq!(weights(&sorted), weights(&in_order), "q, k and v stay one matmul");
+}
+
+#[test]
+fn what_rounding_will_take_is_foreseen() {
+    let exec = ExecOptions { context_length: Some(64), ..on(AdapterChoice::Default) };
+    for name in ["tiny-llama-gqa", "tiny-falcon-40b", "tiny-qwen2-moe", "wgpt-stories-4m"] {
+        let model = checkpoint(&format!("checkpoints/{name}"));
+        for (group_size, act_order) in [(Some(128), false), (Some(64), true), (Some(32), true), (None, false)] {
+            let options = GptqOptions { group_size, act_order, ..GptqOptions::default() };
+            let (planned, what) = foresee(&model, &options, &exec).expect("it is foreseen");
+            let (linears, report) = rounded(&model, &ids(64, 2, 24), &options, &exec).expect("it can be rounded");
+            assert!(report.rounded > 0 && what.contains(&format!("{} linears", report.rounded)), "{name}: {what}");
+            let loaded = model.with_gptq(&linears);
+            let what = format!("{name}, groups of {group_size:?}, act_order {act_order}");
+            let graph = |checkpoint: &Checkpoint| lower_checkpoint(checkpoint, &exec).expect("it lowers").1;
+            let (foreseen, made) = (graph(&planned), graph(&loaded));
+            assert_eq!(formats(&foreseen), formats(&made), "{what}: the same formats");
+            let (_, placed) = plan_checkpoint(&planned, &exec).expect("there is a plan");
+            let executor = open(&loaded, &exec, &mut |_| ()).expect("it loads").0;
+            let used: u64 = executor.memory().iter().map(|place| place.weights + place.kv_cache + place.other).sum();
+            let total = placed.adapters[0].bytes.total();
+            let error = (used as f64 - total as f64).abs() / total as f64;
+            assert!(error <= 0.03, "{what}: {used} bytes used, {total} planned");
+            let error = open(&planned, &exec, &mut |_| ()).map(|_| ()).expect_err("there is nothing to load");
+            assert!(error.to_string().contains("only planned"), "{error}");
+        }
+    }
 }
 
 #[test]

@@ -89,19 +89,21 @@ struct Words {
 }
 
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
-    args.quantize.refuse_gptq("wgpt inspect")?;
+    let gptq = args.quantize.gptq()?;
     let opened = resolve::checkpoint(&args.checkpoint)?;
     let checkpoint = &opened.checkpoint;
     let formats = formats(checkpoint);
     let quantize = args.quantize.wanted();
     let options = ExecOptions { quantize, kv_format: args.kv.kv_cache, ..ExecOptions::default() };
+    let rounded = gptq.map(|gptq| resolve::foreseen(&opened, &gptq, &options)).transpose()?;
     let (lowered, model_problem) = if formats.is_empty() {
         (None, Some("no weights".to_owned()))
     } else {
-        split(lower_checkpoint(checkpoint, &options))
+        split(lower_checkpoint(rounded.as_ref().map_or(checkpoint, |(rounded, _)| rounded), &options))
     };
     let stored = |name: &str| checkpoint.tensor(name).ok().map(|view| view.format);
     let quantized = lowered.as_ref().zip(quantize).map(|((spec, _), wanted)| wanted.choose(spec, &stored).to_string());
+    let quantized = quantized.or(rounded.as_ref().map(|(_, what)| what.clone()));
     let packed_bytes = lowered.as_ref().map(|(_, graph)| graph.weights.iter().map(Weight::bytes).sum());
     let kv_cache = lowered.as_ref().and_then(|(_, graph)| kv_cache(graph));
     let (tokenizer, tokenizer_problem) = split(Language::of(checkpoint).map(|language| words(&language)));

@@ -110,17 +110,6 @@ impl QuantizeArgs {
         ensure!(self.quantize_head.is_none(), NO_HEAD);
         Ok(Some(self.calibration.options(self.requantize)))
     }
-
-    /// Refuses GPTQ where nothing may be computed.
-    pub(super) fn refuse_gptq(&self, command: &str) -> Result<()> {
-        let wanted = self.gptq()?.is_some();
-        ensure!(
-            !wanted,
-            "{command} does not calibrate: write the weights with wgpt quantize --quantize gptq.int4, and give it that \
-             folder"
-        );
-        Ok(())
-    }
 }
 
 /// Why GPTQ goes without a flag.

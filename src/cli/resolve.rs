@@ -113,12 +113,17 @@ pub(super) fn chat(args: &ChatArgs, notes: Notes) -> Result<(Chat, SamplingDefau
 
 /// Where the checkpoint of the flags would go; nothing is loaded. Adapters that were never measured are measured first.
 pub(super) fn plan(model: &ModelArgs, context: &ContextArgs, notes: Notes) -> Result<(Opened, Graph, Placed)> {
-    model.quantize.refuse_gptq("wgpt plan")?;
+    let gptq = model.quantize.gptq()?;
     let opened = checkpoint(&model.checkpoint)?;
     let rates = rates::measured(&model.placement.choice(), model.placement.offload() != Offload::Never, notes);
     let options = ExecOptions { rates, ..options(model, context) };
-    let (graph, placed) = exec::plan_checkpoint(&opened.checkpoint, &options)
-        .with_context(|| format!("{}: no plan", opened.path.display()))?;
+    let foreseen = gptq.map(|gptq| foreseen(&opened, &gptq, &options)).transpose()?;
+    if let Some((_, what)) = &foreseen {
+        notes.line(what);
+    }
+    let checkpoint = foreseen.as_ref().map_or(&opened.checkpoint, |(rounded, _)| rounded);
+    let (graph, placed) =
+        exec::plan_checkpoint(checkpoint, &options).with_context(|| format!("{}: no plan", opened.path.display()))?;
     Ok((opened, graph, placed))
 }
 
@@ -218,6 +223,12 @@ pub(super) fn open(
         plan::runs(placed).iter().for_each(|run| notes.line(run));
     }
     Ok((executor, report))
+}
+
+/// The checkpoint as GPTQ would leave it, without its weights, and what would be done.
+pub(super) fn foreseen(opened: &Opened, gptq: &GptqOptions, exec: &ExecOptions) -> Result<(Checkpoint, String)> {
+    gptq::foresee(&opened.checkpoint, gptq, exec)
+        .with_context(|| format!("{}: could not be quantized", opened.path.display()))
 }
 
 /// Shows how far loading is.

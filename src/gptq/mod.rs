@@ -13,6 +13,7 @@
 
 mod factor;
 mod folder;
+mod foresee;
 mod sweep;
 mod targets;
 
@@ -20,6 +21,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 pub use folder::to_folder;
+pub use foresee::foresee;
 pub use sweep::{Rounded, round_linear};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, GptqCodes, GptqLinear};
@@ -373,12 +375,21 @@ impl Calibration<'_> {
 impl fmt::Display for GptqReport {
     /// `gptq.int4: 28 linears in 4 bits, groups of 128, calibrated on 10 240 tokens on …; …`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, kept) = self.parts();
+        write!(f, "{what}, calibrated with {} tokens on {}{kept}", self.tokens, self.place)
+    }
+}
+
+impl GptqReport {
+    /// What is done to which linears.
+    fn summary(&self) -> String {
+        let (what, kept) = self.parts();
+        what + &kept
+    }
+
+    fn parts(&self) -> (String, String) {
         let groups = self.group_size.map_or("one group a row".to_owned(), |size| format!("groups of {size}"));
-        let Self { rounded, tokens, place, .. } = self;
-        write!(f, "gptq.int4: {rounded} linears in 4 bits, {groups}, calibrated with {tokens} tokens on {place}")?;
-        for (reason, count) in &self.kept {
-            write!(f, "; {count} kept as they are: {reason}")?;
-        }
-        Ok(())
+        let kept = self.kept.iter().map(|(reason, count)| format!("; {count} kept as they are: {reason}"));
+        (format!("gptq.int4: {} linears in 4 bits, {groups}", self.rounded), kept.collect())
     }
 }

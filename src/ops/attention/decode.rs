@@ -259,7 +259,8 @@ impl Decode<'_> {
         }
         let row = runs * run_quads;
         let quads_of = |lanes: u32| {
-            let prepared = row * (share.heads + if self.rope.is_some() { 2 } else { 0 });
+            // Room for the fused kernel's own key and value in every case: lanes decide the order of sums.
+            let prepared = row * (share.heads + 2);
             let row_quads = if share.whole && self.attention.quantized { lanes } else { 0 };
             let turning = if share.whole && self.turns() { TURN_LANES } else { 1 };
             prepared + run_quads * lanes + row_quads + turning

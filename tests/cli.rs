@@ -18,6 +18,8 @@ fn wgpt(args: &[&str]) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WGPT_")) {
         command.env_remove(name);
     }
+    // What was measured, tuned and compiled before would make runs differ.
+    command.env("XDG_CACHE_HOME", common::cache_folder());
     command
 }
 

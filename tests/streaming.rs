@@ -85,6 +85,7 @@ fn peak(args: &[&str]) -> u64 {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WGPT_")) {
         command.env_remove(name);
     }
+    command.env("XDG_CACHE_HOME", common::cache_folder());
     let mut child =
         command.args(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
     let mut peak = 0;

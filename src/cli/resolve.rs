@@ -269,6 +269,7 @@ pub(super) fn options(model: &ModelArgs, context: &ContextArgs) -> ExecOptions {
         kv_format: model.kv.kv_cache,
         prefill_chunk: model.placement.prefill_chunk,
         quantize: model.quantize.wanted(),
+        pipelines: embedded::pipelines_folder(),
         ..ExecOptions::default()
     }
 }

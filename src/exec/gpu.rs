@@ -223,6 +223,13 @@ impl Executor for GpuExecutor {
 }
 
 impl GpuExecutor {
+    /// Keeps what was compiled for it, where its devices were opened to.
+    pub(super) fn save_pipelines(&self) {
+        for lane in &self.lanes {
+            lane.device.save_pipelines();
+        }
+    }
+
     /// Whether a forward is one submission: everything resident on one adapter.
     pub(super) fn at_once(&self) -> bool {
         self.steps.iter().all(|step| matches!(step, PlanStep::Compute { .. } | PlanStep::Readback { .. }))

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use super::gpu::Refusal;
 use super::load::{WeightSource, check_tensors};
@@ -49,6 +50,8 @@ pub struct ExecOptions {
     pub activations: Option<Activations>,
     /// How much of the adapter to use.
     pub device: DeviceOptions,
+    /// Folder that compiled pipelines are kept in from run to run; by default they are not.
+    pub pipelines: Option<PathBuf>,
     /// Quantize weights while they load; none takes them as they are stored.
     pub quantize: Option<Quantize>,
     /// Keep matrices of different inputs apart that could be one, for whoever looks at what each of them reads.
@@ -222,6 +225,15 @@ fn find(options: &ExecOptions) -> Result<Option<Vec<Candidate>>, ExecError> {
     }
 }
 
+/// Opens an adapter as the options say.
+pub(super) fn open_device(index: usize, options: &ExecOptions) -> Result<Device, GpuError> {
+    let mut device = Device::open(index, options.device)?;
+    if let Some(folder) = &options.pipelines {
+        device.keep_pipelines(folder);
+    }
+    Ok(device)
+}
+
 /// Opens the adapters of a plan. Where one of them does not hold its part after all, the next smaller plan is made.
 fn open_placed(
     checkpoint: &Checkpoint,
@@ -234,11 +246,12 @@ fn open_placed(
     let mut options = options.clone();
     for attempt in 1.. {
         let placed = place_or_advise(checkpoint, &graph, &candidates, &options)?;
-        let devices = placed.adapters.iter().map(|adapter| Device::open(adapter.info.index, options.device));
+        let devices = placed.adapters.iter().map(|adapter| open_device(adapter.info.index, &options));
         let devices = devices.collect::<Result<Vec<_>, _>>()?;
         let source = WeightSource::new(checkpoint);
         match GpuExecutor::build(graph, &placed.plan, devices, source, (placed.extents, placed.least_piece), progress) {
             Ok(executor) => {
+                executor.save_pipelines();
                 notices.extend(placed.notices.clone());
                 let names: Vec<&str> = placed.adapters.iter().map(|adapter| adapter.info.name.as_str()).collect();
                 let place = names.join(" + ");

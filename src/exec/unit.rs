@@ -7,6 +7,7 @@
 use super::build::{Allocated, LanePlan};
 use super::host::{Activations, HostMemory};
 use super::lane::{Lane, Pass};
+use super::open::open_device;
 use super::{ExecError, ExecOptions, Gram, WeightSource};
 use crate::gpu::{AdapterChoice, Device, GpuError, adapters, choose};
 use crate::graph::{Buffers, Graph, TensorId, TensorKind, assign_buffers};
@@ -43,7 +44,7 @@ impl UnitPlace {
         }
         match choose(&options.adapter, &adapters()) {
             Err(GpuError::NoAdapter) if options.adapter == AdapterChoice::Default => Ok(Self::Host),
-            found => Ok(Self::Adapter(Box::new(Device::open(found?[0].index, options.device)?))),
+            found => Ok(Self::Adapter(Box::new(open_device(found?[0].index, options)?))),
         }
     }
 
@@ -90,6 +91,7 @@ impl<'g> UnitRunner<'g> {
             UnitPlace::Adapter(device) => {
                 let buffers = assign_buffers(graph);
                 let lane = lane(*device, graph, &buffers, unit, tokens, source)?;
+                lane.device.save_pipelines();
                 Loaded::Adapter(Box::new(lane), buffers)
             }
         };

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::adapter::{AdapterInfo, DeviceProfile, enumerate, traits};
 use super::error::GpuError;
 use super::pipeline::{Pipeline, PipelineKey};
+use super::pipeline_cache::{KeptPipelines, file_name};
 use crate::ops::Traits;
 
 /// How much of the adapter to use: lower tiers are for tests and for working around drivers.
@@ -108,6 +109,10 @@ pub struct Device {
     pub(super) raw: wgpu::Device,
     pub(super) checks: bool,
     pub(super) pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    /// The name of the file that its compiled pipelines may be kept in.
+    pub(super) pipeline_file: Option<String>,
+    /// Pipelines that were compiled before, where they are kept.
+    pub(super) kept: Option<KeptPipelines>,
     pub(super) queue: wgpu::Queue,
     max_memory: u64,
     /// Bytes of all buffers made so far.
@@ -162,6 +167,8 @@ impl Device {
             allocated: AtomicU64::new(0),
             checks: options.checks,
             pipelines: Mutex::default(),
+            pipeline_file: file_name(&adapter.get_info()),
+            kept: None,
             info,
             raw,
             queue,
@@ -265,6 +272,7 @@ pub(super) fn request(adapter: &wgpu::Adapter, tier: Tier) -> (wgpu::Features, w
         | wgpu::Features::TIMESTAMP_QUERY
         | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES
         | wgpu::Features::MAPPABLE_PRIMARY_BUFFERS
+        | wgpu::Features::PIPELINE_CACHE
         | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
     let has = adapter.features() & wanted;
     match tier {

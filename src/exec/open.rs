@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::gpu::Refusal;
 use super::load::{WeightSource, check_tensors};
 use super::place::{Candidate, MemoryLimit, Placed, candidates, place};
-use super::{ExecError, Executor, GpuExecutor, HostExecutor, MeasuredRates};
+use super::{ExecError, Executor, GpuExecutor, HostExecutor, MeasuredRates, TunedShapes};
 use crate::checkpoint::Checkpoint;
 use crate::gpu::{AdapterChoice, Device, DeviceOptions, GpuError, adapters};
 use crate::graph::{Graph, GraphError, LowerOptions, Quantize, QuantizedFormats, lower};
@@ -50,6 +50,8 @@ pub struct ExecOptions {
     pub activations: Option<Activations>,
     /// How much of the adapter to use.
     pub device: DeviceOptions,
+    /// Workgroup shapes that were found to be best on adapters; others use the defaults of their class.
+    pub tuned: TunedShapes,
     /// Folder that compiled pipelines are kept in from run to run; by default they are not.
     pub pipelines: Option<PathBuf>,
     /// Quantize weights while they load; none takes them as they are stored.
@@ -228,6 +230,7 @@ fn find(options: &ExecOptions) -> Result<Option<Vec<Candidate>>, ExecError> {
 /// Opens an adapter as the options say.
 pub(super) fn open_device(index: usize, options: &ExecOptions) -> Result<Device, GpuError> {
     let mut device = Device::open(index, options.device)?;
+    options.tuned.apply(&mut device);
     if let Some(folder) = &options.pipelines {
         device.keep_pipelines(folder);
     }

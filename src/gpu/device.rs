@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::adapter::{AdapterInfo, DeviceProfile, enumerate, traits};
+use super::adapter::{AdapterInfo, DeviceProfile, enumerate, traits, vendor};
 use super::error::GpuError;
 use super::pipeline::{Pipeline, PipelineKey};
 use super::pipeline_cache::{KeptPipelines, file_name};
-use crate::ops::Traits;
+use crate::ops::{AdapterClass, Traits, Tuning, Vendor};
 
 /// How much of the adapter to use: lower tiers are for tests and for working around drivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -262,6 +262,9 @@ pub(super) fn profile(
     let max_binding = max_binding.min(options.max_binding.unwrap_or(u64::MAX));
     let mut traits = traits(adapter, features, limits);
     traits.software &= matches!(options.tier, Tier::Full | Tier::NoMatrix);
+    let vendor = Some(vendor(adapter)).filter(|vendor| *vendor != Vendor::Software || traits.software);
+    let class = AdapterClass { vendor: vendor.unwrap_or_default(), subgroup: traits.subgroup };
+    traits.tuning = Tuning::of(class);
     DeviceProfile { traits, max_binding: max_binding / BINDING_ALIGN * BINDING_ALIGN }
 }
 

@@ -38,7 +38,8 @@ impl Device {
         let file = folder.join(name);
         let held = read(&file);
         // Data that is not what it should be is an error of wgpu's where it names another adapter.
-        let made = held.as_deref().and_then(|data| self.cache(Some(data))).map(|raw| (raw, held.map_or(0, |d| d.len())));
+        let made =
+            held.as_deref().and_then(|data| self.cache(Some(data))).map(|raw| (raw, held.map_or(0, |d| d.len())));
         let made = made.or_else(|| self.cache(None).map(|raw| (raw, 0)));
         self.kept = made.map(|(raw, held)| KeptPipelines { raw, file, held: AtomicU64::new(held as u64) });
     }
@@ -70,7 +71,8 @@ impl Device {
         let descriptor = wgpu::PipelineCacheDescriptor { label: Some("wgpt"), data, fallback: true };
         // SAFETY: the data is what `get_data` of such a cache returned, as its checksum shows; wgpu and the driver check
         // that it was on this adapter and driver.
-        let made = self.scoped(wgpu::ErrorFilter::Validation, || unsafe { self.raw.create_pipeline_cache(&descriptor) });
+        let made =
+            self.scoped(wgpu::ErrorFilter::Validation, || unsafe { self.raw.create_pipeline_cache(&descriptor) });
         made.inspect_err(|error| tracing::info!("compiled pipelines are not taken from disk: {error}")).ok()
     }
 }

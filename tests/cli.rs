@@ -509,6 +509,27 @@ fn a_checkpoint_is_no_distance_from_itself_and_others_are_refused() {
 }
 
 #[test]
+fn a_profile_tells_of_kernels_layers_and_idle_time() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let file = folder.path().join("trace.json");
+    let trace = file.to_str().expect("UTF-8");
+    let args = ["bench", "--checkpoint", LLAMA, "-p", "4", "-n", "2", "--repeats", "1", "--profile", "--trace", trace];
+    let text = ok(&args).stdout;
+    for part in ["| pp4 ", "| tg2 ", "| layer 0 ", "| layer 1 ", "dispatches take", "waits for the host"] {
+        assert!(text.contains(part), "{part:?} is there: {text}");
+    }
+    let trace: Value = serde_json::from_slice(&std::fs::read(&file).expect("written")).expect("JSON");
+    let events = trace["traceEvents"].as_array().expect("a list");
+    let count = |category: &str| events.iter().filter(|event| event["cat"] == category).count();
+    assert_eq!(count("idle"), 2, "one for each forward");
+    let kernels = events.len() - count("idle") - count("unit");
+    assert!(count("unit") >= 8 && kernels > count("unit"), "units and the kernels inside them: {events:?}");
+    let dispatches = text.lines().find(|line| line.starts_with("tg2: ")).expect("a line about the token");
+    let of_token = events.iter().filter(|event| event["tid"] == "tg2" && event["cat"] != "unit").count() - 1;
+    assert!(dispatches.contains(&format!("tg2: {of_token} dispatches")), "as many as the trace has: {dispatches}");
+}
+
+#[test]
 fn adapters_are_listed_as_a_table_and_as_json() {
     let list = json(&ok(&["adapters", "--json"]).stdout);
     let first = list.as_array().expect("a list").first().expect("tests need an adapter");

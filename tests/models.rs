@@ -7,7 +7,7 @@ use std::path::Path;
 use common::{Golden, all_adapters, committed_checkpoints, golden, max_difference, nmse};
 use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::{Batch, ExecOptions, Executor, LogitRows, lower_checkpoint, open};
-use wgpt::gpu::AdapterChoice;
+use wgpt::gpu::{AdapterChoice, DeviceOptions, Tier};
 use wgpt::ops::KvFormat;
 
 /// Golden logits are f32; the kernels that a plain adapter runs are f32 too, whatever the weights are stored in. So
@@ -118,6 +118,39 @@ fn decoding_token_by_token_gives_the_prefill_s_logits() {
             let expected = &golden.logits[position * vocab_size..][..vocab_size];
             let difference = max_difference(expected, &found);
             assert!(difference <= tolerance(expected), "{} position {position}: {difference}", folder.display());
+        }
+    }
+}
+
+#[test]
+fn every_tier_gives_the_golden_logits() {
+    let matrices = all_adapters()[0].features.iter().any(|name| name == "cooperative-matrix");
+    // Dense and quantized weights, layer norms in parallel layers, experts.
+    for name in ["tiny-llama-gqa", "tiny-llama-q4_0", "tiny-falcon-7b", "tiny-mixtral"] {
+        let folder = common::repository("checkpoints").join(name);
+        let golden = golden(&folder);
+        let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
+        for tier in [Tier::Full, Tier::NoMatrix, Tier::NoFeatures, Tier::Plain] {
+            let device = DeviceOptions { tier, checks: true, ..DeviceOptions::default() };
+            let options = ExecOptions { device, ..options(AdapterChoice::Default, &golden) };
+            let (mut executor, _) = open(&checkpoint, &options, &mut |_| ()).expect("the model loads");
+            let prompt = &golden.tokens[..golden.tokens.len() - 2];
+            let mut found = all_logits(&mut *executor, prompt);
+            for position in prompt.len()..golden.tokens.len() {
+                let batch = Batch {
+                    tokens: &golden.tokens[position..=position],
+                    position: position as u32,
+                    logits: LogitRows::Last,
+                };
+                found.extend(executor.forward(&batch).expect("a token runs").values);
+            }
+            let (difference, error) = (max_difference(&golden.logits, &found), nmse(&golden.logits, &found));
+            let close = if tier == Tier::Full && matrices {
+                error <= MATRIX_NMSE
+            } else {
+                difference <= tolerance(&golden.logits)
+            };
+            assert!(close, "{name} {tier:?}: at most {difference}, nmse {error}");
         }
     }
 }

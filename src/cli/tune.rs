@@ -6,8 +6,8 @@
 use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use wgpt::checkpoint::Checkpoint;
-use wgpt::exec::{ExecOptions, TuneEffort, TuneResult, WeightShape, lower_checkpoint, tune};
-use wgpt::gpu::{AdapterChoice, AdapterInfo, Device, DeviceOptions, choose};
+use wgpt::exec::{ExecError, ExecOptions, TuneEffort, TuneResult, WeightShape, lower_checkpoint, tune};
+use wgpt::gpu::{AdapterChoice, AdapterInfo, Device, DeviceOptions, GpuError, choose};
 use wgpt::ops::TuningKey;
 use wgpt::quant::format;
 
@@ -59,7 +59,10 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
     let (mut shapes, mut results, mut file) = (tuned::load().clone(), Vec::new(), None);
     let bar = notes.progress(weights.len() as u64);
     for weight in weights {
-        tune(&device, weight, effort, &mut |result| results.push(result))?;
+        match tune(&device, weight, effort, &mut |result| results.push(result)) {
+            Err(ExecError::Gpu(error @ GpuError::OutOfMemory { .. })) => notes.line(format_args!("left out: {error}")),
+            other => other?,
+        }
         bar.inc(1);
         for result in &results {
             let WeightShape { format, rows, cols } = result.weight;

@@ -296,6 +296,7 @@ fn a_reader_that_closes_stdout_is_no_error() {
     use std::io::Read;
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_wgpt"))
         .current_dir(repository(""))
+        .env("XDG_CACHE_HOME", common::cache_folder())
         .args(greedy("Once upon a time", &["--max-new-tokens", "200"]))
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())

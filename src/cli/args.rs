@@ -322,7 +322,7 @@ pub(super) struct TuneArgs {
     #[arg(long, value_name = "PATH", env = "WGPT_CHECKPOINT")]
     pub(super) checkpoint: Option<PathBuf>,
 
-    /// Small matrices, untimed, to show that it works
+    /// Small matrices, untimed, to show that it works; what is kept is right but no faster
     #[arg(long, hide = true)]
     pub(super) smoke: bool,
 }

@@ -72,8 +72,8 @@ pub(super) enum Command {
     Bench(BenchArgs),
     /// Find the fastest workgroup shapes of the kernels that decode multiplies matrices by, and keep them for later runs.
     ///
-    /// Takes a minute or so on a GPU, for matrices of usual sizes and formats or those of a checkpoint. What was found is
-    /// kept by adapter and driver, beside what `wgpt adapters --probe` measures, in tuning.json of wgpt's cache folder;
+    /// Tries a dozen shapes for each kernel, on matrices of usual sizes and formats or those of a checkpoint. What was found
+    /// is kept by adapter and driver, beside what `wgpt adapters --probe` measures, in tuning.json of wgpt's cache folder;
     /// without that file, or with --no-tune, shapes are the defaults of the adapter's class. Sums may then add in another
     /// order: logits differ in their last bits from those of the defaults.
     Tune(TuneArgs),

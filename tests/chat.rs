@@ -44,6 +44,7 @@ fn run(args: &[&str], input: &str, variables: &[(&str, &str)]) -> Run {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WGPT_")) {
         command.env_remove(name);
     }
+    command.env("XDG_CACHE_HOME", common::cache_folder());
     let output = command.envs(variables.iter().copied()).output().expect("the program starts");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("whole UTF-8");
     Run { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }

@@ -20,6 +20,8 @@ fn wgpt(args: &[&str]) -> Command {
     }
     // What one test leaves must not be found by another.
     command.env("WGPT_NO_CACHE", "1");
+    // What was measured, tuned and compiled before would make runs differ.
+    command.env("XDG_CACHE_HOME", common::cache_folder());
     command
 }
 
@@ -296,6 +298,7 @@ fn a_reader_that_closes_stdout_is_no_error() {
     use std::io::Read;
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_wgpt"))
         .current_dir(repository(""))
+        .env("XDG_CACHE_HOME", common::cache_folder())
         .args(greedy("Once upon a time", &["--max-new-tokens", "200"]))
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
@@ -506,6 +509,27 @@ fn a_checkpoint_is_no_distance_from_itself_and_others_are_refused() {
     }
     let other = "checkpoints/wgpt-stories-4m";
     fails(&[&["compare", LLAMA, other][..], &text].concat(), &[LLAMA, other, "can't be compared", "512"]);
+}
+
+#[test]
+fn a_profile_tells_of_kernels_layers_and_idle_time() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let file = folder.path().join("trace.json");
+    let trace = file.to_str().expect("UTF-8");
+    let args = ["bench", "--checkpoint", LLAMA, "-p", "4", "-n", "2", "--repeats", "1", "--profile", "--trace", trace];
+    let text = ok(&args).stdout;
+    for part in ["| pp4 ", "| tg2 ", "| layer 0 ", "| layer 1 ", "dispatches take", "waits for the host"] {
+        assert!(text.contains(part), "{part:?} is there: {text}");
+    }
+    let trace: Value = serde_json::from_slice(&std::fs::read(&file).expect("written")).expect("JSON");
+    let events = trace["traceEvents"].as_array().expect("a list");
+    let count = |category: &str| events.iter().filter(|event| event["cat"] == category).count();
+    assert_eq!(count("idle"), 2, "one for each forward");
+    let kernels = events.len() - count("idle") - count("unit");
+    assert!(count("unit") >= 8 && kernels > count("unit"), "units and the kernels inside them: {events:?}");
+    let dispatches = text.lines().find(|line| line.starts_with("tg2: ")).expect("a line about the token");
+    let of_token = events.iter().filter(|event| event["tid"] == "tg2" && event["cat"] != "unit").count() - 1;
+    assert!(dispatches.contains(&format!("tg2: {of_token} dispatches")), "as many as the trace has: {dispatches}");
 }
 
 #[test]

@@ -6,9 +6,11 @@ use std::path::Path;
 
 use common::{Golden, all_adapters, committed_checkpoints, golden, max_difference, nmse};
 use wgpt::checkpoint::Checkpoint;
-use wgpt::exec::{Batch, ExecOptions, Executor, LogitRows, lower_checkpoint, open};
-use wgpt::gpu::AdapterChoice;
+use wgpt::exec::{Activations, Batch, ExecOptions, Executor, LogitRows, lower_checkpoint, open};
+use wgpt::gpu::{AdapterChoice, DeviceOptions, Tier};
+use wgpt::graph::TensorId;
 use wgpt::ops::KvFormat;
+use wgpt::tensor::DType;
 
 /// Golden logits are f32; the kernels that a plain adapter runs are f32 too, whatever the weights are stored in. So
 /// differences are a few roundings, of the largest logit where logits are large.
@@ -105,6 +107,26 @@ fn matrices_of_one_input_may_differ_in_format() {
 }
 
 #[test]
+fn rows_are_rounded_where_their_unit_reads_them() {
+    let mut count = 0;
+    for folder in committed_checkpoints() {
+        let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
+        let options = ExecOptions { activations: Some(Activations::Q8), ..ExecOptions::default() };
+        let (_, graph) = lower_checkpoint(&checkpoint, &options).expect("it lowers");
+        for unit in &graph.units {
+            let nodes = &graph.nodes[unit.nodes.clone()];
+            let rounded = |id: &TensorId| graph.activation(*id).is_some_and(|ty| ty.dtype == DType::Q8);
+            for id in nodes.iter().flat_map(|node| &node.outputs).filter(|id| rounded(id)) {
+                let read = nodes.iter().any(|node| node.inputs.contains(id));
+                assert!(read, "{}, {}: nobody reads {}", folder.display(), unit.name, graph.tensors[id.0].name);
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 20, "there are checkpoints of quantized weights, with {count} rounded rows");
+}
+
+#[test]
 fn decoding_token_by_token_gives_the_prefill_s_logits() {
     for folder in committed_checkpoints() {
         let golden = golden(&folder);
@@ -118,6 +140,41 @@ fn decoding_token_by_token_gives_the_prefill_s_logits() {
             let expected = &golden.logits[position * vocab_size..][..vocab_size];
             let difference = max_difference(expected, &found);
             assert!(difference <= tolerance(expected), "{} position {position}: {difference}", folder.display());
+        }
+    }
+}
+
+#[test]
+fn every_tier_gives_the_golden_logits() {
+    let matrices = all_adapters()[0].features.iter().any(|name| name == "cooperative-matrix");
+    // Dense and quantized weights, layer norms in parallel layers, experts.
+    for name in ["tiny-llama-q4_0", "tiny-falcon-7b", "tiny-mixtral"] {
+        let folder = common::repository("checkpoints").join(name);
+        let golden = golden(&folder);
+        let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
+        for tier in [Tier::Full, Tier::NoMatrix, Tier::NoFeatures, Tier::Plain] {
+            let device = DeviceOptions { tier, ..DeviceOptions::default() };
+            // What a GPU would round to 8 bits is told of elsewhere.
+            let activations = Some(Activations::F32);
+            let options = ExecOptions { device, activations, ..options(AdapterChoice::Default, &golden) };
+            let (mut executor, _) = open(&checkpoint, &options, &mut |_| ()).expect("the model loads");
+            let prompt = &golden.tokens[..golden.tokens.len() - 2];
+            let mut found = all_logits(&mut *executor, prompt);
+            for position in prompt.len()..golden.tokens.len() {
+                let batch = Batch {
+                    tokens: &golden.tokens[position..=position],
+                    position: position as u32,
+                    logits: LogitRows::Last,
+                };
+                found.extend(executor.forward(&batch).expect("a token runs").values);
+            }
+            let (difference, error) = (max_difference(&golden.logits, &found), nmse(&golden.logits, &found));
+            let close = if tier == Tier::Full && matrices {
+                error <= MATRIX_NMSE
+            } else {
+                difference <= tolerance(&golden.logits)
+            };
+            assert!(close, "{name} {tier:?}: at most {difference}, nmse {error}");
         }
     }
 }

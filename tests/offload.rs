@@ -34,6 +34,8 @@ fn wgpt(args: &[&str]) -> Command {
     }
     // What one test leaves must not be found by another.
     command.env("WGPT_NO_CACHE", "1");
+    // What was measured, tuned and compiled before would make runs differ.
+    command.env("XDG_CACHE_HOME", common::cache_folder());
     command
 }
 
@@ -421,6 +423,7 @@ fn a_checkpoint_cut_short_in_mid_run_ends_with_its_name() {
     let args = ["generate", "--checkpoint", &path, "--prompt", "Once upon a time", "--temperature", "0"];
     let more = ["--max-new-tokens", "500", "--offload", "all", "--offload-mode", "mapped"];
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_wgpt"));
+    command.env("XDG_CACHE_HOME", common::cache_folder());
     let piped = || std::process::Stdio::piped();
     let mut child = command.args(args).args(more).stdout(piped()).stderr(piped()).spawn().expect("the program starts");
     let mut stdout = child.stdout.take().expect("it is piped");

@@ -5,9 +5,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
-use wgpt::ops::{Call, Case, CaseInput, CaseValue, Kernel, Numbers, Operand, Phase, Traits, all_cases};
+use wgpt::ops::{
+    AdapterClass, Call, Case, CaseInput, CaseValue, Kernel, Matmul, Numbers, Op, Operand, Phase, Shape, Traits,
+    TunedKernel, Tuning, TuningKey, Vendor, WeightType, all_cases,
+};
+use wgpt::quant::{BlockFormat, FORMATS};
 use wgpt::shader::{BindingKind, KERNELS, SNIPPETS, compose, text};
-use wgpt::tensor::{DType, Dim, TensorType};
+use wgpt::tensor::{DType, Dim, Extents, TensorType};
 
 /// Slot, the only kernel that has it in this sense (or any), and how the names of what fills it begin.
 const SLOTS: &[(&str, Option<&str>, &str)] = &[
@@ -39,20 +43,31 @@ fn plain() -> Traits {
         f16: false,
         cooperative_matrix: false,
         software: false,
+        tuning: Tuning::default(),
     }
+}
+
+/// Of a vendor, with its defaults.
+fn of(vendor: Vendor, traits: Traits) -> Traits {
+    Traits { tuning: Tuning::of(AdapterClass { vendor, subgroup: traits.subgroup }), ..traits }
+}
+
+/// All that a large GPU has.
+fn big() -> Traits {
+    Traits { workgroup_storage: 48 << 10, invocations: 1024, subgroup: Some(32), f16: true, ..plain() }
 }
 
 /// The shapes of adapter that ops choose kernels for.
 fn all_traits() -> Vec<Traits> {
-    let big = Traits { workgroup_storage: 48 << 10, invocations: 1024, subgroup: Some(32), f16: true, ..plain() };
-    let software = Traits { workgroup_storage: 32 << 10, software: true, ..big.clone() };
+    let software = Traits { workgroup_storage: 32 << 10, software: true, ..big() };
     vec![
         plain(),
-        Traits { subgroup: Some(64), ..big.clone() },
-        Traits { cooperative_matrix: true, ..big.clone() },
-        big,
-        Traits { subgroup: Some(8), ..software.clone() },
-        Traits { subgroup: None, ..software },
+        of(Vendor::Amd, Traits { subgroup: Some(64), ..big() }),
+        of(Vendor::Intel, Traits { subgroup: Some(16), ..big() }),
+        of(Vendor::Nvidia, Traits { cooperative_matrix: true, ..big() }),
+        big(),
+        of(Vendor::Software, Traits { subgroup: Some(8), ..software.clone() }),
+        of(Vendor::Software, Traits { subgroup: None, ..software }),
     ]
 }
 
@@ -211,5 +226,78 @@ fn kernels_that_cases_choose_are_valid_with_their_constants_and_within_limits() 
         }
     }
     assert!(seen.len() > 100, "the cases choose many kernels, found {}", seen.len());
+    assert!(defects.is_empty(), "{} defects:\n{}", defects.len(), defects[..defects.len().min(20)].join("\n"));
+}
+
+/// The kernels of a product with a weight of this format and so many rows and columns, or a few columns more.
+fn product(
+    format: &'static dyn BlockFormat,
+    (rows, cols): (usize, usize),
+    (phase, quantized): (Phase, bool),
+    traits: &Traits,
+) -> Vec<Kernel> {
+    let cols = cols.next_multiple_of(format.block_len());
+    let row = TensorType::f32([Dim::Tokens, Dim::Fixed(cols as u32)]);
+    let weight = WeightType { format, rows, cols, slices: vec![(0, format.layout(rows, cols))] };
+    let mut inputs = vec![Operand::Activation(row.clone()), Operand::Weight(weight)];
+    inputs.extend(quantized.then(|| Operand::Activation(row.rounded())));
+    let outputs = [Operand::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(rows as u32)]))];
+    let largest = Extents { tokens: 512, logit_rows: 16 };
+    let call = Call { phase, inputs: &inputs, outputs: &outputs, traits, largest };
+    Matmul { quantized, ..Matmul::plain() }.kernels(&call)
+}
+
+/// Shapes at the ends of what `wgpt tune` tries, and some beyond that.
+fn shapes() -> Vec<Shape> {
+    let lanes = |workgroup: u32| [4, 32, 256].into_iter().filter(move |lanes| *lanes <= workgroup);
+    let teams = [16, 64, 256].into_iter().flat_map(|workgroup| lanes(workgroup).map(move |lanes| (workgroup, lanes)));
+    teams.flat_map(|(workgroup, lanes)| [1, 4].map(|rows| Shape { workgroup, lanes, rows })).collect()
+}
+
+#[test]
+fn every_shape_that_fits_is_valid_for_every_format() {
+    const SIZE: (usize, usize) = (5000, 512);
+    let (mut count, mut defects) = (0, Vec::new());
+    for traits in [plain(), of(Vendor::Nvidia, big())] {
+        for format in FORMATS.iter().copied() {
+            let all = [(Phase::Decode, false), (Phase::Few, false), (Phase::Decode, true), (Phase::Few, true)];
+            for of in all.into_iter().filter(|(_, quantized)| !quantized || format.integer()) {
+                let kernel = TunedKernel::of(product(format, SIZE, of, &traits)[0].source).expect("it has shapes");
+                for shape in shapes().into_iter().filter(|shape| shape.fits(kernel, format, &traits)) {
+                    let mut traits = traits.clone();
+                    let cols = SIZE.1.next_multiple_of(format.block_len());
+                    traits.tuning.insert(TuningKey::of(kernel, format, SIZE.0, cols), shape);
+                    let found = product(format, SIZE, of, &traits).remove(0);
+                    let taken = found.overrides.contains(&("LANES", f64::from(shape.lanes)));
+                    assert!(taken, "{kernel:?} {} takes {shape}, not {found:?}", format.name());
+                    let found = defect(&found, &traits);
+                    defects.extend(found.map(|found| format!("{kernel:?} {} {shape}: {found}", format.name())));
+                    count += 1;
+                }
+            }
+        }
+    }
+    assert!(count > 300, "many shapes fit many formats, found {count}");
+    assert!(defects.is_empty(), "{} defects:\n{}", defects.len(), defects[..defects.len().min(20)].join("\n"));
+}
+
+#[test]
+fn every_format_is_valid_in_every_tile_of_cooperative_matrices() {
+    let traits = of(Vendor::Nvidia, Traits { cooperative_matrix: true, ..big() });
+    let mut defects = Vec::new();
+    // No adapter that tests may count on has them.
+    for format in FORMATS.iter().copied().filter(|format| format.name() != "f32") {
+        let mut tiles = BTreeSet::new();
+        // Shapes that either tile fills best, and one whose columns are shared.
+        for size in [(7680, 2560), (10240, 2560), (2560, 12800)] {
+            for kernel in product(format, size, (Phase::Prefill, false), &traits) {
+                tiles
+                    .extend(kernel.slots.iter().map(|(_, file)| file.clone()).filter(|file| file.contains("/matrix_")));
+                defects.extend(defect(&kernel, &traits).map(|found| format!("{}, {kernel:?}: {found}", format.name())));
+            }
+        }
+        let all = SNIPPETS.iter().filter(|(name, _)| name.starts_with("lib/matrix_")).count();
+        assert_eq!(tiles.len(), all, "{} is multiplied in every tile, found {tiles:?}", format.name());
+    }
     assert!(defects.is_empty(), "{} defects:\n{}", defects.len(), defects[..defects.len().min(20)].join("\n"));
 }

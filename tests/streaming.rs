@@ -109,7 +109,9 @@ fn a_mapped_model_takes_no_more_host_memory_than_its_ring_and_300_mb() {
     let args = |mode| [&["bench", "-p", "4", "-n", "1", "--repeats", "1"][..], &offload, &[mode]].concat();
     let limit = |more: &[&str]| {
         let plan = [&["plan", "--json", "--context-length", "64"][..], &offload, &["mapped"], more].concat();
-        let planned = Command::new(env!("CARGO_BIN_EXE_wgpt")).args(plan).output().expect("the program starts").stdout;
+        let planned =
+            Command::new(env!("CARGO_BIN_EXE_wgpt")).args(plan).env("XDG_CACHE_HOME", common::cache_folder()).output();
+        let planned = planned.expect("the program starts").stdout;
         let planned: serde_json::Value = serde_json::from_slice(&planned).expect("JSON");
         // The memory of a software adapter is this process's.
         let limit = planned["adapters"][0]["total"].as_u64().expect("bytes") + 300_000_000;

@@ -10,7 +10,7 @@ use wgpt::plan::Rates;
 
 use super::args::AdaptersArgs;
 use super::output::{Text, bytes};
-use super::{rates, resolve};
+use super::{rates, resolve, tuned};
 
 /// An adapter with what was measured on it.
 #[derive(serde::Serialize)]
@@ -19,6 +19,8 @@ struct Listed {
     info: AdapterInfo,
     /// `None` before the first `--probe`.
     rates: Option<Rates>,
+    /// Workgroup shapes that `wgpt tune` found for it.
+    tuned: usize,
 }
 
 pub(super) fn run(args: &AdaptersArgs) -> Result<()> {
@@ -29,7 +31,8 @@ pub(super) fn run(args: &AdaptersArgs) -> Result<()> {
         measured.insert_host(probe_host());
         rates::save(&measured)?;
     }
-    let list = |info: AdapterInfo| Listed { rates: measured.get(&info), info };
+    let shapes = tuned::load();
+    let list = |info: AdapterInfo| Listed { rates: measured.get(&info), tuned: shapes.get(&info).len(), info };
     let adapters: Vec<Listed> = adapters.into_iter().map(list).collect();
     let mut stdout = Text::new();
     if args.json {
@@ -62,9 +65,10 @@ fn table(adapters: &[Listed]) -> Table {
         "binding",
         "buffer",
         "workgroup",
+        "tuned",
         "features",
     ]);
-    for Listed { info, rates } in adapters {
+    for Listed { info, rates, tuned } in adapters {
         let limits = &info.limits;
         let mut features = info.features.join(" ");
         if limits.subgroup_sizes.1 > 0 {
@@ -89,6 +93,7 @@ fn table(adapters: &[Listed]) -> Table {
             bytes(limits.max_binding),
             bytes(limits.max_buffer),
             format!("{}, {}", limits.workgroup_invocations, bytes(limits.workgroup_storage.into())),
+            if *tuned > 0 { format!("{tuned} shapes") } else { "--".to_owned() },
             features,
         ]);
     }

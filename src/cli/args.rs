@@ -71,6 +71,13 @@ pub(super) enum Command {
     Plan(PlanArgs),
     /// Measure prompt throughput on random token ids, and that of greedy generation.
     Bench(BenchArgs),
+    /// Find the fastest workgroup shapes of the kernels that decode multiplies matrices by, and keep them for later runs.
+    ///
+    /// Tries a dozen shapes for each kernel, on matrices of usual sizes and formats or those of a checkpoint. What was found
+    /// is kept by adapter and driver, beside what `wgpt adapters --probe` measures, in tuning.json of wgpt's cache folder;
+    /// without that file, or with --no-tune, shapes are the defaults of the adapter's class. Sums may then add in another
+    /// order: logits differ in their last bits from those of the defaults.
+    Tune(TuneArgs),
     /// Write a checkpoint as a GGUF file with its weights in another format.
     ///
     /// Reads GGUF files of every family, and Hugging Face folders of those that llama.cpp has; llama.cpp and other
@@ -315,6 +322,21 @@ pub(super) struct AdaptersArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct TuneArgs {
+    /// Adapter: its index in `wgpt adapters`, or a part of its name [default: the best one]
+    #[arg(long, value_name = "INDEX|NAME", env = "WGPT_ADAPTER")]
+    pub(super) adapter: Option<String>,
+
+    /// Checkpoint whose matrices to tune for [default: sizes and formats of usual models]
+    #[arg(long, value_name = "PATH", env = "WGPT_CHECKPOINT")]
+    pub(super) checkpoint: Option<PathBuf>,
+
+    /// Small matrices, untimed, to show that it works; what is kept is right but no faster
+    #[arg(long, hide = true)]
+    pub(super) smoke: bool,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct InspectArgs {
     #[command(flatten)]
     pub(super) checkpoint: CheckpointArgs,
@@ -374,7 +396,8 @@ pub(super) struct BenchArgs {
     #[arg(long, short, value_name = "N", env = "WGPT_REPEATS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) repeats: u32,
 
-    /// Also list the time of every kind of kernel, by the adapter's clock
+    /// Also list the time of every kind of kernel and of every layer, by the adapter's clock, the number of dispatches, and
+    /// how long the adapter waits for the host
     #[arg(long, env = "WGPT_PROFILE", value_parser = clap::builder::FalseyValueParser::new())]
     pub(super) profile: bool,
 

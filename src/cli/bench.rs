@@ -11,11 +11,12 @@ use comfy_table::{Table, presets};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
-use wgpt::exec::{Batch, Chosen, Executor, KernelTime, Line, LogitRows};
+use wgpt::exec::{Batch, Chosen, Executor, Line, LogitRows, Profile};
 use wgpt::sampler::{Rule, SamplingParams};
 
 use super::args::{BenchArgs, BenchFormat, ContextArgs};
 use super::output::{Notes, Text, write_file};
+use super::profile::Profiled;
 use super::resolve;
 
 /// Least time of warm-up work: below this a GPU that was idle still runs slow.
@@ -65,11 +66,13 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let mut text = format(&figures, args.format)?;
     if args.profile || args.trace.is_some() {
         let mut profiles = Vec::new();
-        for (kind, tokens) in &tests {
-            profiles.push((label(*kind, *tokens), profile(executor.as_mut(), *kind, *tokens)?));
+        for ((kind, tokens), figure) in tests.iter().zip(&figures) {
+            let profile = profile(executor.as_mut(), *kind, *tokens)?;
+            let of_forward = if *kind == Kind::Prompt { f64::from(*tokens) } else { 1.0 };
+            profiles.push(Profiled { label: label(*kind, *tokens), profile, forward: of_forward / figure.mean });
         }
         if args.profile {
-            text.extend(profiles.iter().map(|(label, times)| super::profile::table(label, times)));
+            text.extend(profiles.iter().map(Profiled::tables));
         }
         if let Some(file) = &args.trace {
             write_file(file, super::profile::trace(&profiles).as_bytes())?;
@@ -86,8 +89,8 @@ fn random_ids(executor: &dyn Executor, tokens: u32) -> Vec<u32> {
     (0..tokens).map(|_| random.next_u32() % vocab).collect()
 }
 
-/// The kernels' times of one forward of that kind, the last one, right behind the same work untimed.
-fn profile(executor: &mut dyn Executor, kind: Kind, tokens: u32) -> Result<Vec<KernelTime>> {
+/// Where the time goes in one forward of that kind, the last one, right behind the same work untimed.
+fn profile(executor: &mut dyn Executor, kind: Kind, tokens: u32) -> Result<Profile> {
     let ids = random_ids(executor, tokens);
     once(executor, kind, &ids)?;
     let first = if kind == Kind::Prompt { 0 } else { ids.len() - 1 };

@@ -80,6 +80,11 @@ pub(super) fn cache_folder() -> Option<PathBuf> {
     base.map(|base| base.join("wgpt"))
 }
 
+/// Where compiled pipelines are kept.
+pub(super) fn pipelines_folder() -> Option<PathBuf> {
+    cache_folder().map(|folder| folder.join("pipelines"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

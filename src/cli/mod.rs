@@ -29,6 +29,8 @@ mod rates;
 mod resolve;
 mod speculation;
 mod tokenize;
+mod tune;
+mod tuned;
 mod windows;
 
 use std::io::ErrorKind;
@@ -51,6 +53,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Tune(args) => tune::run(&args),
         Command::Quantize(args) => quantize::run(&args),
         Command::Cache(args) => cache::run(&args),
     }

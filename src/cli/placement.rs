@@ -4,9 +4,11 @@
 //! flags that say two things about one adapter are refused, never ranked.
 
 use clap::Args;
-use wgpt::exec::{Activations, MemoryLimit};
+use wgpt::exec::{Activations, MemoryLimit, TunedShapes};
 use wgpt::gpu::AdapterChoice;
 use wgpt::plan::{Offload, OffloadMode};
+
+use super::tuned;
 
 /// Which adapters compute, how much of their memory is used, and what is streamed to them.
 #[derive(Debug, Clone, Default, Args)]
@@ -35,6 +37,10 @@ pub(super) struct PlacementArgs {
     #[arg(long, value_name = "N|all", env = "WGPT_OFFLOAD", num_args = 0..=1, default_missing_value = "needed", value_parser = offload)]
     pub(super) offload: Option<Offload>,
 
+    /// Use the default workgroup shapes, not those that `wgpt tune` found for the adapter
+    #[arg(long, env = "WGPT_NO_TUNE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(super) no_tune: bool,
+
     /// What decode and prompts of up to 16 tokens multiply quantized weights by: activations as they are, or rounded to
     /// 8 bits, sixteen to a scale, for the sake of faster integer dot products [default: q8 on GPUs, f32 on the host and
     /// on software adapters]
@@ -59,6 +65,11 @@ impl PlacementArgs {
     pub(super) fn choice(&self) -> AdapterChoice {
         let single = self.adapter.as_deref().map(adapter);
         self.adapters.clone().or(single).unwrap_or_default()
+    }
+
+    /// The shapes that were found for the adapters.
+    pub(super) fn tuned(&self) -> TunedShapes {
+        if self.no_tune { TunedShapes::default() } else { tuned::load().clone() }
     }
 
     /// The memory to use.

@@ -219,6 +219,14 @@ pub(super) fn open(
         say_cached(cache, notes);
     }
     notes.line(format_args!("loaded {path} on {} in {}", report.place, seconds(start.elapsed())));
+    for adapter in report.placed.iter().flat_map(|placed| &placed.adapters) {
+        let (index, shapes) = (adapter.info.index, options.tuned.get(&adapter.info).len());
+        if shapes > 0 {
+            notes.line(format_args!(
+                "adapter {index} runs {shapes} shapes that wgpt tune found (--no-tune: the defaults)"
+            ));
+        }
+    }
     if let Some(placed) = report.placed.as_ref().filter(|placed| plan::is_worth_telling(placed)) {
         plan::runs(placed).iter().for_each(|run| notes.line(run));
     }
@@ -304,12 +312,14 @@ pub(super) fn options(model: &ModelArgs, context: &ContextArgs) -> ExecOptions {
         offload: model.placement.offload(),
         offload_mode: model.placement.offload_mode,
         rates: rates::load(),
+        tuned: model.placement.tuned(),
         activations: model.placement.activations,
         context_length: context.context_length,
         kv_format: model.kv.kv_cache,
         prefill_chunk: model.placement.prefill_chunk,
         quantize: model.quantize.wanted(),
         cache: if model.cache.no_cache { None } else { cache::folder() },
+        pipelines: embedded::pipelines_folder(),
         ..ExecOptions::default()
     }
 }

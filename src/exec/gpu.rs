@@ -8,7 +8,7 @@ use super::chooser::{Chooser, ChooserBuffers};
 use super::lane::{Lane, Pass};
 use super::load::WeightSource;
 use super::play::{Chunk, Play, first_lane};
-use super::{Batch, ExecError, Executor, KernelTime, LogitRows, Logits, MemoryUse, Progress, check_batch};
+use super::{Batch, ExecError, Executor, KernelTime, LogitRows, Logits, MemoryUse, Profile, Progress, check_batch};
 use crate::gpu::{Device, GpuError, Timed};
 use crate::graph::{Buffers, Graph, WeightId, assign_buffers};
 use crate::ops::{Chosen, Step};
@@ -213,7 +213,7 @@ impl Executor for GpuExecutor {
         places
     }
 
-    fn profile(&mut self, batch: &Batch<'_>) -> Result<Vec<KernelTime>, ExecError> {
+    fn profile(&mut self, batch: &Batch<'_>) -> Result<Profile, ExecError> {
         check_batch(batch, self.position, self.context_length(), self.vocab_size_in())?;
         if !self.at_once() || batch.tokens.len() > self.extents.tokens as usize {
             return Err(ExecError::NoProfile);
@@ -224,18 +224,26 @@ impl Executor for GpuExecutor {
         self.chooser.displace();
         lane.begin(step);
         lane.write(&self.buffers, self.graph.tokens, bytemuck::cast_slice(batch.tokens));
-        let times = lane.time(&self.graph, 0..self.graph.nodes.len(), Pass::whole(step))?;
+        let (times, span) = lane.time(&self.graph, 0..self.graph.nodes.len(), Pass::whole(step))?;
         self.position += batch.tokens.len() as u32;
         let named = |(node, timed): (usize, Timed)| {
+            let unit = self.graph.units.iter().find(|unit| unit.nodes.contains(&node)).expect("units cover all nodes");
             let result = self.graph.nodes[node].outputs[0];
-            let result = self.graph.tensors[result.0].name.clone();
-            KernelTime { result, kernel: timed.kernel, seconds: timed.seconds }
+            let (unit, result) = (unit.name.clone(), self.graph.tensors[result.0].name.clone());
+            KernelTime { unit, result, kernel: timed.kernel, seconds: timed.seconds }
         };
-        Ok(times.into_iter().map(named).collect())
+        Ok(Profile { kernels: times.into_iter().map(named).collect(), span })
     }
 }
 
 impl GpuExecutor {
+    /// Keeps what was compiled for it, where its devices were opened to.
+    pub(super) fn save_pipelines(&self) {
+        for lane in &self.lanes {
+            lane.device.save_pipelines();
+        }
+    }
+
     /// Whether a forward is one submission: everything resident on one adapter.
     pub(super) fn at_once(&self) -> bool {
         self.steps.iter().all(|step| matches!(step, PlanStep::Compute { .. } | PlanStep::Readback { .. }))

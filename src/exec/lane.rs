@@ -68,20 +68,23 @@ impl Lane {
         Ok(())
     }
 
-    /// Runs nodes and says how long each of their kernels took: the node, and its time.
+    /// Runs nodes and says how long each of their kernels took: the node, and its time. Then runs them again, untimed
+    /// but for the whole of them, in seconds.
     pub(super) fn time(
         &self,
         graph: &Graph,
         nodes: Range<usize>,
         pass: Pass,
-    ) -> Result<Vec<(usize, Timed)>, ExecError> {
+    ) -> Result<(Vec<(usize, Timed)>, f64), ExecError> {
         let of_node = |node: usize| {
             let all = self.dispatches_of(graph, node, pass).iter();
             all.filter(|dispatch| dispatch.runs(pass.step)).map(move |dispatch| (node, dispatch))
         };
         let all: Vec<_> = nodes.flat_map(of_node).collect();
-        let times = self.device.time(pass.step, all.iter().map(|(_, dispatch)| *dispatch))?;
-        Ok(all.iter().map(|(node, _)| *node).zip(times).collect())
+        let dispatches = || all.iter().map(|(_, dispatch)| *dispatch);
+        let times = self.device.time(pass.step, dispatches())?;
+        let span = self.device.span(pass.step, dispatches())?;
+        Ok((all.iter().map(|(node, _)| *node).zip(times).collect(), span))
     }
 
     pub(super) fn activation(&self, buffers: &Buffers, id: TensorId) -> &Buffer {

@@ -26,6 +26,8 @@ mod probe;
 mod rates;
 mod single;
 mod stream;
+mod tune;
+mod tuned;
 mod unit;
 mod uploads;
 
@@ -47,7 +49,9 @@ pub use packed_cache::{CacheReport, CachedCheckpoint, PackedCache};
 pub use place::{MemoryLimit, Placed, PlacedAdapter};
 pub use probe::{probe, probe_host};
 pub use rates::MeasuredRates;
-pub use single::{CaseResult, FilledCase, PreparedCase};
+pub use single::{CaseResult, FilledCase, PlacedCase, PreparedCase};
+pub use tune::{TuneEffort, TuneResult, tune};
+pub use tuned::{TunedShape, TunedShapes, WeightShape};
 pub use unit::{UnitInput, UnitPlace, UnitRunner};
 
 /// Tokens of one forward.
@@ -170,14 +174,26 @@ pub trait Executor: Send {
     ///
     /// # Errors
     /// As [`Self::forward`]; an executor whose kernels have no clock, or a plan whose kernels are not in one place.
-    fn profile(&mut self, _batch: &Batch<'_>) -> Result<Vec<KernelTime>, ExecError> {
+    fn profile(&mut self, _batch: &Batch<'_>) -> Result<Profile, ExecError> {
         Err(ExecError::NoProfile)
     }
+}
+
+/// Where the time of a forward goes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Profile {
+    /// Every kernel, in the order that they run in.
+    pub kernels: Vec<KernelTime>,
+    /// Seconds from the start of the first to the end of the last when none of them is timed: timing keeps them from
+    /// overlapping, so their sum is more.
+    pub span: f64,
 }
 
 /// How long one kernel of a forward took.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KernelTime {
+    /// The unit that it belongs to: the embedding, a layer, the head.
+    pub unit: String,
     /// What it computes: the name of its result, as the graph prints it.
     pub result: String,
     /// The kernel's file.

@@ -8,7 +8,7 @@ use super::gpu::Refusal;
 use super::load::{WeightSource, check_tensors};
 use super::packed_cache::{CacheReport, PackedCache};
 use super::place::{Candidate, MemoryLimit, Placed, candidates, place};
-use super::{ExecError, Executor, GpuExecutor, HostExecutor, MeasuredRates, Progress};
+use super::{ExecError, Executor, GpuExecutor, HostExecutor, MeasuredRates, Progress, TunedShapes};
 use crate::checkpoint::Checkpoint;
 use crate::gpu::{AdapterChoice, Device, DeviceOptions, GpuError, adapters};
 use crate::graph::{Graph, GraphError, LowerOptions, Quantize, QuantizedFormats, lower};
@@ -51,6 +51,10 @@ pub struct ExecOptions {
     pub activations: Option<Activations>,
     /// How much of the adapter to use.
     pub device: DeviceOptions,
+    /// Workgroup shapes that were found to be best on adapters; others use the defaults of their class.
+    pub tuned: TunedShapes,
+    /// Folder that compiled pipelines are kept in from run to run; by default they are not.
+    pub pipelines: Option<PathBuf>,
     /// Quantize weights while they load; none takes them as they are stored.
     pub quantize: Option<Quantize>,
     /// Where packed weights are kept for the next start; none keeps nothing.
@@ -233,6 +237,16 @@ fn find(options: &ExecOptions) -> Result<Option<Vec<Candidate>>, ExecError> {
     }
 }
 
+/// Opens an adapter as the options say.
+pub(super) fn open_device(index: usize, options: &ExecOptions) -> Result<Device, GpuError> {
+    let mut device = Device::open(index, options.device)?;
+    options.tuned.apply(&mut device);
+    if let Some(folder) = &options.pipelines {
+        device.keep_pipelines(folder);
+    }
+    Ok(device)
+}
+
 /// Opens the adapters of a plan. Where one of them does not hold its part after all, the next smaller plan is made.
 fn open_placed(
     source: WeightSource<'_>,
@@ -244,10 +258,11 @@ fn open_placed(
     let (mut notices, mut options, checkpoint) = (Vec::new(), options.clone(), source.checkpoint());
     for attempt in 1.. {
         let placed = place_or_advise(checkpoint, &graph, &candidates, &options)?;
-        let devices = placed.adapters.iter().map(|adapter| Device::open(adapter.info.index, options.device));
+        let devices = placed.adapters.iter().map(|adapter| open_device(adapter.info.index, &options));
         let devices = devices.collect::<Result<Vec<_>, _>>()?;
         match GpuExecutor::build(graph, &placed.plan, devices, source, (placed.extents, placed.least_piece), progress) {
             Ok(executor) => {
+                executor.save_pipelines();
                 notices.extend(placed.notices.clone());
                 let names: Vec<&str> = placed.adapters.iter().map(|adapter| adapter.info.name.as_str()).collect();
                 let place = names.join(" + ");

@@ -61,7 +61,7 @@ impl MeasuredRates {
 }
 
 /// The adapter, where it sits, and what drives it.
-fn identity(info: &AdapterInfo) -> String {
+pub(super) fn identity(info: &AdapterInfo) -> String {
     [&info.name, &info.pci_bus_id, &info.backend, &info.driver].map(String::as_str).join(" | ")
 }
 

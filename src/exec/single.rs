@@ -3,8 +3,8 @@
 use super::ExecError;
 use crate::gpu::{Buffer, BufferPart, Device, Dispatch, GpuError, Usage};
 use crate::ops::{
-    Bind, Call, Case, CaseInput, CaseValue, HostInput, HostSlice, HostWeight, Numbers, Operand, Phase, StateType, Step,
-    decode_q8, encode_q8,
+    Bind, Call, Case, CaseInput, CaseValue, HostInput, HostSlice, HostWeight, Kernel, Numbers, Operand, Phase,
+    StateType, Step, Traits, decode_q8, encode_q8,
 };
 use crate::tensor::{DType, Dim, Extents, TensorType};
 
@@ -25,7 +25,28 @@ pub struct FilledCase<'c> {
 pub struct PreparedCase {
     step: Step,
     outputs: Vec<(Buffer, u64, Stored)>,
+    /// Those of one run, once for each copy of the weights.
     dispatches: Vec<Dispatch>,
+    kernels: usize,
+}
+
+/// An operand's buffers, one or one a slice, with their lengths.
+type Slices = Vec<(Buffer, u64)>;
+
+/// A case's operands on a device.
+#[derive(Debug)]
+pub struct PlacedCase<'c> {
+    case: &'c Case,
+    /// Rows that its kernels compute.
+    rows: u32,
+    forward: Step,
+    step: Buffer,
+    /// Each copy's.
+    inputs: Vec<Vec<Slices>>,
+    outputs: Vec<(Buffer, u64, Stored)>,
+    types: Vec<Operand>,
+    output_types: Vec<Operand>,
+    largest: Extents,
 }
 
 /// How an output's values lie in its buffer.
@@ -106,69 +127,116 @@ impl<'c> FilledCase<'c> {
     /// # Errors
     /// A device that refuses a buffer or a kernel.
     pub fn prepare(&self, device: &Device) -> Result<PreparedCase, ExecError> {
+        self.place(device, 1)?.prepare(device, &device.traits)
+    }
+
+    /// Uploads the operands, its weights so many times over: runs that take them in turn find none in a cache.
+    ///
+    /// # Errors
+    /// A device that refuses a buffer.
+    pub fn place(&self, device: &Device, copies: usize) -> Result<PlacedCase<'_>, ExecError> {
         let step = device.buffer("step", size_of::<Step>() as u64, Usage::Uniform)?;
         device.write(&step, 0, bytemuck::bytes_of(&self.step));
+        let largest = self.largest();
         // Activations have room for whole groups of rows, as those of a plan.
-        let extents = self.step.extents();
-        let largest = Extents {
-            tokens: extents.tokens.next_multiple_of(16),
-            logit_rows: extents.logit_rows.next_multiple_of(16),
+        let room = |operand: &CaseInput| match operand {
+            CaseInput::Activation(ty) => ty.bytes(largest),
+            _ => 0,
         };
-        let uploaded = |values: &[CaseValue], operands: &[CaseInput]| -> Result<Vec<Vec<(Buffer, u64)>>, GpuError> {
-            let room = |operand: &CaseInput| match operand {
-                CaseInput::Activation(ty) => ty.bytes(largest),
-                _ => 0,
-            };
+        let upload_all = |values: &[CaseValue], operands: &[CaseInput]| -> Result<Vec<Slices>, GpuError> {
             values.iter().zip(operands).map(|(value, operand)| upload(device, value, room(operand))).collect()
         };
-        let inputs = uploaded(&self.inputs, &self.case.inputs)?;
-        let outputs = uploaded(&self.outputs, &self.case.outputs)?;
-        let operands = |values: &[CaseValue], cases: &[CaseInput]| -> Vec<Operand> {
-            values.iter().zip(cases).map(|(value, case)| operand(value, case)).collect()
-        };
-        let (types, output_types) =
-            (operands(&self.inputs, &self.case.inputs), operands(&self.outputs, &self.case.outputs));
-        let phase = Phase::of(self.rows(), self.step.tokens);
-        let call = Call { phase, inputs: &types, outputs: &output_types, traits: &device.traits, largest };
-        let mut dispatches = Vec::new();
-        let kernels = self.case.op.kernels(&call);
-        let scratch_count = kernels.iter().map(|kernel| kernel.scratch.len()).max().unwrap_or(0);
-        let scratch_bytes = |n| kernels.iter().filter_map(|k| k.scratch.get(n)).max().copied().unwrap_or(0);
-        let scratch: Vec<Buffer> = (0..scratch_count)
-            .map(|n| device.buffer("scratch", scratch_bytes(n), Usage::Activations))
-            .collect::<Result<_, GpuError>>()?;
-        for kernel in &kernels {
-            dispatches.push(device.dispatch(kernel, &step, |bind| match bind {
-                Bind::Input(n) => part(&inputs[n][0]),
-                Bind::Output(n) => part(&outputs[n][0]),
-                Bind::Scratch(n) => scratch[n].whole(),
-                Bind::Weight { input, slice, region } => {
-                    let Operand::Weight(weight) = &types[input] else { panic!("input {input} is bound as a weight") };
-                    let range = &weight.slices[slice].1.regions[region];
-                    inputs[input][slice].0.part(range.start, range.end - range.start)
-                }
-            })?);
+        let first = upload_all(&self.inputs, &self.case.inputs)?;
+        let mut placed = vec![first.clone()];
+        while placed.len() < copies.max(1) {
+            // What is staged for uploads is freed.
+            device.flush()?;
+            let copy = |(value, first): (&CaseValue, &Slices)| match value {
+                CaseValue::Weight(..) => upload(device, value, 0),
+                _ => Ok(first.clone()),
+            };
+            placed.push(self.inputs.iter().zip(&first).map(copy).collect::<Result<_, GpuError>>()?);
         }
         let formats = self.outputs.iter().map(|value| match value {
             CaseValue::State(ty, _) => Stored::State(*ty),
             CaseValue::Q8(_, cols) => Stored::Q8(*cols),
             _ => Stored::F32,
         });
-        let outputs = outputs.into_iter().zip(formats).map(|(mut made, stored)| {
-            let (buffer, bytes) = made.swap_remove(0);
-            (buffer, bytes, stored)
-        });
-        Ok(PreparedCase { step: self.step, outputs: outputs.collect(), dispatches })
+        let outputs =
+            upload_all(&self.outputs, &self.case.outputs)?.into_iter().zip(formats).map(|(mut made, stored)| {
+                let (buffer, bytes) = made.swap_remove(0);
+                (buffer, bytes, stored)
+            });
+        let operands = |values: &[CaseValue], cases: &[CaseInput]| -> Vec<Operand> {
+            values.iter().zip(cases).map(|(value, case)| operand(value, case)).collect()
+        };
+        Ok(PlacedCase {
+            case: self.case,
+            rows: self.rows(),
+            forward: self.step,
+            step,
+            inputs: placed,
+            outputs: outputs.collect(),
+            types: operands(&self.inputs, &self.case.inputs),
+            output_types: operands(&self.outputs, &self.case.outputs),
+            largest,
+        })
+    }
+
+    /// What activations have room for.
+    fn largest(&self) -> Extents {
+        let Extents { tokens, logit_rows } = self.step.extents();
+        Extents { tokens: tokens.next_multiple_of(16), logit_rows: logit_rows.next_multiple_of(16) }
+    }
+}
+
+impl PlacedCase<'_> {
+    /// The kernels that an adapter of these traits would run.
+    pub fn kernels(&self, traits: &Traits) -> Vec<Kernel> {
+        let phase = Phase::of(self.rows, self.forward.tokens);
+        let (inputs, outputs, largest) = (&self.types, &self.output_types, self.largest);
+        self.case.op.kernels(&Call { phase, inputs, outputs, traits, largest })
+    }
+
+    /// Makes the dispatches that an adapter of these traits would run.
+    ///
+    /// # Errors
+    /// A device that refuses a kernel.
+    pub fn prepare(&self, device: &Device, traits: &Traits) -> Result<PreparedCase, ExecError> {
+        let kernels = self.kernels(traits);
+        let scratch_count = kernels.iter().map(|kernel| kernel.scratch.len()).max().unwrap_or(0);
+        let scratch_bytes = |n| kernels.iter().filter_map(|k| k.scratch.get(n)).max().copied().unwrap_or(0);
+        let scratch: Vec<Buffer> = (0..scratch_count)
+            .map(|n| device.buffer("scratch", scratch_bytes(n), Usage::Activations))
+            .collect::<Result<_, GpuError>>()?;
+        let mut dispatches = Vec::new();
+        for (inputs, kernel) in self.inputs.iter().flat_map(|inputs| kernels.iter().map(move |kernel| (inputs, kernel)))
+        {
+            dispatches.push(device.dispatch(kernel, &self.step, |bind| match bind {
+                Bind::Input(n) => whole(&inputs[n][0].0),
+                Bind::Output(n) => whole(&self.outputs[n].0),
+                Bind::Scratch(n) => scratch[n].whole(),
+                Bind::Weight { input, slice, region } => {
+                    let Operand::Weight(weight) = &self.types[input] else {
+                        panic!("input {input} is bound as a weight")
+                    };
+                    let range = &weight.slices[slice].1.regions[region];
+                    inputs[input][slice].0.part(range.start, range.end - range.start)
+                }
+            })?);
+        }
+        let (step, kernels) = (self.forward, kernels.len());
+        Ok(PreparedCase { step, outputs: self.outputs.clone(), dispatches, kernels })
     }
 }
 
 impl PreparedCase {
-    /// Runs the kernels `times` over without waiting.
+    /// Runs the kernels `times` over, each copy of the weights in turn, without waiting.
     ///
     /// # Errors
     /// A lost device.
     pub fn submit(&self, device: &Device, times: usize) -> Result<(), ExecError> {
-        let repeated = (0..times).flat_map(|_| &self.dispatches);
+        let repeated = self.dispatches.iter().cycle().take(times * self.kernels);
         Ok(device.submit(self.step, repeated, &[], None)?)
     }
 
@@ -181,7 +249,7 @@ impl PreparedCase {
             self.outputs.iter().map(|(buffer, ..)| (buffer, 0, buffer.bytes())).collect();
         let bytes = parts.iter().map(|(_, _, bytes)| bytes).sum();
         let readback = device.readback("case", bytes)?;
-        device.submit(self.step, self.dispatches.iter(), &parts, Some(&readback))?;
+        device.submit(self.step, self.dispatches[..self.kernels].iter(), &parts, Some(&readback))?;
         let all = device.read(&readback, bytes, <[u8]>::to_vec)?;
         let mut at = 0;
         let mut result = CaseResult { outputs: Vec::new(), guards_intact: true };
@@ -198,7 +266,7 @@ impl PreparedCase {
 }
 
 /// All but the guard words.
-fn part((buffer, _): &(Buffer, u64)) -> BufferPart<'_> {
+fn whole(buffer: &Buffer) -> BufferPart<'_> {
     buffer.part(0, buffer.bytes() - size_of_val(&GUARD) as u64)
 }
 
@@ -213,7 +281,7 @@ fn decode(bytes: &[u8], stored: Stored) -> Vec<f32> {
 }
 
 /// The operand's buffers (one, or one a slice) with their lengths; guard words follow, behind `room` bytes at least.
-fn upload(device: &Device, value: &CaseValue, room: u64) -> Result<Vec<(Buffer, u64)>, GpuError> {
+fn upload(device: &Device, value: &CaseValue, room: u64) -> Result<Slices, GpuError> {
     let with_guard = |bytes: &[u8]| {
         let length = bytes.len().next_multiple_of(4) as u64;
         let buffer =

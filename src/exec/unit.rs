@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::build::{Allocated, LanePlan};
 use super::host::{Activations, HostMemory};
 use super::lane::{Lane, Pass};
+use super::open::open_device;
 use super::packed::PackedSource;
 use super::{ExecError, ExecOptions, Gram, WeightSource};
 use crate::gpu::{AdapterChoice, Device, GpuError, adapters, choose};
@@ -46,7 +47,7 @@ impl UnitPlace {
         }
         match choose(&options.adapter, &adapters()) {
             Err(GpuError::NoAdapter) if options.adapter == AdapterChoice::Default => Ok(Self::Host),
-            found => Ok(Self::Adapter(Box::new(Device::open(found?[0].index, options.device)?))),
+            found => Ok(Self::Adapter(Box::new(open_device(found?[0].index, options)?))),
         }
     }
 
@@ -95,6 +96,7 @@ impl<'g> UnitRunner<'g> {
             UnitPlace::Adapter(device) => {
                 let buffers = assign_buffers(graph);
                 let lane = lane(*device, graph, &buffers, (unit, tokens), source, packing.source())?;
+                lane.device.save_pipelines();
                 Loaded::Adapter(Box::new(lane), buffers)
             }
         };

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use super::memory::{self, AdapterMemory};
 use super::{DeviceOptions, GpuError, device};
-use crate::ops::Traits;
+use crate::ops::{Traits, Tuning, Vendor};
 
 /// One adapter as the driver describes it.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -248,6 +248,21 @@ pub(super) fn traits(adapter: &wgpu::Adapter, features: wgpu::Features, limits: 
         // The kernel is written for subgroups of 32; other sizes take the plain tiles.
         cooperative_matrix: matrices && subgroup == Some(32),
         software: info.device_type == wgpu::DeviceType::Cpu,
+        tuning: Tuning::default(),
+    }
+}
+
+/// Who made it: PCI ids, and Apple's name, since Metal tells no id.
+pub(super) fn vendor(adapter: &wgpu::Adapter) -> Vendor {
+    let info = adapter.get_info();
+    match info.vendor {
+        _ if info.device_type == wgpu::DeviceType::Cpu => Vendor::Software,
+        0x10de => Vendor::Nvidia,
+        0x1002 | 0x1022 => Vendor::Amd,
+        0x8086 => Vendor::Intel,
+        0x106b => Vendor::Apple,
+        _ if info.name.starts_with("Apple ") => Vendor::Apple,
+        _ => Vendor::Other,
     }
 }
 

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::adapter::{AdapterInfo, DeviceProfile, enumerate, traits};
+use super::adapter::{AdapterInfo, DeviceProfile, enumerate, traits, vendor};
 use super::error::GpuError;
 use super::pipeline::{Pipeline, PipelineKey};
-use crate::ops::Traits;
+use super::pipeline_cache::{KeptPipelines, file_name};
+use crate::ops::{AdapterClass, Traits, Tuning, Vendor};
 
 /// How much of the adapter to use: lower tiers are for tests and for working around drivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -108,6 +109,10 @@ pub struct Device {
     pub(super) raw: wgpu::Device,
     pub(super) checks: bool,
     pub(super) pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    /// The name of the file that its compiled pipelines may be kept in.
+    pub(super) pipeline_file: Option<String>,
+    /// Pipelines that were compiled before, where they are kept.
+    pub(super) kept: Option<KeptPipelines>,
     pub(super) queue: wgpu::Queue,
     max_memory: u64,
     /// Bytes of all buffers made so far.
@@ -162,6 +167,8 @@ impl Device {
             allocated: AtomicU64::new(0),
             checks: options.checks,
             pipelines: Mutex::default(),
+            pipeline_file: file_name(&adapter.get_info()),
+            kept: None,
             info,
             raw,
             queue,
@@ -255,6 +262,9 @@ pub(super) fn profile(
     let max_binding = max_binding.min(options.max_binding.unwrap_or(u64::MAX));
     let mut traits = traits(adapter, features, limits);
     traits.software &= matches!(options.tier, Tier::Full | Tier::NoMatrix);
+    let vendor = Some(vendor(adapter)).filter(|vendor| *vendor != Vendor::Software || traits.software);
+    let class = AdapterClass { vendor: vendor.unwrap_or_default(), subgroup: traits.subgroup };
+    traits.tuning = Tuning::of(class);
     DeviceProfile { traits, max_binding: max_binding / BINDING_ALIGN * BINDING_ALIGN }
 }
 
@@ -265,6 +275,7 @@ pub(super) fn request(adapter: &wgpu::Adapter, tier: Tier) -> (wgpu::Features, w
         | wgpu::Features::TIMESTAMP_QUERY
         | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES
         | wgpu::Features::MAPPABLE_PRIMARY_BUFFERS
+        | wgpu::Features::PIPELINE_CACHE
         | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
     let has = adapter.features() & wanted;
     match tier {

@@ -10,6 +10,7 @@ mod error;
 mod host_buffer;
 mod memory;
 mod pipeline;
+mod pipeline_cache;
 mod profile;
 mod submission;
 

@@ -153,7 +153,7 @@ impl Device {
                     // Kernels write workgroup memory before they read it.
                     zero_initialize_workgroup_memory: self.checks,
                 },
-                cache: None,
+                cache: self.kept.as_ref().map(|kept| &kept.raw),
             });
             (raw, layout)
         });

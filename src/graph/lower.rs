@@ -52,6 +52,7 @@ pub fn lower(spec: &ModelSpec, options: &LowerOptions<'_>) -> Result<Graph, Grap
         hidden_size,
         weight_ids: HashMap::new(),
         rounded: HashMap::new(),
+        rounding: HashMap::new(),
         gathered: HashMap::new(),
         graph,
     };
@@ -87,6 +88,8 @@ struct Lowering<'a> {
     weight_ids: HashMap<Vec<WeightSpec>, TensorId>,
     /// By activation: the same in 8-bit blocks.
     rounded: HashMap<TensorId, TensorId>,
+    /// By activation: the node that makes it, and what it would be if it wrote 8-bit blocks too.
+    rounding: HashMap<TensorId, (usize, Box<dyn Op>)>,
     /// Activations with their columns in the order of this vector.
     gathered: HashMap<(TensorId, TensorId), TensorId>,
 }
@@ -101,6 +104,8 @@ impl Lowering<'_> {
     ) -> Result<TensorId, GraphError> {
         let first = self.graph.nodes.len();
         let output = build(self)?;
+        // Only a unit's output is there for the next one.
+        self.rounding.clear();
         let nodes = first..self.graph.nodes.len();
         let (mut weights, mut vectors, mut states) = (Vec::new(), Vec::new(), Vec::new());
         for node in &self.graph.nodes[nodes.clone()] {
@@ -236,16 +241,10 @@ impl Lowering<'_> {
         inputs.extend(residual);
         let output = self.hidden(name, rows, width);
         let logit_rows_only = rows == Dim::LogitRows;
-        // What is added to the residual stream goes through another norm before a matmul reads it.
-        let rounded = if residual.is_none() { self.rounded_beside(output) } else { None };
-        let op = Norm {
-            kind: spec.kind,
-            eps: spec.eps,
-            logit_rows_only,
-            residual: residual.is_some(),
-            quantized: rounded.is_some(),
-        };
-        self.node(op, inputs, std::iter::once(output).chain(rounded).collect());
+        let residual = residual.is_some();
+        let op = Norm { kind: spec.kind, eps: spec.eps, logit_rows_only, residual, quantized: false };
+        self.node(op.clone(), inputs, vec![output]);
+        self.may_round(output, Norm { quantized: true, ..op });
         output
     }
 

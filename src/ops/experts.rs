@@ -4,8 +4,8 @@
 //! are read once for all tokens that chose it. A software adapter takes the first kernel for all, as in `matmul`.
 
 use super::{
-    Bind, Call, Case, CaseInput, Extent, HostInput, Kernel, Op, Phase, Step, WeightType, reduce_slot, weight_bindings,
-    weight_slot,
+    Bind, Call, Case, CaseInput, Extent, HostInput, Kernel, Op, Phase, Shape, Step, TunedKernel, WeightType,
+    reduce_slot, weight_bindings, weight_slot,
 };
 use crate::quant::{FORMATS, PackedLayout};
 use crate::tensor::{Dim, TensorType};
@@ -41,14 +41,9 @@ impl MatmulExperts {
 
     fn gemv(&self, weight: &WeightType, call: &Call<'_>) -> Kernel {
         let chunks = weight.cols.div_ceil(weight.format.chunk_len()) as u32;
-        let (workgroup, lanes, rows) = match call.traits.software {
-            // As in gemv: lanes of a CPU's vector register, and rows that share its scalar loads.
-            true => {
-                let lanes = call.traits.subgroup.unwrap_or(8).min(16);
-                (lanes * 4, lanes, 4)
-            }
-            false => (128, if chunks >= 96 { 128 } else { 32 }, 2),
-        };
+        // As in gemv where nothing was measured.
+        let class = call.traits.tuning.class;
+        let Shape { workgroup, lanes, rows } = class.default_shape(TunedKernel::Gemv, chunks);
         let groups = self.expert_rows(weight.rows).div_ceil(rows * workgroup / lanes);
         let mut overrides = vec![("WORKGROUP", f64::from(workgroup)), ("LANES", f64::from(lanes))];
         let reduce = reduce_slot(call.traits, workgroup, &mut overrides);

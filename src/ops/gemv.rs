@@ -3,23 +3,36 @@
 //! Only shapes and slots; which of the kernels a node takes is `matmul`'s to say. Invariant: how many lanes share a row
 //! does not depend on the phase, so that a token is added up in the same order alone and beside others.
 
-use super::{Call, Extent, Kernel, Operand, Phase, WeightType, reduce_slot};
+use super::{Call, Extent, Kernel, Operand, Phase, Shape, TunedKernel, WeightType, reduce_slot};
 use crate::quant::PackedLayout;
 use crate::tensor::{Dim, TensorType};
 
-/// How many lanes share a weight row, and how many weight and activation rows each lane accumulates.
+/// Invocations of a workgroup where lanes compute several tokens.
+const FEW_WORKGROUP: u32 = 128;
+
+/// A shape, and the activation rows that each lane accumulates.
 #[derive(Clone, Copy)]
-struct Shape {
-    workgroup: u32,
-    lanes: u32,
-    rows: u32,
+struct Tile {
+    shape: Shape,
     tokens: u32,
 }
 
-impl Shape {
+impl Tile {
+    /// The adapter's shape for a row. A few rows are shared by as many lanes, which compute `few_rows` weight rows each.
+    fn choose(kernel: TunedKernel, weight: &WeightType, few_rows: u32, call: &Call<'_>) -> Self {
+        let shape = call.traits.tuning.shape(kernel, weight.format, weight.rows, weight.cols);
+        let few = Shape { rows: few_rows, ..shape };
+        match call.phase {
+            Phase::Decode => Self { shape, tokens: 1 },
+            _ if call.traits.software => Self { shape: few, tokens: 4 },
+            // Two tiles of eight are a forward of few tokens.
+            _ => Self { shape: Shape { workgroup: FEW_WORKGROUP, ..few }, tokens: 8 },
+        }
+    }
+
     /// A kernel of this shape, whose bindings and other constants are the op's to add.
     fn kernel(self, source: &'static str, layout: &PackedLayout, call: &Call<'_>) -> Kernel {
-        let Self { workgroup, lanes, rows, tokens } = self;
+        let Self { shape: Shape { workgroup, lanes, rows }, tokens } = self;
         let groups = (layout.rows as u32).div_ceil(rows * workgroup / lanes);
         // One axis holds at most 65 535 workgroups: large vocabularies wrap into the third.
         let y = groups.min(32768);
@@ -42,40 +55,10 @@ impl Shape {
     }
 }
 
-/// Tokens that a lane computes together: two tiles are a forward of few tokens on a GPU.
-const fn tokens(call: &Call<'_>) -> u32 {
-    match call.phase {
-        Phase::Decode => 1,
-        _ if call.traits.software => 4,
-        _ => 8,
-    }
-}
-
-/// Chunks of a row.
-fn chunks(weight: &WeightType) -> u32 {
-    weight.cols.div_ceil(weight.format.chunk_len()) as u32
-}
-
-/// Lanes of rows whose chunks hold many weights: about five rounds a row. Fewer leave lanes idle in the last one, more
-/// leave processors idle.
-fn lanes_of_five_rounds(weight: &WeightType) -> u32 {
-    (chunks(weight) / 5).max(1).next_power_of_two().clamp(16, 64)
-}
-
 /// Any format, activations as they are.
 pub(super) fn gemv(weight: &WeightType, layout: &PackedLayout, call: &Call<'_>) -> Kernel {
-    let tokens = tokens(call);
-    let shape = if call.traits.software {
-        // Lanes of a CPU's vector register, no barriers; its loads are scalar, so several rows share each.
-        let lanes = call.traits.subgroup.unwrap_or(8).min(16);
-        Shape { workgroup: lanes * 4, lanes, rows: 4, tokens }
-    } else {
-        // Four subgroups of 32 on a row read fastest on large GPUs (see docs/speed.md); short rows want fewer. Eight
-        // tokens' activations are more than two rows of weights are worth reading for.
-        let rows = if call.phase == Phase::Decode { 2 } else { 4 };
-        Shape { workgroup: 128, lanes: if chunks(weight) >= 96 { 128 } else { 32 }, rows, tokens }
-    };
-    shape.kernel("gemv", layout, call)
+    // Eight tokens' activations are more than two rows of weights are worth reading for.
+    Tile::choose(TunedKernel::Gemv, weight, 4, call).kernel("gemv", layout, call)
 }
 
 /// Whether the activations of neighbouring chunks lie so far apart that they go through workgroup memory.
@@ -90,12 +73,11 @@ pub(super) fn values_slot(weight: &WeightType) -> (&'static str, String) {
 
 /// Formats of many weights a chunk, activations as they are.
 pub(super) fn gemv_staged(weight: &WeightType, layout: &PackedLayout, call: &Call<'_>) -> Kernel {
-    let lanes = lanes_of_five_rounds(weight);
-    let shape = Shape { workgroup: 128, lanes, rows: 2, tokens: tokens(call) };
-    let mut kernel = shape.kernel("gemv_staged", layout, call);
+    let tile = Tile::choose(TunedKernel::GemvStaged, weight, 2, call);
+    let mut kernel = tile.kernel("gemv_staged", layout, call);
     let quads = weight.format.chunk_len() as u32 / 4;
     // What is staged of eight tokens takes as much workgroup memory as all of one: at most 8.7 KB.
-    let staged = if call.phase == Phase::Decode { quads } else { quads.min(64 / lanes) };
+    let staged = if call.phase == Phase::Decode { quads } else { quads.min(64 / tile.shape.lanes) };
     kernel.overrides.push(("STAGED", f64::from(staged)));
     kernel.slots.push(values_slot(weight));
     kernel
@@ -103,13 +85,7 @@ pub(super) fn gemv_staged(weight: &WeightType, layout: &PackedLayout, call: &Cal
 
 /// Formats whose codes are integers, activations rounded.
 pub(super) fn gemv_integer(weight: &WeightType, layout: &PackedLayout, call: &Call<'_>) -> Kernel {
-    // One row a team is enough where activations take no more room than weights.
-    let (workgroup, lanes, rows) = match (call.traits.software, call.phase) {
-        (true, _) => (32, 8, 2),
-        (false, Phase::Decode) => (128, lanes_of_five_rounds(weight), 1),
-        (false, _) => (128, lanes_of_five_rounds(weight), 2),
-    };
-    Shape { workgroup, lanes, rows, tokens: tokens(call) }.kernel("gemv_integer", layout, call)
+    Tile::choose(TunedKernel::GemvInteger, weight, 2, call).kernel("gemv_integer", layout, call)
 }
 
 /// Whether the output has a row for each wanted row of logits, not for each token.

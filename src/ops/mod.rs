@@ -33,6 +33,7 @@ mod rope;
 mod rope_attention;
 mod route;
 mod softcap;
+mod tuning;
 
 pub use activation::{Activation, GatedActivation};
 pub use attention::{Alibi, Attention};
@@ -52,6 +53,7 @@ pub use rope::{RopeAppend, RopeStyle};
 pub use rope_attention::RopeAttention;
 pub use route::Route;
 pub use softcap::Softcap;
+pub use tuning::{AdapterClass, Shape, TunedKernel, Tuning, TuningKey, Vendor};
 
 /// What changes from one forward to the next. Twin of `Step` in shaders/lib/step.wgsl.
 #[repr(C)]
@@ -224,6 +226,8 @@ pub struct Traits {
     pub cooperative_matrix: bool,
     /// A software adapter: few, fat invocations are best.
     pub software: bool,
+    /// Workgroup shapes of the matrix kernels.
+    pub tuning: Tuning,
 }
 
 /// One row, a few or many? Each phase of a node has its own kernels.

@@ -128,6 +128,7 @@ pub(super) fn cases() -> Vec<Case> {
             (1, 1, 2560, false, true, false),
             (1, 1, 2560, false, false, true),
             (1, 1, 4544, false, false, true),
+            (1, 1, 576, false, true, true),
             (5, 1, 576, false, false, true),
             (2, 1, 2560, false, false, true),
             (16, 1, 4544, false, false, true),

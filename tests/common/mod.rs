@@ -33,6 +33,11 @@ pub fn repository(path: &str) -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
+/// A cache folder for the program that is not the user's.
+pub fn cache_folder() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache")
+}
+
 /// Every committed checkpoint: folders with a golden file.
 pub fn committed_checkpoints() -> Vec<std::path::PathBuf> {
     let folders = std::fs::read_dir(repository("checkpoints")).expect("checkpoints/ is there");

@@ -332,6 +332,10 @@ def make(name: str, variant: dict, folder: Path) -> None:
             if file.name != "model.gguf":
                 file.unlink()
 
+    write_golden(name, folder, tokens, logits)
+
+
+def write_golden(name: str, folder: Path, tokens: torch.Tensor, logits: torch.Tensor) -> None:
     assert torch.isfinite(logits).all()
     save_numpy({"tokens": tokens.numpy(), "logits": logits.numpy()}, folder / "golden.safetensors")
     size = sum(f.stat().st_size for f in folder.iterdir()) // 1000
@@ -347,6 +351,8 @@ GELU = {"gpt_neox", "falcon", "mpt", "phi", "gemma", "gemma2", "gemma3_text", "g
 
 
 def cross_check(name: str, variant: dict) -> None:
+    if "gguf" not in variant:
+        return
     from llama_cpp import Model
 
     folder = CHECKPOINTS / f"tiny-{name}"
@@ -363,28 +369,28 @@ def cross_check(name: str, variant: dict) -> None:
     model.close()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Write checkpoints/tiny-*/ with golden logits.")
+def run(description: str, variants: dict, make, cross_check) -> None:
+    """The command line of this script and its like: `make(name, variant, folder)` writes a checkpoint."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--cross-check", action="store_true")
     args = parser.parse_args()
-    for name in args.names or VARIANTS:
+    for name in args.names or variants:
         name = name.removeprefix("tiny-")
         if args.cross_check:
-            if "gguf" in VARIANTS[name]:
-                cross_check(name, VARIANTS[name])
+            cross_check(name, variants[name])
             continue
         if not args.check:
-            make(name, VARIANTS[name], CHECKPOINTS / f"tiny-{name}")
+            make(name, variants[name], CHECKPOINTS / f"tiny-{name}")
             continue
         with tempfile.TemporaryDirectory() as scratch:
             again = Path(scratch) / name
-            make(name, VARIANTS[name], again)
+            make(name, variants[name], again)
             old, new = (load_numpy(f / "golden.safetensors") for f in (CHECKPOINTS / f"tiny-{name}", again))
             assert np.array_equal(old["tokens"], new["tokens"]), name
             assert np.allclose(old["logits"], new["logits"], rtol=1e-4, atol=1e-4), name
 
 
 if __name__ == "__main__":
-    main()
+    run("Write checkpoints/tiny-*/ with golden logits.", VARIANTS, make, cross_check)

@@ -358,12 +358,12 @@ def write_gguf_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocab_size: int
         writer.add_chat_template(settings["chat_template"])
 
 
-def write_gguf(folder: Path, out: Path, name: str, kind: str) -> None:
+def write_gguf(folder: Path, out: Path, name: str, kind: str, quantize=None) -> None:
+    """`quantize(tensor, value)` gives the bytes and the type of a matrix, by default those of `kind` by gguf's Python."""
     raw = json.loads((folder / "config.json").read_text())
     config = transformers.AutoConfig.from_pretrained(folder)
     arch, keys, convert = GGUF_ARCH[config.model_type]
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
-    qtype = gguf.GGMLQuantizationType[kind]
     writer = gguf.GGUFWriter(out, gguf.MODEL_ARCH_NAMES[arch])
     writer.add_type("model")
     # By the word "phi3" llama.cpp knows Phi-3's own vocabulary, which this one is not.
@@ -381,7 +381,11 @@ def write_gguf(folder: Path, out: Path, name: str, kind: str) -> None:
     for hf_name, value in convert(tensors, config).items():
         new_name = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
         assert new_name, hf_name
-        if kind != "F32" and value.ndim == 2:
+        if quantize and value.ndim == 2:
+            data, qtype = quantize(new_name, value)
+            writer.add_tensor(new_name, data, raw_dtype=qtype)
+        elif kind != "F32" and value.ndim == 2:
+            qtype = gguf.GGMLQuantizationType[kind]
             writer.add_tensor(new_name, gguf.quants.quantize(value, qtype), raw_dtype=qtype)
         else:
             writer.add_tensor(new_name, value)

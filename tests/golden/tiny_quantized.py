@@ -22,7 +22,6 @@ Made with the versions named in `tiny_checkpoints.py`; cross-checked with bitsan
 auto-gptq 0.7.1 (of the latter two one module each is loaded).
 """
 
-import argparse
 import importlib.util
 import json
 import shutil
@@ -33,8 +32,6 @@ from pathlib import Path
 import numpy as np
 import tiny_checkpoints as tiny
 import torch
-from safetensors.numpy import load_file as load_numpy
-from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import load_file, save_file
 from tiny_variants.llama import llama
 
@@ -267,15 +264,12 @@ def make(name: str, variant: dict, folder: Path) -> None:
         parsed = tiny.text_config(scratch)
         tokens = tiny.golden_tokens(parsed, 18, seed)
         logits = tiny.forward(scratch, tokens)
-    assert torch.isfinite(logits).all()
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     tiny.write_json(folder / "config.json", {**config, "quantization_config": variant["config"]})
     save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
-    save_numpy({"tokens": tokens.numpy(), "logits": logits.numpy()}, folder / "golden.safetensors")
-    size = sum(f.stat().st_size for f in folder.iterdir()) // 1000
-    print(f"tiny-{name:22} {size:5} kB  logits rms {logits.square().mean().sqrt():6.2f}  max {logits.abs().max():6.2f}")
+    tiny.write_golden(name, folder, tokens, logits)
 
 
 # ---------------------------------------------------------------------------- cross-check
@@ -340,27 +334,5 @@ def cross_check(name: str, variant: dict) -> None:
         assert worst < 1e-3, name  # some round to float16
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Write quantized checkpoints with golden logits.")
-    parser.add_argument("names", nargs="*")
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--cross-check", action="store_true")
-    args = parser.parse_args()
-    for name in args.names or VARIANTS:
-        name = name.removeprefix("tiny-")
-        if args.cross_check:
-            cross_check(name, VARIANTS[name])
-            continue
-        if not args.check:
-            make(name, VARIANTS[name], tiny.CHECKPOINTS / f"tiny-{name}")
-            continue
-        with tempfile.TemporaryDirectory() as scratch:
-            again = Path(scratch) / name
-            make(name, VARIANTS[name], again)
-            old, new = (load_numpy(f / "golden.safetensors") for f in (tiny.CHECKPOINTS / f"tiny-{name}", again))
-            assert np.array_equal(old["tokens"], new["tokens"]), name
-            assert np.allclose(old["logits"], new["logits"], rtol=1e-4, atol=1e-4), name
-
-
 if __name__ == "__main__":
-    main()
+    tiny.run("Write quantized checkpoints with golden logits.", VARIANTS, make, cross_check)

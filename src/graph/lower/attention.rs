@@ -56,7 +56,6 @@ impl Lowering<'_> {
             format: state.format,
         };
         let (output, columns) = self.place(into, || format!("layer {index} attention"), width);
-        let rounded = self.attended_rounded(spec, output, columns)?;
         let attention = Attention {
             heads: spec.heads,
             kv_heads: spec.kv_heads,
@@ -68,28 +67,19 @@ impl Lowering<'_> {
             alibi: spec.alibi.as_ref().map(|(alibi, _)| *alibi),
             format: state.format,
             columns,
-            quantized: rounded.is_some(),
+            quantized: false,
         };
         let mut inputs = vec![qkv, table];
         if let Some((_, slopes)) = &spec.alibi {
             inputs.push(self.vector("slopes".into(), Vector::Values(slopes.clone())));
         }
-        let outputs = [output, q, keys, values].into_iter().chain(rounded).collect();
-        self.node(RopeAttention { rope, attention }, inputs, outputs);
+        let op = RopeAttention { rope, attention: attention.clone() };
+        self.node(op.clone(), inputs, vec![output, q, keys, values]);
+        // It writes whole rows rounded, so it must be the last that writes there.
+        if spec.head_dim.is_multiple_of(DType::Q8_BLOCK as u32) && columns.is_none_or(|columns| columns.start == 0) {
+            self.may_round(output, RopeAttention { attention: Attention { quantized: true, ..attention }, ..op });
+        }
         Ok(output)
-    }
-
-    /// Where attention also writes the row rounded that `o` reads: all of it, so it must be the last that writes there.
-    fn attended_rounded(
-        &mut self,
-        spec: &AttentionSpec,
-        output: TensorId,
-        columns: Option<Columns>,
-    ) -> Result<Option<TensorId>, GraphError> {
-        let blocks = spec.head_dim.is_multiple_of(DType::Q8_BLOCK as u32);
-        let first = columns.is_none_or(|columns| columns.start == 0);
-        let read = self.order(&spec.o.weight).is_none() && self.format(&spec.o.weight)?.integer();
-        Ok(if blocks && first && read { self.rounded_beside(output) } else { None })
     }
 
     pub(super) fn qk_norm(&mut self, index: usize, spec: &AttentionSpec, norm: &QkNormSpec, qkv: TensorId) -> TensorId {

@@ -3,7 +3,7 @@
 use super::super::{GraphError, TensorId, TensorKind, Vector, Weight, WeightId};
 use super::{Held, Lowering, Ordered};
 use crate::model::{LinearSpec, VectorSpec, WeightSpec};
-use crate::ops::{Activation, Columns, GatherColumns, Matmul, QuantizeRow};
+use crate::ops::{Activation, Columns, GatherColumns, Matmul, Op, QuantizeRow};
 use crate::quant::BlockFormat;
 use crate::tensor::{DType, Dim, TensorType};
 
@@ -102,24 +102,32 @@ impl Lowering<'_> {
         Ok(output)
     }
 
-    /// `x` in 8-bit blocks: as its op writes it, or by an op of its own.
+    /// `x` in 8-bit blocks: written by the op that makes it, where that can, or by an op of its own.
     pub(super) fn rounded(&mut self, x: TensorId) -> TensorId {
         if let Some(known) = self.rounded.get(&x) {
             return *known;
         }
         let output = self.rounded_tensor(x);
-        self.node(QuantizeRow, vec![x], vec![output]);
+        match self.rounding.remove(&x) {
+            Some((node, op)) => {
+                self.graph.nodes[node].op = op;
+                self.graph.nodes[node].outputs.push(output);
+            }
+            None => self.node(QuantizeRow, vec![x], vec![output]),
+        }
         output
     }
 
-    /// Where the op that makes `x` also writes it rounded; nowhere where nobody would read that.
-    pub(super) fn rounded_beside(&mut self, x: TensorId) -> Option<TensorId> {
-        let columns = self.graph.activation(x).and_then(TensorType::columns)?;
-        let whole = columns.is_multiple_of(2 * DType::Q8_BLOCK as u32);
-        (self.options.integer && whole).then(|| self.rounded_tensor(x))
+    /// Says that the op which was just made could also write its result `x` rounded, as this one does. It will where
+    /// anything reads that.
+    pub(super) fn may_round(&mut self, x: TensorId, op: impl Op + 'static) {
+        let columns = self.graph.activation(x).and_then(TensorType::columns);
+        if columns.is_some_and(|columns| columns.is_multiple_of(2 * DType::Q8_BLOCK as u32)) {
+            self.rounding.insert(x, (self.graph.nodes.len() - 1, Box::new(op)));
+        }
     }
 
-    pub(super) fn rounded_tensor(&mut self, x: TensorId) -> TensorId {
+    fn rounded_tensor(&mut self, x: TensorId) -> TensorId {
         let ty = self.graph.activation(x).expect("only activations are rounded").rounded();
         let name = format!("{}, rounded", self.graph.tensors[x.0].name);
         let output = self.tensor(name, TensorKind::Activation(ty));

@@ -77,10 +77,12 @@ impl Lowering<'_> {
     ) -> Result<TensorId, GraphError> {
         let both = self.concatenated(format!("{name} gate, up"), &[gate, up], x)?;
         let (inner, columns) = self.place(into, || format!("{name} gated"), up.weight.rows());
+        let op = GatedActivation { activation, interleaved: false, groups: 1, quantized: false, columns };
+        self.node(op.clone(), vec![both], vec![inner]);
         // Columns of a wider tensor are rounded with all of it.
-        let rounded = if columns.is_none() { self.rounded_beside(inner) } else { None };
-        let op = GatedActivation { activation, interleaved: false, groups: 1, quantized: rounded.is_some(), columns };
-        self.node(op, vec![both], std::iter::once(inner).chain(rounded).collect());
+        if columns.is_none() {
+            self.may_round(inner, GatedActivation { quantized: true, ..op });
+        }
         Ok(inner)
     }
 

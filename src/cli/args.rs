@@ -392,6 +392,10 @@ pub(super) struct BenchArgs {
     )]
     pub(super) generated_tokens: Vec<u32>,
 
+    /// Tokens that are in the context before what is measured
+    #[arg(long, short, value_name = "N", env = "WGPT_DEPTH", default_value_t = 0)]
+    pub(super) depth: u32,
+
     /// Measurements of each, after a warm-up
     #[arg(long, short, value_name = "N", env = "WGPT_REPEATS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) repeats: u32,

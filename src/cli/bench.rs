@@ -39,6 +39,8 @@ struct Figure {
     place: String,
     kind: Kind,
     tokens: u32,
+    /// Tokens in the context before.
+    depth: u32,
     repeats: u32,
     /// Tokens a second.
     mean: f64,
@@ -52,24 +54,29 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let tests =
         [lengths(Kind::Prompt, &args.prompt_tokens), lengths(Kind::Generation, &args.generated_tokens)].concat();
     let longest = tests.iter().map(|(_, tokens)| *tokens).max().unwrap_or(1);
-    let room = ContextArgs { context_length: Some(longest) };
+    let depth = args.depth;
+    let room = ContextArgs { context_length: Some(depth.saturating_add(longest)) };
     let (opened, mut executor) = resolve::executor(&args.model, &room, notes)?;
     let place = executor.memory().into_iter().map(|memory| memory.place).collect::<Vec<_>>().join(" + ");
     let mut figures = Vec::new();
+    if depth > 0 {
+        let before = random_ids(executor.as_ref(), depth);
+        executor.forward(&Batch { tokens: &before, position: 0, logits: LogitRows::Last })?;
+    }
     for (kind, tokens) in tests.iter().copied() {
-        let rates = measure(executor.as_mut(), kind, tokens, args.repeats)?;
+        let rates = measure(executor.as_mut(), (kind, tokens), depth, args.repeats)?;
         let (mean, deviation) = mean_and_deviation(&rates);
-        notes.line(format_args!("{}: {mean:.2} ± {deviation:.2} tokens/s", label(kind, tokens)));
+        notes.line(format_args!("{}: {mean:.2} ± {deviation:.2} tokens/s", label(kind, tokens, depth)));
         let (checkpoint, place) = (opened.path.display().to_string(), place.clone());
-        figures.push(Figure { checkpoint, place, kind, tokens, repeats: args.repeats, mean, deviation });
+        figures.push(Figure { checkpoint, place, kind, tokens, depth, repeats: args.repeats, mean, deviation });
     }
     let mut text = format(&figures, args.format)?;
     if args.profile || args.trace.is_some() {
         let mut profiles = Vec::new();
         for ((kind, tokens), figure) in tests.iter().zip(&figures) {
-            let profile = profile(executor.as_mut(), *kind, *tokens)?;
+            let profile = profile(executor.as_mut(), *kind, *tokens, depth)?;
             let of_forward = if *kind == Kind::Prompt { f64::from(*tokens) } else { 1.0 };
-            profiles.push(Profiled { label: label(*kind, *tokens), profile, forward: of_forward / figure.mean });
+            profiles.push(Profiled { label: label(*kind, *tokens, depth), profile, forward: of_forward / figure.mean });
         }
         if args.profile {
             text.extend(profiles.iter().map(Profiled::tables));
@@ -90,39 +97,40 @@ fn random_ids(executor: &dyn Executor, tokens: u32) -> Vec<u32> {
 }
 
 /// Where the time goes in one forward of that kind, the last one, right behind the same work untimed.
-fn profile(executor: &mut dyn Executor, kind: Kind, tokens: u32) -> Result<Profile> {
+fn profile(executor: &mut dyn Executor, kind: Kind, tokens: u32, depth: u32) -> Result<Profile> {
     let ids = random_ids(executor, tokens);
-    once(executor, kind, &ids)?;
+    once(executor, kind, &ids, depth)?;
     let first = if kind == Kind::Prompt { 0 } else { ids.len() - 1 };
-    Ok(executor.profile(&Batch { tokens: &ids[first..], position: first as u32, logits: LogitRows::Last })?)
+    Ok(executor.profile(&Batch { tokens: &ids[first..], position: depth + first as u32, logits: LogitRows::Last })?)
 }
 
 /// Tokens a second of each repeat.
-fn measure(executor: &mut dyn Executor, kind: Kind, tokens: u32, repeats: u32) -> Result<Vec<f64>> {
+fn measure(executor: &mut dyn Executor, (kind, tokens): (Kind, u32), depth: u32, repeats: u32) -> Result<Vec<f64>> {
     let ids = random_ids(executor, tokens);
     let warm_up = Instant::now();
     while {
-        once(executor, kind, &ids)?;
+        once(executor, kind, &ids, depth)?;
         warm_up.elapsed() < WARM_UP
     } {}
     (0..repeats)
         .map(|_| {
             let start = Instant::now();
-            once(executor, kind, &ids)?;
+            once(executor, kind, &ids, depth)?;
             Ok(f64::from(tokens) / start.elapsed().as_secs_f64())
         })
         .collect()
 }
 
-fn once(executor: &mut dyn Executor, kind: Kind, ids: &[u32]) -> Result<()> {
+/// One measurement behind `depth` tokens, which the context holds.
+fn once(executor: &mut dyn Executor, kind: Kind, ids: &[u32], depth: u32) -> Result<()> {
     if kind == Kind::Prompt {
-        executor.forward(&Batch { tokens: ids, position: 0, logits: LogitRows::Last })?;
+        executor.forward(&Batch { tokens: ids, position: depth, logits: LogitRows::Last })?;
         return Ok(());
     }
     let (mut line, mut token, never) = (Line::default(), ids[0], AtomicBool::new(false));
     let greedy = Rule { params: SamplingParams::greedy(), limit: executor.vocab_size(), uniform: 0.0 };
     for position in 0..ids.len() {
-        let last = (token, position as u32);
+        let last = (token, depth + position as u32);
         match line.next(executor, last, ids.len() - position, &|_| greedy, &never)? {
             Some(Chosen::Token(next)) => token = next,
             Some(Chosen::Failed(error)) => bail!(error),
@@ -140,9 +148,10 @@ fn mean_and_deviation(rates: &[f64]) -> (f64, f64) {
 }
 
 /// llama.cpp's names of the two tests, which people know.
-fn label(kind: Kind, tokens: u32) -> String {
+fn label(kind: Kind, tokens: u32, depth: u32) -> String {
     let short = if kind == Kind::Prompt { "pp" } else { "tg" };
-    format!("{short}{tokens}")
+    let behind = if depth > 0 { format!(" @ d{depth}") } else { String::new() };
+    format!("{short}{tokens}{behind}")
 }
 
 fn format(figures: &[Figure], format: BenchFormat) -> Result<String> {
@@ -151,7 +160,8 @@ fn format(figures: &[Figure], format: BenchFormat) -> Result<String> {
         BenchFormat::Csv => {
             let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
             let line = |f: &Figure| {
-                let (checkpoint, place, test) = (quoted(&f.checkpoint), quoted(&f.place), label(f.kind, f.tokens));
+                let (checkpoint, place, test) =
+                    (quoted(&f.checkpoint), quoted(&f.place), label(f.kind, f.tokens, f.depth));
                 format!("{checkpoint},{place},{test},{},{:.4},{:.4}\n", f.repeats, f.mean, f.deviation)
             };
             let header = "checkpoint,place,test,repeats,tokens_per_second,deviation\n".to_owned();
@@ -162,7 +172,7 @@ fn format(figures: &[Figure], format: BenchFormat) -> Result<String> {
             table.load_style(presets::ASCII_MARKDOWN).set_header(["checkpoint", "place", "test", "tokens/s"]);
             for f in figures {
                 let rate = format!("{:.2} ± {:.2}", f.mean, f.deviation);
-                table.add_row([f.checkpoint.clone(), f.place.clone(), label(f.kind, f.tokens), rate]);
+                table.add_row([f.checkpoint.clone(), f.place.clone(), label(f.kind, f.tokens, f.depth), rate]);
             }
             format!("{table}\n")
         }
@@ -182,12 +192,20 @@ mod tests {
     #[test]
     fn every_form_holds_the_figures() {
         let (checkpoint, place) = ("a \"b\"".to_owned(), "host".to_owned());
-        let figure =
-            Figure { checkpoint, place, kind: Kind::Prompt, tokens: 512, repeats: 3, mean: 10.5, deviation: 0.25 };
+        let figure = Figure {
+            checkpoint,
+            place,
+            kind: Kind::Prompt,
+            tokens: 512,
+            depth: 64,
+            repeats: 3,
+            mean: 10.5,
+            deviation: 0.25,
+        };
         let csv = format(std::slice::from_ref(&figure), BenchFormat::Csv).expect("csv");
-        assert!(csv.ends_with("\"a \"\"b\"\"\",\"host\",pp512,3,10.5000,0.2500\n"), "{csv}");
+        assert!(csv.ends_with("\"a \"\"b\"\"\",\"host\",pp512 @ d64,3,10.5000,0.2500\n"), "{csv}");
         let md = format(std::slice::from_ref(&figure), BenchFormat::Md).expect("markdown");
-        assert!(md.contains("pp512") && md.contains("10.50 ± 0.25"), "{md}");
+        assert!(md.contains("pp512 @ d64") && md.contains("10.50 ± 0.25"), "{md}");
         let json = format(&[figure], BenchFormat::Json).expect("json");
         let value: serde_json::Value = serde_json::from_str(&json).expect("valid JSON");
         assert_eq!((&value[0]["kind"], &value[0]["mean"]), (&"prompt".into(), &10.5.into()), "{json}");

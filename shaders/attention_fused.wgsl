@@ -15,13 +15,23 @@ override PREPARED: u32 = QUERY_QUADS + FRESH_QUADS;
 
 @bind var<storage, read> slopes: array<f32>;  // (heads), for ALiBi
 
-var<workgroup> fresh: array<vec4<f32>, FRESH_QUADS>;  // (key and value, runs, RUN_QUADS)
+// Through workgroup memory as words, so that no compiler finds a way around their rounding.
+var<workgroup> fresh: array<Held, FRESH_QUADS>;  // (key and value, runs, RUN_QUADS)
 
 // Run `run` of the token's own key (0) or value (1).
-fn fresh_run(side: u32, run: u32) -> array<vec4<f32>, RUN_QUADS> {
-    var quads: array<vec4<f32>, RUN_QUADS>;
+fn fresh_run(side: u32, run: u32) -> array<Held, RUN_QUADS> {
+    var quads: array<Held, RUN_QUADS>;
     for (var i = 0u; i < RUN_QUADS; i++) {
         quads[i] = fresh[side * QUERY_ROW + run * RUN_QUADS + i];
+    }
+    return quads;
+}
+
+fn fresh_values(side: u32, run: u32) -> array<vec4<f32>, RUN_QUADS> {
+    var words = fresh_run(side, run);
+    var quads: array<vec4<f32>, RUN_QUADS>;
+    for (var i = 0u; i < RUN_QUADS; i++) {
+        quads[i] = from_held(words[i]);
     }
     return quads;
 }
@@ -42,9 +52,9 @@ fn prepare(part: Part, newest: bool, lid: u32) {
             let side = row - TILE_HEADS;
             var own = vec4(0.0);
             if live {
-                own = held(head_quad(0u, HEADS + side * KV_HEADS + part.kv_head, quad, part.position));
+                own = head_quad(0u, HEADS + side * KV_HEADS + part.kv_head, quad, part.position);
             }
-            fresh[at - QUERY_QUADS] = own;
+            fresh[at - QUERY_QUADS] = held(own);
         }
     }
 }
@@ -83,14 +93,14 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     if newest & (lid == own % WORKGROUP) {
         var all: array<vec4<f32>, MAX_HEADS>;
         for (var run = 0u; run < RUNS; run++) {
-            all = products(run, fresh_run(0u, run), all);
+            all = products(run, fresh_values(0u, run), all);
         }
         store_scores(part, own, all);
     }
     weigh(count, lid);
     add_values(part, cached, lid);
     if newest & (lid / RUNS == own % STRANDS) {
-        add_value(own, fresh_run(1u, lid % RUNS));
+        add_value(own, fresh_values(1u, lid % RUNS));
     }
     join(part, lid);
 }

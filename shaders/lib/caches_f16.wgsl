@@ -4,10 +4,10 @@
 @bind var<storage, read_write> key_cache: array<vec2<u32>>;    // (kv_heads, context_length, head_dim / 4)
 @bind var<storage, read_write> value_cache: array<vec2<u32>>;  // (kv_heads, context_length, head_dim / 4)
 
-fn store_key(row: u32, run: u32, quads: array<vec4<f32>, RUN_QUADS>) {
-    key_cache[row * (HEAD_DIM / 4u) + run] = packed(quads[0]);
+fn store_key(row: u32, run: u32, quads: array<Held, RUN_QUADS>) {
+    key_cache[row * (HEAD_DIM / 4u) + run] = quads[0];
 }
 
-fn store_value(row: u32, run: u32, quads: array<vec4<f32>, RUN_QUADS>) {
-    value_cache[row * (HEAD_DIM / 4u) + run] = packed(quads[0]);
+fn store_value(row: u32, run: u32, quads: array<Held, RUN_QUADS>) {
+    value_cache[row * (HEAD_DIM / 4u) + run] = quads[0];
 }

@@ -9,6 +9,13 @@ fn packed(values: vec4<f32>) -> vec2<u32> {
     return vec2(pack2x16float(bounded.xy), pack2x16float(bounded.zw));
 }
 
-fn held(values: vec4<f32>) -> vec4<f32> {
-    return unpacked(packed(values));
+// Quads on their way into the cache, as words: what is unpacked where it was packed may come back unrounded.
+alias Held = vec2<u32>;
+
+fn held(values: vec4<f32>) -> Held {
+    return packed(values);
+}
+
+fn from_held(words: Held) -> vec4<f32> {
+    return unpacked(words);
 }

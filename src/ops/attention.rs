@@ -39,8 +39,8 @@ pub struct Attention {
     pub format: KvFormat,
     /// Set where the output is part of a wider tensor.
     pub columns: Option<Columns>,
-    /// A second output holds whole rows of the first in 8-bit blocks, as [`super::QuantizeRow`] makes them; written at
-    /// decode only. Heads are then multiples of a block, and first in their rows.
+    /// A second output holds whole rows of the first in 8-bit blocks, as [`super::QuantizeRow`] makes them; written
+    /// where rows are few. Heads are then multiples of a block, and first in their rows.
     pub quantized: bool,
 }
 

@@ -258,6 +258,7 @@ pub(super) fn cases() -> Vec<Case> {
     cases.extend([(5, 3), (9, 9), (40, 19)].map(logit_case));
     cases.extend([1, 3, 11, 18].map(odd_columns_case));
     cases.extend(cut_cases());
+    cases.extend(direct_cases());
     cases
 }
 
@@ -330,6 +331,37 @@ fn cut_cases() -> [Case; 3] {
             ],
             outputs: vec![output],
             step: Step::new(130, 0, 1),
+            max_nmse: 1e-6,
+        }
+    })
+}
+
+/// Shapes whose sums the cooperative matrix kernel writes to the output itself: whole matrices of rows, aligned columns;
+/// several slices, tiles that are not whole, and tokens that do not fill their last matrix.
+fn direct_cases() -> [Case; 4] {
+    let plain = Matmul::plain();
+    let columns = Some(Columns { start: 8, of: 212 });
+    [
+        (130, 320, 96, 320, Matmul { bias: true, residual: true, ..plain.clone() }),
+        (17, 96, 64, 32, Matmul { residual: true, ..plain.clone() }),
+        (21, 160, 40, 160, Matmul { bias: true, columns, ..plain.clone() }),
+        (300, 10_240, 32, 10_240, plain),
+    ]
+    .map(|(tokens, rows, cols, slice_rows, op)| {
+        let width = op.columns(rows).of;
+        let output = CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(width)]));
+        let mut inputs = vec![
+            CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(cols as u32)])),
+            CaseInput::Weight { format: &crate::quant::F16, rows, cols, slice_rows },
+        ];
+        inputs.extend(op.bias.then_some(CaseInput::Vector(rows)));
+        inputs.extend(op.residual.then(|| output.clone()));
+        Case {
+            label: format!("f16 {tokens}x{cols} by {rows}/{slice_rows} {op:?}"),
+            op: Box::new(op),
+            inputs,
+            outputs: vec![output],
+            step: Step::new(tokens, 0, 1),
             max_nmse: 1e-6,
         }
     })

@@ -72,7 +72,6 @@ fn attention(tokens: u32, context: u32, heads: u32, head_dim: u32, format: KvFor
         softcap: None,
         alibi: None,
         format,
-        columns: None,
         quantized: false,
     };
     let pairs = f64::from(tokens) * (f64::from(context) - f64::from(tokens) / 2.0);
@@ -105,7 +104,6 @@ fn rope_attention(context: u32, heads: u32, kv_heads: u32, head_dim: u32, format
             softcap: None,
             alibi: None,
             format,
-            columns: None,
             quantized: true,
         },
     };

@@ -1,5 +1,5 @@
 // Joins the pieces of a context: weights each piece's sums by exp(its maximum − the overall one) (Milakov & Gimelshein
-// 2018). Workgroups along x take a head each (then, where the whole row is rounded, what is behind them), along z tokens.
+// 2018). Workgroups along x take a head each, along z tokens.
 // Lanes stride over pieces for maximum and sum, then over (strand, quad): each strand adds up every STRANDS-th piece.
 #import step
 #import REDUCE
@@ -28,10 +28,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let position = step.position + workgroup.z;
     let seen = select(position + 1u, min(WINDOW, position + 1u), WINDOW > 0u);
     if seen <= ALONE {
-        return;
-    }
-    if workgroup.x >= HEADS {
-        round_rest(workgroup.z, workgroup.x - HEADS, lid);
         return;
     }
     let quads = HEAD_DIM / 4u;

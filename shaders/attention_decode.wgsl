@@ -1,6 +1,5 @@
 // Attention of single tokens over keys and values that are all in the cache: flash decoding (Dao et al. 2023).
-// Workgroups along x take parts of the context, along y tiles of query heads (then, where the whole row is rounded, what
-// is behind them), along z tokens.
+// Workgroups along x take parts of the context, along y tiles of query heads, along z tokens.
 #import step
 #import KV
 #import REDUCE
@@ -21,10 +20,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let first_head = workgroup.y % tiles * TILE_HEADS;
     let part = Part(workgroup.z, workgroup.y / tiles, first_head, position, begin, end, workgroup.x);
     if ((seen <= ALONE) != WHOLE) | (begin >= end) {
-        return;
-    }
-    if workgroup.y >= TILES {
-        round_rest(workgroup.z, workgroup.y - TILES, lid);
         return;
     }
     load_first_values(part, end - begin, lid);

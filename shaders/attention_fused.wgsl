@@ -71,10 +71,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     if ((seen <= ALONE) != WHOLE) | (begin >= end) {
         return;
     }
-    if workgroup.y >= TILES {
-        round_rest(0u, workgroup.y - TILES, lid);
-        return;
-    }
     let newest = end == position + 1u;
     let count = end - begin;
     let own = count - 1u;  // where the token itself is, if it is

@@ -18,8 +18,6 @@ override CONTEXT_LENGTH: u32;  // positions that the cache has room for
 override SCALE: f32;
 override WINDOW: u32;          // positions seen, the token's own included; 0: all
 override SOFTCAP: f32;         // scores are bent to ± this; 0: they are not
-override FIRST_COLUMN: u32;    // where the result begins in a row of the output
-override OUTPUT_COLUMNS: u32;  // columns of such a row
 // Sizes are named, since naga 30 loses count of overrides where a size is an expression without a name. Rows are
 // padded by 16 bytes, so that the loads of a matrix spread over the banks.
 override ROW: u32 = HEAD_DIM / 4u + 2u;
@@ -161,7 +159,7 @@ fn main(
     for (var i = 0u; i < MAX_QUADS; i++) {
         let quad = part + 4u * i;
         if first_token + row <= last_token && quad < quads {
-            let at = (first_token + row) * (OUTPUT_COLUMNS / 4u) + FIRST_COLUMN / 4u + head * quads + quad;
+            let at = ((first_token + row) * HEADS + head) * quads + quad;
             output[at] = result[i] / sum;
         }
     }

@@ -17,8 +17,6 @@ override VALUES: u32;          // positions whose values fit into `tile`; divide
 override SCALE: f32;
 override WINDOW: u32;          // positions seen, the token's own included; 0: all
 override SOFTCAP: f32;         // scores are bent to ± this; 0: they are not
-override FIRST_COLUMN: u32;    // where the result begins in a row of the output
-override OUTPUT_COLUMNS: u32;  // columns of such a row
 override QUADS: u32 = (HEAD_DIM / 4u + COLUMNS - 1u) / COLUMNS;  // quads of the result that a lane owns
 override TILE_QUADS: u32 = COLUMNS * COLUMNS * KEYS;   // sizes are named, since naga 30 loses count of overrides
 override WEIGHTS_LEN: u32 = WORKGROUP * KEYS;          // where a size is an expression without a name
@@ -161,7 +159,7 @@ fn main(
         for (var i = 0u; i < QUADS; i++) {
             let quad = column + i * COLUMNS;
             if token + r <= last_token && quad < quads {
-                let at = (token + r) * (OUTPUT_COLUMNS / 4u) + FIRST_COLUMN / 4u + workgroup.y * quads + quad;
+                let at = ((token + r) * HEADS + workgroup.y) * quads + quad;
                 output[at] = result[i * ROWS + r] / total[r];
             }
         }

@@ -7,11 +7,9 @@ override COLS: u32;          // intermediate_size
 override GROUPS: u32;        // rows of a token
 override WORKGROUP: u32 = 64u;
 override INTERLEAVED: bool;  // (gate, up) pairs; otherwise all of gate, then all of up
-override FIRST_COLUMN: u32;  // where the result begins in a row of the output
-override COLUMNS: u32;       // columns of such a row
 
 @bind var<storage, read> x: array<vec4<f32>>;             // (tokens, groups, 2 intermediate_size / 4)
-@bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens, columns / 4)
+@bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens, groups, intermediate_size / 4)
 
 fn gated(number: u32, at: u32) -> vec4<f32> {
     let quads = COLS / 4u;
@@ -34,7 +32,7 @@ fn main(
     var value = vec4<f32>();
     if id.x < quads {
         value = gated(number, id.x);
-        output[id.y * (COLUMNS / 4u) + FIRST_COLUMN / 4u + id.z * quads + id.x] = value;
+        output[number * quads + id.x] = value;
     }
     store_quantized(number, id.x, value, lid);
 }

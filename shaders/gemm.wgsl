@@ -3,6 +3,7 @@
 // slabs of 32 columns, as vec4 along the columns, swizzled so that 16 neighbouring rows fall into distinct banks.
 #import step
 #import WEIGHTS
+#import ROW
 #import TILE
 #import epilogue
 
@@ -11,8 +12,6 @@ override ROWS: u32;          // rows of this slice
 override FIRST_ROW: u32;     // the slice's first row in the weight
 override LOGIT_ROWS: bool;   // as many rows as logits are wanted, else one per token
 override CHUNKS: u32 = (COLS + CHUNK - 1u) / CHUNK;
-
-@bind var<storage, read> input: array<vec4<f32>>;    // (tokens, cols / 4)
 
 const TILE_TOKENS: u32 = 16u * TOKENS_PER_INVOCATION;
 const TILE_ROWS: u32 = 16u * ROWS_PER_INVOCATION;
@@ -39,7 +38,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let at = slab * SLAB + i % SLAB;
             var value = vec4<f32>();
             if token < tokens && at < COLS / 4u {
-                value = input[token * (COLS / 4u) + at];
+                value = row4(token, at);
             }
             inputs[slot(i / SLAB, i % SLAB)] = value;
         }

@@ -7,8 +7,10 @@
 #import step
 #import WEIGHTS
 #import TILE
+#import ROW
 #import accumulate
 #import epilogue
+#import KEEP
 #import SUMS
 
 override COLS: u32;          // input features, a multiple of 4
@@ -19,14 +21,12 @@ override WORKGROUP: u32 = 128u;
 override LANES: u32 = 128u;
 override CHUNKS: u32 = (COLS + CHUNK - 1u) / CHUNK;
 
-@bind var<storage, read> input: array<vec4<f32>>;    // (tokens, cols / 4)
-
 fn input4(token: u32, at: u32) -> vec4<f32> {
     // Dense formats pad a row's last chunk with zeros; the input has nothing there.
     if COLS % CHUNK != 0u && at >= COLS / 4u {
         return vec4<f32>();
     }
-    return input[token * (COLS / 4u) + at];
+    return row4(token, at);
 }
 
 @compute @workgroup_size(WORKGROUP)

@@ -5,8 +5,11 @@
 // products are whole numbers, and what follows is written out in roundings.
 #import step
 #import WEIGHTS
+#import CODES_OF
+#import ROW
 #import TILE
 #import epilogue
+#import KEEP
 #import SUMS
 
 override COLS: u32;          // input features, whole chunks
@@ -16,9 +19,6 @@ override LOGIT_ROWS: bool;   // as many rows as logits are wanted, else one per 
 override WORKGROUP: u32 = 128u;
 override LANES: u32 = 32u;
 override CHUNKS: u32 = COLS / CHUNK;
-
-// (tokens, 3 cols / 32): (cols / 16) codes, then (cols / 32) pairs of scale and sum
-@bind var<storage, read> quantized: array<vec4<u32>>;
 
 @compute @workgroup_size(WORKGROUP)
 fn main(
@@ -33,6 +33,7 @@ fn main(
     let first_token = group.x * TOKENS_PER_LANE;
     let count = select(min(tokens - first_token, TOKENS_PER_LANE), 1u, TOKENS_PER_LANE == 1u);
     let lane = lid % LANES;
+    prepare_codes(lid);
     var sums: array<array<f32, ROWS_PER_LANE>, TOKENS_PER_LANE>;
     for (var at = lane; at < CHUNKS; at += LANES) {
         var chunks: array<Chunk, ROWS_PER_LANE>;
@@ -45,18 +46,17 @@ fn main(
             var worth: array<vec2<f32>, ROWS_PER_LANE>;
             for (var r = 0u; r < ROWS_PER_LANE; r++) {
                 codes[r] = vec4<u32>(
-                    chunk_codes(chunks[r], half * 4u),
-                    chunk_codes(chunks[r], half * 4u + 1u),
-                    chunk_codes(chunks[r], half * 4u + 2u),
-                    chunk_codes(chunks[r], half * 4u + 3u),
+                    codes4(chunks[r], half * 4u),
+                    codes4(chunks[r], half * 4u + 1u),
+                    codes4(chunks[r], half * 4u + 2u),
+                    codes4(chunks[r], half * 4u + 3u),
                 );
                 worth[r] = half_scale(chunks[r], half);
             }
             for (var t = 0u; t < TOKENS_PER_LANE; t++) {
                 if t < count {
-                    let row = (first_token + t) * (COLS / 32u * 3u);
-                    let x = quantized[row + block];
-                    let sides = bitcast<vec4<f32>>(quantized[row + COLS / 16u + block / 2u]);
+                    let x = row_codes(first_token + t, block);
+                    let sides = bitcast<vec4<f32>>(row_sides(first_token + t, block / 2u));
                     let scale_sum = select(sides.xy, sides.zw, block % 2u == 1u);
                     for (var r = 0u; r < ROWS_PER_LANE; r++) {
                         var products = 0i;
@@ -71,4 +71,5 @@ fn main(
         }
     }
     add_up(sums, first, first_token, count, lid);
+    round_kept(FIRST_ROW + first - lid / LANES * ROWS_PER_LANE, first_token, count, lid);
 }

@@ -7,8 +7,10 @@
 #import WEIGHTS
 #import VALUES_OF
 #import TILE
+#import ROW
 #import accumulate
 #import epilogue
+#import KEEP
 #import SUMS
 
 override COLS: u32;          // input features, whole chunks
@@ -21,8 +23,6 @@ override STAGED: u32 = 1u;   // divides the quads of a chunk
 override CHUNKS: u32 = COLS / CHUNK;
 override STRIDE: u32 = LANES + 1u;  // so that what is written side by side falls into distinct banks
 override STAGE: u32 = STRIDE * STAGED * TOKENS_PER_LANE;
-
-@bind var<storage, read> input: array<vec4<f32>>;    // (tokens, cols / 4)
 
 var<workgroup> stage: array<vec4<f32>, STAGE>;       // (tokens, staged quads of a chunk, lanes)
 
@@ -54,7 +54,7 @@ fn main(
                 let chunk = i / STAGED % LANES;
                 var value = vec4<f32>();  // behind the row's end: the chunks read there count nothing
                 if start + chunk < CHUNKS {
-                    value = input[(first_token + token) * (COLS / 4u) + (start + chunk) * QUADS + quad + i % STAGED];
+                    value = row4(first_token + token, (start + chunk) * QUADS + quad + i % STAGED);
                 }
                 stage[(token * STAGED + i % STAGED) * STRIDE + chunk] = value;
             }

@@ -1,18 +1,18 @@
 // Rows as f16 for gemm_matrix, padded with zeros to whole slabs of 32 columns. An invocation writes eight values.
 #import step
+#import ROW
 
 override COLS: u32;        // a multiple of 4
 override LOGIT_ROWS: bool; // as many rows as logits are wanted, else one per token
 override OCTETS: u32 = (COLS + 31u) / 32u * 4u;
 
-@bind var<storage, read> input: array<vec4<f32>>;           // (tokens, cols / 4)
 @bind var<storage, read_write> narrowed: array<vec4<u32>>;  // (tokens, octets)
 
 fn halves(token: u32, at: u32) -> vec2<u32> {
     if at >= COLS / 4u {
         return vec2<u32>();
     }
-    let values = input[token * (COLS / 4u) + at];
+    let values = row4(token, at);
     return vec2<u32>(pack2x16float(values.xy), pack2x16float(values.zw));
 }
 

@@ -2,15 +2,13 @@
 // quad; workgroups along x cover a token's row, along y tokens. Spans divide heads, so they never cross workgroups.
 #import turn
 
-override ROW_QUADS: u32;       // of a token's heads
-override FIRST_COLUMN: u32;    // where they begin in the output
-override OUTPUT_COLUMNS: u32;  // columns of the output
+override ROW_QUADS: u32;  // of a token's heads
 
-@bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens, output columns / 4)
+@bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens, row_quads)
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
-    let at = id.y * (OUTPUT_COLUMNS / 4u) + FIRST_COLUMN / 4u + id.x;
+    let at = id.y * ROW_QUADS + id.x;
     var values = vec4(0.0);
     if id.x < ROW_QUADS {
         values = output[at];

@@ -7,8 +7,8 @@ use common::all_adapters;
 use wgpt::exec::FilledCase;
 use wgpt::gpu::{Device, DeviceOptions, Tier};
 use wgpt::ops::{
-    Alibi, Attention, Call, Case, CaseInput, Columns, HostInput, Kernel, KvFormat, Op, Phase, RopeAppend,
-    RopeAttention, RopeStyle, StateType, Step,
+    Alibi, Attention, Call, Case, CaseInput, HostInput, Kernel, KvFormat, Op, Phase, RopeAppend, RopeAttention,
+    RopeStyle, StateType, Step,
 };
 use wgpt::tensor::{Dim, TensorType};
 
@@ -39,7 +39,7 @@ fn row(columns: u32) -> TensorType {
 
 /// A forward of these tokens' rows from `position`, over these caches.
 fn case(op: &RopeAttention, several: bool, rows: &[f32], position: u32, caches: Option<[&[f32]; 2]>) -> Case {
-    let Attention { heads, kv_heads, head_dim, format, columns, quantized, .. } = op.attention.clone();
+    let Attention { heads, kv_heads, head_dim, format, quantized, .. } = op.attention.clone();
     let width = (heads + 2 * kv_heads) * head_dim;
     let tokens = rows.len() as u32 / width;
     let state = StateType { kv_heads, context_length: CONTEXT, head_dim, format };
@@ -53,7 +53,7 @@ fn case(op: &RopeAttention, several: bool, rows: &[f32], position: u32, caches: 
     ];
     let slopes = (1..=heads).map(|head| 0.02 * head as f32).collect();
     inputs.extend(op.attention.alibi.map(|_| CaseInput::Values(slopes)));
-    let output = row(columns.map_or(heads * head_dim, |columns| columns.of));
+    let output = row(heads * head_dim);
     let mut outputs =
         vec![CaseInput::Activation(output.clone()), CaseInput::Activation(row(heads * head_dim)), cache(0), cache(1)];
     outputs.extend(quantized.then(|| CaseInput::Activation(output.rounded())));
@@ -80,20 +80,18 @@ fn same_bits(device: &Device, op: &RopeAttention, position: u32, tokens: u32) {
     let width = ((heads + 2 * kv_heads) * head_dim) as usize;
     let rows: Vec<f32> = (0..tokens as usize * width).map(|i| ((i * 7919 + 13) % 1009) as f32 / 400.0 - 1.2).collect();
     let all = run(device, &case(op, true, &rows, position, None));
-    let of = op.attention.columns.map_or(heads * head_dim, |columns| columns.of) as usize;
     let attended = (heads * head_dim) as usize;
-    let start = op.attention.columns.map_or(0, |columns| columns.start) as usize;
     for token in 0..tokens as usize {
         let row = &rows[token * width..][..width];
         for several in [true, false] {
             let alone = case(op, several, row, position + token as u32, Some([&all[2], &all[3]]));
             let found = run(device, &alone);
             let what = format!("token {token} of {tokens} from {position}, several: {several}, {op:?}");
-            let expected = &all[0][token * of + start..][..attended];
-            assert!(found[0][start..][..attended] == *expected, "{what}: attended to something else");
+            let row = token * attended..(token + 1) * attended;
+            assert!(found[0] == all[0][row.clone()], "{what}: attended to something else");
             assert!(found[2] == all[2] && found[3] == all[3], "{what}: the caches hold something else");
             if op.attention.quantized {
-                assert!(found[4][..attended] == all[4][token * of..][..attended], "{what}: rounded to something else");
+                assert!(found[4] == all[4][row], "{what}: rounded to something else");
             }
         }
     }
@@ -112,7 +110,6 @@ fn op(heads: u32, kv_heads: u32, head_dim: u32, format: KvFormat) -> RopeAttenti
             softcap: None,
             alibi: None,
             format,
-            columns: None,
             quantized: false,
         },
     }
@@ -128,7 +125,7 @@ fn check(options: DeviceOptions) {
                 }
             }
         }
-        let mut changed = vec![op(4, 2, 96, KvFormat::F16); 5];
+        let mut changed = vec![op(4, 2, 96, KvFormat::F16); 4];
         changed[0].rope.style = RopeStyle::Interleaved;
         changed[0].attention.window = Some(600);
         changed[1].attention.alibi = Some(Alibi::Exact);
@@ -137,8 +134,6 @@ fn check(options: DeviceOptions) {
         changed[2].attention.softcap = Some(5.0);
         changed[2].rope.clip = Some(0.5);
         changed[3].attention.quantized = true;
-        changed[4].attention.quantized = true;
-        changed[4].attention.columns = Some(Columns { start: 0, of: 4 * 96 + 160 });
         for op in changed {
             for (position, tokens) in [(40, 16), (510, 4)] {
                 same_bits(&device, &op, position, tokens);

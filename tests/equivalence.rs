@@ -19,6 +19,13 @@ fn placement(adapter: usize, streamed: bool) -> Placement {
     Placement { adapter, residency: if streamed { Residency::Streamed } else { Residency::Resident } }
 }
 
+fn embedding_below(unit: usize, streamed: bool) -> Placement {
+    match unit {
+        0 => Placement { adapter: 0, residency: Residency::InPlace },
+        _ => placement(0, streamed),
+    }
+}
+
 /// How streamed weights come: read in place, copied from host memory, or packed from the file each time.
 const IN_PLACE: (OffloadMode, bool) = (OffloadMode::Pinned, true);
 const COPIED: (OffloadMode, bool) = (OffloadMode::Pinned, false);
@@ -40,6 +47,8 @@ fn plans(units: usize) -> Vec<(&'static str, Plan, u32)> {
         ("all streamed, mapped, a longer chunk", make(&|_| placement(0, true), 2, MAPPED), 64),
         ("all streamed, ring of one", make(&|_| placement(0, true), 1, COPIED), 16),
         ("every second streamed", make(&|unit| placement(0, unit % 2 == 1), 2, COPIED), 16),
+        ("embedding in place", make(&|unit| embedding_below(unit, false), 2, COPIED), 16),
+        ("embedding in place, all else streamed", make(&|unit| embedding_below(unit, true), 2, MAPPED), 16),
         ("split, the second streams", make(&|unit| placement(second(unit), second(unit) == 1), 2, MAPPED), 16),
     ]
 }

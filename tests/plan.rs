@@ -95,7 +95,7 @@ fn budget(bytes: u64, memory: f64) -> AdapterBudget {
         dispatch: 0.0,
         crossing: 0.0,
     };
-    AdapterBudget { number: 0, bytes, rates }
+    AdapterBudget { number: 0, bytes, reads_host: false, rates }
 }
 
 fn planned(units: &[UnitCost], budgets: &[AdapterBudget], offload: Offload) -> Result<Plan, PlanError> {
@@ -106,11 +106,15 @@ fn planned(units: &[UnitCost], budgets: &[AdapterBudget], offload: Offload) -> R
     )
 }
 
-/// Capital where streamed, `a` on the first adapter, `b` on the second and so on.
+/// `a` on the first adapter, `b` on the second and so on; capital where streamed, `_` where read in place.
 fn letters(plan: &Plan) -> String {
     let letter = |placement: &Placement| {
         let letter = char::from(b'a' + placement.adapter as u8);
-        if placement.residency == Residency::Streamed { letter.to_ascii_uppercase() } else { letter }
+        match placement.residency {
+            Residency::Resident => letter,
+            Residency::Streamed => letter.to_ascii_uppercase(),
+            Residency::InPlace => '_',
+        }
     };
     plan.placements.iter().map(letter).collect()
 }
@@ -118,6 +122,34 @@ fn letters(plan: &Plan) -> String {
 /// Bytes of everything resident on one adapter.
 fn whole(units: &[UnitCost]) -> u64 {
     Plan::single(units.len()).adapter_bytes(units, 0).total()
+}
+
+#[test]
+fn the_embedding_is_the_first_that_leaves_an_adapter_which_reads_the_host() {
+    let sizes = [(1000, 0), (4000, 0), (4000, 0), (4000, 0), (1000, 0)];
+    let units = units(&sizes);
+    let place = |units: &[UnitCost], bytes, reads_host, offload| {
+        let budget = AdapterBudget { reads_host, ..budget(bytes, 1e9) };
+        planned(units, &[budget], offload).map(|plan| letters(&plan)).map_err(|error| error.to_string())
+    };
+    let all = whole(&units);
+    for offload in [Offload::Never, Offload::AsNeeded] {
+        assert_eq!(place(&units, all, true, offload).as_deref(), Ok("aaaaa"), "nothing leaves that fits");
+        assert_eq!(
+            place(&units, all - 1, true, offload).as_deref(),
+            Ok("_aaaa"),
+            "a row a token costs next to nothing"
+        );
+    }
+    let one_streamed = planned(&units, &[budget(u64::MAX, 1e9)], Offload::Layers(1)).expect("it fits");
+    let held = one_streamed.adapter_bytes(&units, 0).total();
+    assert_eq!(place(&units, held - 1, true, Offload::Layers(1)).as_deref(), Ok("_aaAa"), "beside layers that must");
+    let error = place(&units, all - 1, false, Offload::Never).expect_err("it does not fit");
+    assert!(error.contains("--offload"), "an adapter that can't read there: {error}");
+    let mut tied = units.clone();
+    tied[4].weights = tied[0].weights.clone();
+    let held = whole(&tied);
+    assert!(place(&tied, held - 1, true, Offload::Never).is_err(), "the head needs the same weights here");
 }
 
 #[test]
@@ -283,16 +315,18 @@ proptest! {
         offload in prop::sample::select(vec![Offload::Never, Offload::AsNeeded, Offload::All, Offload::Layers(1)]),
         ring_slots in 1usize..4,
         offload_mode in prop::sample::select(vec![OffloadMode::Pinned, OffloadMode::Mapped]),
+        reads_host: bool,
     ) {
         let units = units(&sizes);
-        let budgets: Vec<AdapterBudget> = budgets.iter().map(|bytes| budget(*bytes, 1e9)).collect();
+        let budget = |bytes: &u64| AdapterBudget { reads_host, ..budget(*bytes, 1e9) };
+        let budgets: Vec<AdapterBudget> = budgets.iter().map(budget).collect();
         let costs = vec![units.clone(); budgets.len()];
         if let Ok(plan) = plan(&costs, &budgets, &PlanRequest { offload, ring_slots, offload_mode, in_place: true }) {
             prop_assert_eq!(plan.placements.len(), units.len());
             for (adapter, budget) in budgets.iter().enumerate() {
                 prop_assert!(plan.adapter_bytes(&units, adapter).total() <= budget.bytes);
             }
-            let streaming = |adapter| plan.streamed_bytes(&units, adapter) > 0;
+            let streaming = |adapter| plan.weight_bytes(&units, adapter, Residency::Streamed) > 0;
             let several = (0..plan.adapters()).filter(|adapter| streaming(*adapter)).count() > 1;
             prop_assert!(!plan.takes_turns() || several, "units go through adapters in order but where several stream");
         }

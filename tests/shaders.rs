@@ -30,6 +30,11 @@ const SLOTS: &[(&str, Option<&str>, &str)] = &[
     ("TILE", Some("gemv_integer"), "lib/rows_"),
     ("QUANTIZED", None, "lib/quantized_"),
     ("VALUES_OF", None, "lib/values_"),
+    ("CODES_OF", None, "lib/codes_"),
+    ("ROW", Some("gemv_integer"), "lib/rounded_"),
+    ("ROW", None, "lib/row_"),
+    ("KEEP", Some("gemv_integer"), "lib/keep_"),
+    ("KEEP", None, "lib/keep_none"),
     ("TILE", Some("gemm_experts"), "lib/tile_"),
 ];
 
@@ -120,7 +125,7 @@ fn slot_choices(kernel: &str) -> Vec<Vec<(&'static str, &'static str)>> {
         choices.retain(|choice: &Vec<(&str, &str)>| {
             let format = |file: &str| file.strip_prefix("quant/").and_then(wgpt::quant::format);
             let tables = choice.iter().filter_map(|(_, file)| format(file)).all(|format| format.table());
-            tables || !choice.iter().any(|(_, file)| *file == "lib/values_held")
+            tables || !choice.iter().any(|(_, file)| ["lib/values_held", "lib/codes_held"].contains(file))
         });
         // Results are rounded, pieces of them are not.
         choices.retain(|choice: &Vec<(&str, &str)>| {

@@ -20,3 +20,20 @@ fn of_four(word: u32, bit0: u32, bit1: u32) -> u32 {
 fn choose(zero: u32, one: u32, mask: u32) -> u32 {
     return (zero & ~mask) | (one & mask);
 }
+
+// The same table in workgroup memory, for kernels that look up many codes: sixteen neighbouring words lie in as many
+// banks, so a look-up takes one load. `hold_bytes` comes first, then a barrier.
+var<workgroup> held: array<u32, 16>;  // each byte four times
+
+fn hold_bytes(table: vec4<u32>, lid: u32) {
+    var words = table;
+    if lid < 16u {
+        held[lid] = ((words[lid / 4u] >> (lid % 4u * 8u)) & 255u) * 0x01010101u;
+    }
+}
+
+fn look_up_held(codes: u32) -> u32 {
+    let each = (vec4<u32>(codes) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(15u);
+    let low = (held[each.x] & 0xffu) | (held[each.y] & 0xff00u);
+    return low | (held[each.z] & 0xff0000u) | (held[each.w] & 0xff000000u);
+}

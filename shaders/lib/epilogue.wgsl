@@ -11,7 +11,8 @@ override RESIDUAL: bool;
 @bind var<storage, read> residual: array<f32>;      // (tokens, columns)
 @bind var<storage, read_write> output: array<f32>;  // (tokens, columns)
 
-fn finish(token: u32, row: u32, sum: f32) {
+// Returns what it writes.
+fn finish(token: u32, row: u32, sum: f32) -> f32 {
     let at = token * COLUMNS + FIRST_COLUMN + row;
     var value = sum;
     if BIAS {
@@ -22,4 +23,5 @@ fn finish(token: u32, row: u32, sum: f32) {
         value += residual[at];
     }
     output[at] = value;
+    return value;
 }

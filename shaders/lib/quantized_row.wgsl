@@ -2,6 +2,8 @@
 // integer dot products. Twin: src/ops/quantize_row.rs. Depends on `WORKGROUP`, a multiple of four, and `COLS`, a
 // multiple of 32.
 // A row is COLS / 4 words of codes, then for each sixteen values their scale and their sum as f32.
+#import rounding
+
 @bind var<storage, read_write> quantized: array<u32>;  // (rows, 3 cols / 8)
 
 override QUADS_HELD: u32 = WORKGROUP;
@@ -22,17 +24,16 @@ fn store_quantized(row: u32, quad: u32, value: vec4<f32>, lid: u32) {
         greatest = max(greatest, abs(quads_held[first + i]));
     }
     let most = max(max(greatest.x, greatest.y), max(greatest.z, greatest.w));
-    let scale = most / 127.0;
-    let inverse = select(0.0, 127.0 / most, most > 0.0);
+    let scale = scale_of(most);
     let start = row * (COLS / 8u * 3u);
-    quantized[start + quad] = pack4xI8(vec4<i32>(round(value * inverse)));
+    quantized[start + quad] = pack4xI8(codes_of(value, scale.y));
     if quad % 4u == 0u {
         var sums = vec4<i32>();
         for (var i = 0u; i < 4u; i++) {
-            sums += vec4<i32>(round(quads_held[first + i] * inverse));
+            sums += codes_of(quads_held[first + i], scale.y);
         }
         let side = start + COLS / 4u + quad / 2u;
-        quantized[side] = bitcast<u32>(scale);
-        quantized[side + 1u] = bitcast<u32>(scale * f32(sums.x + sums.y + sums.z + sums.w));
+        quantized[side] = bitcast<u32>(scale.x);
+        quantized[side + 1u] = bitcast<u32>(scale.x * f32(sums.x + sums.y + sums.z + sums.w));
     }
 }

@@ -15,5 +15,3 @@ fn finish(part: Part, head: u32, stored: bool, maximum: f32, sum: f32, total: ve
         partials[row + 1u + lid] = total;
     }
 }
-
-fn round_rest(token: u32, index: u32, lid: u32) {}

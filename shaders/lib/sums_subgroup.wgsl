@@ -82,6 +82,6 @@ fn finish_sum(at: u32, sum: f32, first: u32, first_token: u32, count: u32) {
     let t = at / ROWS_PER_LANE;
     let row = first + at % ROWS_PER_LANE;
     if t < count && row < ROWS {
-        finish(first_token + t, FIRST_ROW + row, sum);
+        keep(t, FIRST_ROW + row, finish(first_token + t, FIRST_ROW + row, sum));
     }
 }

@@ -51,7 +51,7 @@ fn add_up(
         let t = (at + i * apart) / ROWS_PER_LANE;
         let row = first + (at + i * apart) % ROWS_PER_LANE;
         if t < count && row < ROWS {
-            finish(first_token + t, FIRST_ROW + row, values[i]);
+            keep(t, FIRST_ROW + row, finish(first_token + t, FIRST_ROW + row, values[i]));
         }
     }
 }

@@ -33,3 +33,15 @@ fn chunk_codes(c: Chunk, i: u32) -> u32 {
 fn half_scale(c: Chunk, half: u32) -> vec2<f32> {
     return vec2<f32>(c.scale, 0.0);
 }
+
+fn hold_values(lid: u32) {
+    hold_bytes(IQ4_VALUES, lid);
+}
+
+fn held_codes(c: Chunk, i: u32) -> u32 {
+    return look_up_held(nibbles(c.quants, i));
+}
+
+fn held4(c: Chunk, i: u32) -> vec4<f32> {
+    return numbers4(held_codes(c, i) ^ 0x80808080u, 128.0) * c.scale;
+}

@@ -85,7 +85,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<()> {
 
 /// Whether there is more to say than the adapter's name.
 pub(super) fn is_worth_telling(placed: &Placed) -> bool {
-    placed.adapters.len() > 1 || placed.plan.placements.iter().any(|p| p.residency == Residency::Streamed)
+    placed.adapters.len() > 1 || placed.plan.placements.iter().any(|p| p.residency != Residency::Resident)
 }
 
 /// One line for each run of neighbouring units on one adapter: `layers 0-11 on …, 4 of 12 streamed`.
@@ -99,7 +99,11 @@ pub(super) fn runs(placed: &Placed) -> Vec<String> {
         let count = layers.iter().map(|layer| layer + 1).filter(|unit| streamed(&unit)).count();
         let mut parts = Vec::new();
         let end = |unit: usize, name: &str| {
-            let how = if streamed(&&unit) { " (streamed)" } else { "" };
+            let how = match placements[unit].residency {
+                Residency::Resident => "",
+                Residency::Streamed => " (streamed)",
+                Residency::InPlace => " (read from host memory)",
+            };
             units.contains(&unit).then(|| format!("{name}{how}"))
         };
         parts.extend(end(0, "embedding"));

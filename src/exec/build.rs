@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use super::lane::{Lane, Placed, rows};
 use super::load::WeightSource;
+use super::overlap::bind_early;
 use super::packed::{Fill, PackedSource, batches};
 use super::stream::Stream;
 use super::uploads::{Packed, Streamed};
@@ -43,6 +44,15 @@ impl LanePlan<'_> {
 
     fn pins(&self, unit: usize) -> bool {
         self.streams(unit) && self.plan.offload_mode == OffloadMode::Pinned
+    }
+
+    fn leaves_in_place(&self, unit: usize) -> bool {
+        self.plan.placements[unit].residency == Residency::InPlace
+    }
+
+    /// What a unit's weights are found by: resident ones are the same for all units.
+    fn key(&self, unit: usize) -> Option<usize> {
+        (self.streams(unit) || self.leaves_in_place(unit)).then_some(unit)
     }
 }
 
@@ -79,6 +89,7 @@ impl<'a> Allocated<'a> {
                 vectors: HashMap::new(),
                 states: HashMap::new(),
                 scratch: Vec::new(),
+                in_place: Vec::new(),
                 streamed: BTreeMap::new(),
                 stream: None,
                 due: Mutex::default(),
@@ -106,7 +117,7 @@ impl<'a> Allocated<'a> {
         for id in nodes.flat_map(|node| node.inputs.iter().chain(&node.outputs)) {
             lane.allocate_operand(&plan, *id)?;
         }
-        for unit in plan.units().filter(|unit| !plan.streams(*unit)) {
+        for unit in plan.units().filter(|unit| plan.key(*unit).is_none()) {
             for id in &plan.graph.units[unit].weights {
                 // A tied head finds the embedding already there.
                 if let Entry::Vacant(place) = self.places.entry((None, *id)) {
@@ -115,7 +126,13 @@ impl<'a> Allocated<'a> {
             }
         }
         lane.allocate_ring(&plan, &mut self.places)?;
-        for unit in plan.units().filter(|unit| plan.pins(*unit)) {
+        for unit in plan.units().filter(|unit| plan.leaves_in_place(*unit)) {
+            for id in &plan.graph.units[unit].weights {
+                let ty = weight_type(&plan.graph.weights[id.0], lane.device.max_binding);
+                self.places.insert((Some(unit), *id), Placed { ty, slices: Vec::new() });
+            }
+        }
+        for unit in plan.units().filter(|unit| plan.pins(*unit) || plan.leaves_in_place(*unit)) {
             for id in &plan.graph.units[unit].weights {
                 let (label, ty) = (plan.graph.weights[id.0].label(), &self.places[&(Some(unit), *id)].ty);
                 let host = |layout: &PackedLayout| lane.device.host_buffer(&label, layout.bytes, HostUse::Weights);
@@ -143,7 +160,7 @@ impl<'a> Allocated<'a> {
         }
         self.load_staged(packed, progress)?;
         let plan = self.plan;
-        for unit in plan.units().filter(|unit| plan.pins(*unit)) {
+        for unit in plan.units().filter(|unit| plan.pins(*unit) || plan.leaves_in_place(*unit)) {
             self.pin(unit, &**packed, progress)?;
         }
         self.record()?;
@@ -195,12 +212,18 @@ impl<'a> Allocated<'a> {
         for id in &self.plan.graph.units[unit].weights {
             let (hosts, placed) = (&self.pinned[&(unit, *id)], &self.places[&(Some(unit), *id)]);
             self.lane.device.map_new(hosts)?;
-            for ((host, slice), slot) in hosts.iter().zip(&placed.ty.slices).zip(&placed.slices) {
+            for (host, slice) in hosts.iter().zip(&placed.ty.slices) {
                 Fill::slice(*id, Arc::new(slice.clone())).run(packed, host)?;
                 host.unmap();
                 progress(Progress::Loaded(host.bytes()));
-                kept.push((host.clone(), slot.clone()));
             }
+            match self.plan.leaves_in_place(unit) {
+                true => self.lane.in_place.extend(hosts.iter().cloned()),
+                false => kept.extend(hosts.iter().cloned().zip(placed.slices.iter().cloned())),
+            }
+        }
+        if self.plan.leaves_in_place(unit) {
+            return Ok(());
         }
         let in_place = self.reads_in_place();
         self.lane.streamed.insert(unit, self.streamed(unit, Packed::Pinned(kept), in_place));
@@ -208,7 +231,7 @@ impl<'a> Allocated<'a> {
     }
 
     fn reads_in_place(&self) -> bool {
-        self.plan.plan.in_place && self.lane.device.reads_host()
+        self.plan.plan.in_place && self.lane.device.reads_host
     }
 
     fn streamed(&self, unit: usize, packed: Packed, in_place: bool) -> Streamed {
@@ -226,8 +249,10 @@ impl<'a> Allocated<'a> {
         self.lane.device.compile(&all)?;
         for (index, chosen) in self.chosen.iter().enumerate() {
             let known = self.chosen[..index].iter().rev().take_while(|other| other.node == chosen.node);
-            let mut alike = known.filter(|other| other.kernels == chosen.kernels);
-            let alike = alike.find(|other| self.binds_alike(chosen.unit, other.phase, chosen.phase));
+            // One row has buffers of its own.
+            let row = |phase| phase == Phase::Decode;
+            let mut alike = known.filter(|other| row(other.phase) == row(chosen.phase));
+            let alike = alike.find(|other| other.kernels == chosen.kernels);
             let made = match alike {
                 Some(other) => self.lane.dispatches[chosen.node][other.phase as usize].clone(),
                 None => self.dispatches(chosen)?,
@@ -238,24 +263,19 @@ impl<'a> Allocated<'a> {
     }
 
     fn dispatches(&self, chosen: &Chosen) -> Result<Vec<Dispatch>, ExecError> {
-        let key = self.plan.streams(chosen.unit).then_some(chosen.unit);
+        let key = self.plan.key(chosen.unit);
         let op = &self.plan.graph.nodes[chosen.node];
         let dispatch =
             |kernel| self.lane.device.dispatch(kernel, &self.lane.step, |bind| self.bind(op, key, chosen.phase, bind));
         Ok(chosen.kernels.iter().map(dispatch).collect::<Result<_, _>>()?)
     }
 
-    /// Whether two phases of a unit find its weights in the same place.
-    fn binds_alike(&self, unit: usize, one: Phase, other: Phase) -> bool {
-        let in_place = |phase| phase == Phase::Decode && self.plan.pins(unit) && self.reads_in_place();
-        in_place(one) == in_place(other)
-    }
-
     fn bind(&self, op: &Node, key: Option<usize>, phase: Phase, bind: Bind) -> BufferPart<'_> {
         match bind {
-            Bind::Input(n) => self.tensor(op.inputs[n]).whole(),
-            Bind::Output(n) => self.tensor(op.outputs[n]).whole(),
+            Bind::Input(n) => self.tensor(op.inputs[n], phase).whole(),
+            Bind::Output(n) => self.tensor(op.outputs[n], phase).whole(),
             Bind::Scratch(n) => self.lane.scratch[n].whole(),
+            Bind::Tensor(n) => self.tensor(TensorId(n), phase).whole(),
             Bind::Weight { input, slice, region } => {
                 let TensorKind::Weight(id) = self.plan.graph.tensors[op.inputs[input].0].kind else {
                     panic!("input {input} of {op:?} is bound as a weight")
@@ -263,7 +283,8 @@ impl<'a> Allocated<'a> {
                 let placed = &self.places[&(key, id)];
                 let range = &placed.ty.slices[slice].1.regions[region];
                 let host = key.and_then(|unit| self.pinned.get(&(unit, id)));
-                let buffer = match host.filter(|_| phase == Phase::Decode && self.reads_in_place()) {
+                let stays = key.is_some_and(|unit| self.plan.leaves_in_place(unit));
+                let buffer = match host.filter(|_| stays || phase == Phase::Decode && self.reads_in_place()) {
                     Some(host) => host[slice].buffer(),
                     None => &placed.slices[slice],
                 };
@@ -273,9 +294,9 @@ impl<'a> Allocated<'a> {
     }
 
     /// The buffer of a tensor that is not a weight.
-    fn tensor(&self, id: TensorId) -> &Buffer {
+    fn tensor(&self, id: TensorId, phase: Phase) -> &Buffer {
         match &self.plan.graph.tensors[id.0].kind {
-            TensorKind::Activation(_) => self.lane.activation(self.plan.buffers, id),
+            TensorKind::Activation(_) => self.lane.activation(self.plan.buffers, id, phase),
             TensorKind::Vector(vector) => &self.lane.vectors[vector],
             TensorKind::State(_) => &self.lane.states[&id],
             TensorKind::Weight(_) => panic!("weights are bound by slice and region"),
@@ -296,10 +317,12 @@ impl Lane {
         let tensor = &plan.graph.tensors[id.0];
         let new = |bytes, usage| self.device.buffer(&tensor.name, bytes, usage);
         match &tensor.kind {
-            TensorKind::Activation(ty) => {
-                let slot = plan.buffers.slot_of[id.0].expect("every activation has a slot");
-                if self.activations[slot].is_none() {
-                    self.activations[slot] = Some(new(ty.bytes(plan.extents), Usage::Activations)?);
+            TensorKind::Activation(_) => {
+                for slot in plan.buffers.slots_of(id) {
+                    if self.activations[slot].is_none() {
+                        let bytes = plan.buffers.slots[slot].bytes(plan.extents);
+                        self.activations[slot] = Some(new(bytes, Usage::Activations)?);
+                    }
                 }
             }
             TensorKind::State(state) if !self.states.contains_key(&id) => {
@@ -361,7 +384,7 @@ impl Lane {
 fn choose(lane: &Lane, plan: &LanePlan<'_>, places: &Places) -> Vec<Chosen> {
     let mut chosen = Vec::new();
     for unit in plan.units() {
-        let key = plan.streams(unit).then_some(unit);
+        let key = plan.key(unit);
         for node in plan.graph.units[unit].nodes.clone() {
             for phase in Phase::ALL {
                 let op = &plan.graph.nodes[node];
@@ -370,6 +393,9 @@ fn choose(lane: &Lane, plan: &LanePlan<'_>, places: &Places) -> Vec<Chosen> {
                 chosen.push(Chosen { unit, node, phase, kernels });
             }
         }
+        let of_unit = chosen.iter_mut().filter(|chosen| chosen.unit == unit && chosen.phase == Phase::Decode);
+        let mut rows: Vec<_> = of_unit.map(|chosen| &mut chosen.kernels).collect();
+        bind_early(plan.graph, plan.graph.units[unit].nodes.clone(), &mut rows);
     }
     chosen
 }

@@ -11,7 +11,7 @@ use super::gpu::GpuExecutor;
 use super::lane::Lane;
 use super::play::{Choice, Chunk, Play};
 use super::{Batch, LogitRows, check_batch};
-use crate::gpu::{Buffer, Device, Dispatch, GpuError, Readback, Usage};
+use crate::gpu::{Buffer, Device, Dispatch, GpuError, Readback, Recorded, Usage};
 use crate::graph::{Buffers, Graph};
 use crate::ops::{Bind, Call, Choose, Chosen, Op, Phase, Step};
 use crate::plan::{CHOICES_IN_FLIGHT, Plan};
@@ -65,6 +65,8 @@ pub(super) struct Chooser {
     serial: u64,
     /// The choice that the embedding would read.
     in_place: Option<u64>,
+    /// Where several adapters take turns: the first one's commands for the next token, and its position.
+    next: Option<(u32, Recorded)>,
 }
 
 impl Chooser {
@@ -77,9 +79,13 @@ impl Chooser {
     ) -> Result<Self, GpuError> {
         let (first, lane) = (plan.placements[0].adapter, plan.placements[graph.units.len() - 1].adapter);
         let device = &lanes[lane].device;
-        let next = if first == lane { lanes[lane].activation(activations, graph.tokens) } else { &buffers.elsewhere };
+        let next = if first == lane {
+            lanes[lane].activation(activations, graph.tokens, Phase::Decode)
+        } else {
+            &buffers.elsewhere
+        };
         let bind = |bind| match bind {
-            Bind::Input(0) => lanes[lane].activation(activations, graph.logits).whole(),
+            Bind::Input(0) => lanes[lane].activation(activations, graph.logits, Phase::Decode).whole(),
             Bind::Input(_) => buffers.rule.whole(),
             Bind::Output(0) => buffers.chosen.whole(),
             Bind::Output(_) => next.whole(),
@@ -99,7 +105,7 @@ impl Chooser {
         // By node, in their order: what is played without looking anything up.
         let nodes = lanes[lane].dispatches.iter().flat_map(|node| &node[Phase::Decode as usize]);
         let decode = nodes.chain(&choice).cloned().collect();
-        Ok(Self { buffers, lane, first, choice, decode, written: None, serial: 0, in_place: None })
+        Ok(Self { buffers, lane, first, choice, decode, written: None, serial: 0, in_place: None, next: None })
     }
 
     /// Bytes it holds on its lane.
@@ -175,12 +181,13 @@ impl GpuExecutor {
     /// One token through every step and the choice behind the last one. Without a token the embedding reads the last
     /// choice. `false` when cancelled before the end.
     fn play_choice(
-        &self,
+        &mut self,
         token: Option<u32>,
         position: u32,
         serial: u64,
         cancel: &AtomicBool,
     ) -> Result<bool, ExecError> {
+        let recorded = self.chooser.next.take().filter(|(recorded, _)| *recorded == position);
         let Chooser { buffers: ChooserBuffers { chosen, .. }, choice, decode, lane, first, .. } = &self.chooser;
         let (step, readback) = (Step::new(1, position, 1), self.chooser.place(serial));
         let result = [(chosen, 0, Choose::CHOSEN_BYTES)];
@@ -188,9 +195,18 @@ impl GpuExecutor {
         if !self.at_once() {
             let token = [token.expect("nothing is queued ahead of a choice")];
             let choice = Some(Choice { dispatches: choice, chosen, readback });
-            let Self { graph, buffers, steps, lanes, .. } = self;
+            let Self { graph, buffers, steps, lanes, .. } = &*self;
             let play = Play { graph, buffers, steps, lanes, cancel, choice };
-            return Ok(play.run(&[Chunk { tokens: &token, step, batch: 1 }])?.is_some());
+            let chunk = Chunk { tokens: &token, step, batch: 1 };
+            let played = match recorded {
+                Some((_, first)) => play.run_recorded(&chunk, first)?,
+                None => play.run(&[chunk])?,
+            };
+            // While the last adapter is still at this token.
+            let next = (position + 1 < self.graph.context_length)
+                .then(|| play.record_first(&Chunk { step: Step::new(1, position + 1, 1), ..chunk }));
+            self.chooser.next = next.flatten().map(|first| (position + 1, first));
+            return Ok(played.is_some());
         }
         if cancel.load(Ordering::Relaxed) {
             return Ok(false);

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::ExecError;
-use super::lane::{Lane, Pass};
+use super::lane::{Lane, Pass, rows_of};
 use crate::gpu::{Buffer, Dispatch, Readback, Recorded};
 use crate::graph::{Buffers, Graph, TensorId};
 
@@ -23,7 +23,7 @@ impl Lane {
         spare: bool,
     ) -> Result<(), ExecError> {
         let readback = fetch.map(|_| self.readback(spare));
-        let results = self.results(buffers, fetch);
+        let results = self.results((graph, buffers), pass, fetch);
         let ready = self.take_ready(&nodes)?;
         let dispatches = self.dispatches(graph, nodes, pass);
         self.device.submit_beside(&self.copies(&ready), pass.step, dispatches, &results, readback)?;
@@ -42,7 +42,7 @@ impl Lane {
         spare: bool,
     ) -> Recorded {
         let readback = fetch.map(|_| self.readback(spare));
-        let results = self.results(buffers, fetch);
+        let results = self.results((graph, buffers), pass, fetch);
         self.device.record(pass.step, self.dispatches(graph, nodes, pass), &results, readback)
     }
 
@@ -69,7 +69,13 @@ impl Lane {
         nodes.flat_map(move |node| self.dispatches_of(graph, node, pass))
     }
 
-    fn results(&self, buffers: &Buffers, fetch: Option<(TensorId, u64)>) -> Vec<(&Buffer, u64, u64)> {
-        fetch.iter().map(|(id, bytes)| (self.activation(buffers, *id), 0, *bytes)).collect()
+    fn results(
+        &self,
+        (graph, buffers): (&Graph, &Buffers),
+        pass: Pass,
+        fetch: Option<(TensorId, u64)>,
+    ) -> Vec<(&Buffer, u64, u64)> {
+        let phase = |id| pass.phase(rows_of(graph, id));
+        fetch.iter().map(|(id, bytes)| (self.activation(buffers, *id, phase(*id)), 0, *bytes)).collect()
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use super::stream::Stream;
 use super::uploads::{Due, Streamed};
 use super::{ExecError, MemoryUse};
-use crate::gpu::{Buffer, Device, Dispatch, GpuError, Readback, Timed};
+use crate::gpu::{Buffer, Device, Dispatch, GpuError, HostBuffer, Readback, Timed};
 use crate::graph::{Buffers, Graph, TensorId, VectorId};
 use crate::ops::{Phase, Step, WeightType};
 use crate::plan::AdapterBytes;
@@ -32,6 +32,8 @@ pub(super) struct Lane {
     pub(super) vectors: HashMap<VectorId, Buffer>,
     pub(super) states: HashMap<TensorId, Buffer>,
     pub(super) scratch: Vec<Buffer>,
+    /// Weights that stay on the host.
+    pub(super) in_place: Vec<HostBuffer>,
     /// By unit.
     pub(super) streamed: BTreeMap<usize, Streamed>,
     /// What mapped weights come through.
@@ -53,9 +55,9 @@ impl Lane {
         self.expect_uploads(step);
     }
 
-    /// Writes an activation from the host.
+    /// Writes a unit's input from the host.
     pub(super) fn write(&self, buffers: &Buffers, id: TensorId, bytes: &[u8]) {
-        self.device.write(self.activation(buffers, id), 0, bytes);
+        self.device.write(self.activation(buffers, id, Phase::Prefill), 0, bytes);
     }
 
     /// Writes to a buffer, in pieces of the staging memory that the plan allows, waiting for the device after each.
@@ -87,9 +89,9 @@ impl Lane {
         Ok((all.iter().map(|(node, _)| *node).zip(times).collect(), span))
     }
 
-    pub(super) fn activation(&self, buffers: &Buffers, id: TensorId) -> &Buffer {
-        let slot = buffers.slot_of[id.0].expect("every activation has a slot");
-        self.activations[slot].as_ref().expect("allocated for every operand of this lane")
+    /// The buffer of an activation in a phase; what units hand on is in the same one in all.
+    pub(super) fn activation(&self, buffers: &Buffers, id: TensorId, phase: Phase) -> &Buffer {
+        self.activations[buffers.slot(id, phase)].as_ref().expect("allocated for every operand of this lane")
     }
 
     /// What the lane holds on its adapter: every buffer that was made, and the staging memory it keeps to.
@@ -122,21 +124,25 @@ impl Pass {
         Self { step, batch: step.tokens }
     }
 
-    /// One row, a few or many, by what the node's output has.
-    fn phase(self, graph: &Graph, node: usize) -> Phase {
-        Phase::of(rows(graph, node).length(self.step.extents()), self.batch)
+    /// One row, a few or many.
+    pub(super) fn phase(self, rows: Dim) -> Phase {
+        Phase::of(rows.length(self.step.extents()), self.batch)
     }
 }
 
 impl Lane {
     /// The dispatches of a node.
     pub(super) fn dispatches_of(&self, graph: &Graph, node: usize, pass: Pass) -> &[Dispatch] {
-        &self.dispatches[node][pass.phase(graph, node) as usize]
+        &self.dispatches[node][pass.phase(rows(graph, node)) as usize]
     }
 }
 
 /// Rows that a node computes.
 pub(super) fn rows(graph: &Graph, node: usize) -> Dim {
-    let rows = graph.activation(graph.nodes[node].outputs[0]).and_then(|ty| ty.shape.first().copied());
-    rows.unwrap_or(Dim::Tokens)
+    rows_of(graph, graph.nodes[node].outputs[0])
+}
+
+/// Rows of an activation.
+pub(super) fn rows_of(graph: &Graph, id: TensorId) -> Dim {
+    graph.activation(id).and_then(|ty| ty.shape.first().copied()).unwrap_or(Dim::Tokens)
 }

@@ -18,6 +18,7 @@ mod host;
 mod lane;
 mod load;
 mod open;
+mod overlap;
 mod packed;
 mod packed_cache;
 mod place;

@@ -9,7 +9,7 @@ use crate::gpu::{AdapterChoice, AdapterInfo, DeviceProfile, choose, host_memory,
 use crate::graph::{Graph, assign_buffers};
 use crate::plan::{
     AdapterBudget, AdapterBytes, AdapterLimits, Bound, Estimate, HostCost, Offload, OffloadMode, Plan, PlanRequest,
-    Rates, UnitCost, largest_forward, plan, unit_costs,
+    Rates, Residency, UnitCost, largest_forward, plan, unit_costs,
 };
 use crate::tensor::Extents;
 
@@ -185,6 +185,7 @@ fn place_as(
     let budget = |one: &Candidate| AdapterBudget {
         number: one.info.index,
         bytes: one.budget.unwrap_or(u64::MAX),
+        reads_host: one.profile.reads_host,
         rates: one.rates,
     };
     let budgets: Vec<AdapterBudget> = candidates.iter().map(budget).collect();
@@ -202,8 +203,8 @@ fn place_as(
             rates: candidates[*adapter].rates,
             measured: candidates[*adapter].measured,
             bytes: plan.adapter_bytes(&costs[index], index),
-            streamed_bytes: plan.streamed_bytes(&costs[index], index),
-            host_bytes: if mode == OffloadMode::Pinned { plan.streamed_bytes(&costs[index], index) } else { 0 },
+            streamed_bytes: plan.weight_bytes(&costs[index], index, Residency::Streamed),
+            host_bytes: plan.host_bytes(&costs[index], index),
             candidate: *adapter,
         })
         .collect();

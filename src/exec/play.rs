@@ -66,16 +66,31 @@ impl Play<'_> {
         if self.lanes.len() > 1 && (chunks.len() > 1 || streaming > 1) {
             self.at_once(chunks)
         } else {
-            self.in_turn(chunks)
+            self.in_turn(chunks, None)
         }
     }
 
+    /// As [`Self::run`] for one chunk, where [`Self::record_first`] has recorded its first commands.
+    pub(super) fn run_recorded(&self, chunk: &Chunk<'_>, first: Recorded) -> Result<Option<Vec<f32>>, ExecError> {
+        self.in_turn(std::slice::from_ref(chunk), Some(first))
+    }
+
+    /// Records what a chunk begins with, where adapters take turns and nothing has to come through a ring first.
+    pub(super) fn record_first(&self, chunk: &Chunk<'_>) -> Option<Recorded> {
+        let streams = (0..self.lanes.len()).any(|lane| self.streams(lane));
+        (!streams).then(|| self.record(first_lane(self.steps), self.steps, chunk, false)).flatten()
+    }
+
     /// One lane after the other, in this thread.
-    fn in_turn(&self, chunks: &[Chunk<'_>]) -> Result<Option<Vec<f32>>, ExecError> {
+    fn in_turn(&self, chunks: &[Chunk<'_>], first: Option<Recorded>) -> Result<Option<Vec<f32>>, ExecError> {
+        let mut ahead = first;
         let mut values = Vec::new();
         for chunk in chunks {
-            (0..self.lanes.len()).for_each(|lane| self.begin(lane, chunk));
-            let mut ahead = None;
+            // Who does not stream is told when the first lane is at work.
+            let first = first_lane(self.steps);
+            let (now, mut later): (Vec<_>, Vec<_>) =
+                (0..self.lanes.len()).partition(|lane| *lane == first || self.streams(*lane));
+            now.into_iter().for_each(|lane| self.begin(lane, chunk));
             for (index, step) in self.steps.iter().enumerate() {
                 if self.cancel.load(Ordering::Relaxed) {
                     return Ok(None);
@@ -84,6 +99,7 @@ impl Play<'_> {
                     PlanStep::Upload { unit, adapter, .. } => self.lanes[*adapter].upload(*unit),
                     PlanStep::Compute { adapter, .. } => {
                         self.compute(*adapter, &self.steps[index..], chunk, false, ahead.take())?;
+                        later.drain(..).for_each(|lane| self.begin(lane, chunk));
                     }
                     PlanStep::Transfer { after, from, to } if self.crosses(*after, chunk) => {
                         // The next lane's commands are ready when the row arrives.

@@ -60,7 +60,7 @@ pub fn probe(index: usize) -> Result<Rates, ExecError> {
     let host = bench.device.host_buffer("probe", weight as u64, HostUse::Weights)?;
     let packing = fill(&bench.device, &host)?;
     let bus = weight * MATRICES as f64 / bench.time(|| bench.copy(&host))?;
-    let in_place = if bench.device.reads_host() {
+    let in_place = if bench.device.reads_host {
         let dispatches = bench.matmul(&F16, Phase::Decode, host.buffer())?;
         weight / (one(&dispatches, 1)? - few).max(1e-9)
     } else {
@@ -197,6 +197,7 @@ impl Bench {
             Bind::Input(_) => weight.part(0, self.size as u64 * 4),
             Bind::Output(_) => self.output.whole(),
             Bind::Scratch(n) => scratch[n].whole(),
+            Bind::Tensor(n) => panic!("tensor {n} of no graph is bound"),
             Bind::Weight { input, slice, region } => {
                 let range = &call.weight(input).slices[slice].1.regions[region];
                 weight.part(range.start, range.end - range.start)

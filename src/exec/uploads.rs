@@ -150,10 +150,10 @@ impl Lane {
         ready.staged.into_iter().for_each(|staged| self.stream().release(staged));
     }
 
-    /// Packed bytes kept on the host for streaming.
+    /// Packed bytes kept on the host.
     pub(super) fn host_bytes(&self) -> u64 {
-        let slices = self.streamed.values().flat_map(Streamed::slices);
-        slices.map(|(host, _)| host.bytes()).sum()
+        let streamed = self.streamed.values().flat_map(Streamed::slices).map(|(host, _)| host);
+        streamed.chain(&self.in_place).map(HostBuffer::bytes).sum()
     }
 
     fn stream(&self) -> &Stream {

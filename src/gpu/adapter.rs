@@ -80,6 +80,8 @@ pub struct DeviceProfile {
     pub traits: Traits,
     /// Largest storage binding, bytes; also kept under the largest buffer.
     pub max_binding: u64,
+    /// Whether kernels can read memory of the host in place.
+    pub reads_host: bool,
 }
 
 /// Every adapter, best first.

@@ -106,6 +106,8 @@ pub struct Device {
     pub traits: Traits,
     /// Largest storage binding it was opened with, bytes; also kept under the largest buffer.
     pub max_binding: u64,
+    /// Whether kernels can read host buffers in place.
+    pub reads_host: bool,
     pub(super) raw: wgpu::Device,
     pub(super) checks: bool,
     pub(super) pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
@@ -159,10 +161,11 @@ impl Device {
             opened.map_err(|error| GpuError::Open { adapter: info.name.clone(), reason: error.to_string() })?;
         let fault = Arc::new(Mutex::new(None));
         watch(&raw, &fault);
-        let DeviceProfile { traits, max_binding } = profile(&adapter, features, &limits, options);
+        let DeviceProfile { traits, max_binding, reads_host } = profile(&adapter, features, &limits, options);
         Ok(Self {
             traits,
             max_binding,
+            reads_host,
             max_memory: options.max_memory.unwrap_or(u64::MAX),
             allocated: AtomicU64::new(0),
             checks: options.checks,
@@ -265,7 +268,10 @@ pub(super) fn profile(
     let vendor = Some(vendor(adapter)).filter(|vendor| *vendor != Vendor::Software || traits.software);
     let class = AdapterClass { vendor: vendor.unwrap_or_default(), subgroup: traits.subgroup };
     traits.tuning = Tuning::of(class);
-    DeviceProfile { traits, max_binding: max_binding / BINDING_ALIGN * BINDING_ALIGN }
+    // DX12 and Metal can map such buffers too, but place them by other rules, which no one has tried here.
+    let vulkan = adapter.get_info().backend == wgpu::Backend::Vulkan;
+    let reads_host = vulkan && features.contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS);
+    DeviceProfile { traits, max_binding: max_binding / BINDING_ALIGN * BINDING_ALIGN, reads_host }
 }
 
 /// The features and limits to open an adapter with.

@@ -146,12 +146,6 @@ impl Poller {
 }
 
 impl Device {
-    /// Whether kernels can read host buffers in place.
-    pub fn reads_host(&self) -> bool {
-        // DX12 and Metal have the feature too, but place such buffers by other rules, which no one has tried here.
-        self.info.backend == "vulkan" && self.raw.features().contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS)
-    }
-
     /// Allocates memory of the host that the adapter reads.
     ///
     /// # Errors
@@ -160,11 +154,11 @@ impl Device {
         let bytes = bytes.next_multiple_of(4).max(16);
         // Vulkan has host-coherent memory for every buffer that is mapped, and for those mapped to read prefers the
         // host's own, cached. Those mapped to write land in the adapter's memory where the host can reach it.
-        let (mode, map) = match self.reads_host() {
+        let (mode, map) = match self.reads_host {
             true => (wgpu::MapMode::Read, wgpu::BufferUsages::MAP_READ),
             false => (wgpu::MapMode::Write, wgpu::BufferUsages::MAP_WRITE),
         };
-        let bound = if self.reads_host() && purpose == HostUse::Weights {
+        let bound = if self.reads_host && purpose == HostUse::Weights {
             wgpu::BufferUsages::STORAGE
         } else {
             wgpu::BufferUsages::empty()

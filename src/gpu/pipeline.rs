@@ -16,13 +16,21 @@ pub(super) struct PipelineKey {
     slots: Vec<(&'static str, String)>,
     /// Constants by name, values as bits.
     overrides: Vec<(&'static str, u64)>,
+    /// Bindings behind the shader's.
+    early: usize,
 }
 
 impl PipelineKey {
     fn of(kernel: &Kernel) -> Self {
         let overrides = kernel.overrides.iter().map(|(name, value)| (*name, value.to_bits()));
-        Self { source: kernel.source, slots: kernel.slots.clone(), overrides: overrides.collect() }
+        let early = early(kernel).count();
+        Self { source: kernel.source, slots: kernel.slots.clone(), overrides: overrides.collect(), early }
     }
+}
+
+/// What a kernel makes readable for later ones.
+fn early(kernel: &Kernel) -> impl Iterator<Item = Bind> + '_ {
+    kernel.bindings.iter().filter(|(name, _)| *name == Kernel::EARLY).map(|(_, bind)| *bind)
 }
 
 /// A compiled kernel.
@@ -93,6 +101,9 @@ impl Device {
             };
             entries.push(wgpu::BindGroupEntry { binding: binding.index, resource });
         }
+        let behind = (pipeline.bindings.len() as u32..).zip(early(kernel));
+        entries
+            .extend(behind.map(|(binding, bind)| wgpu::BindGroupEntry { binding, resource: resolve(bind).resource() }));
         let bind_group = self.scoped(wgpu::ErrorFilter::Validation, || {
             self.raw.create_bind_group(&wgpu::BindGroupDescriptor {
                 label: Some(kernel.source),
@@ -133,7 +144,10 @@ impl Device {
         let composed = compose(kernel.source, &slots).map_err(|error| self.refused(kernel, error.to_string()))?;
         let built = self.scoped(wgpu::ErrorFilter::Validation, || {
             let module = self.module(kernel.source, &composed.wgsl);
-            let entries: Vec<_> = composed.bindings.iter().map(layout_entry).collect();
+            let behind = (composed.bindings.len() as u32..).take(early(kernel).count());
+            let behind = behind.map(|binding| (binding, BindingKind::Read));
+            let own = composed.bindings.iter().map(|binding| (binding.index, binding.kind));
+            let entries: Vec<_> = own.chain(behind).map(layout_entry).collect();
             let layout = self.raw.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
                 label: Some(kernel.source),
                 entries: &entries,
@@ -173,14 +187,14 @@ impl Device {
     }
 }
 
-fn layout_entry(binding: &Binding) -> wgpu::BindGroupLayoutEntry {
-    let ty = match binding.kind {
+fn layout_entry((binding, kind): (u32, BindingKind)) -> wgpu::BindGroupLayoutEntry {
+    let ty = match kind {
         BindingKind::Uniform => wgpu::BufferBindingType::Uniform,
         BindingKind::Read => wgpu::BufferBindingType::Storage { read_only: true },
         BindingKind::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
     };
     wgpu::BindGroupLayoutEntry {
-        binding: binding.index,
+        binding,
         visibility: wgpu::ShaderStages::COMPUTE,
         ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
         count: None,

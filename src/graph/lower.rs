@@ -12,7 +12,7 @@ use std::sync::Arc;
 use self::mlp::Inner;
 use super::{Graph, GraphError, Node, Tensor, TensorId, TensorKind, Unit, Vector, VectorId};
 use crate::model::{LayerSpec, ModelSpec, NormSpec, Residual, VectorSpec, WeightSpec};
-use crate::ops::{Activation, AddPositions, Columns, Embed, KvFormat, Norm, NormKind, Op, Softcap};
+use crate::ops::{Activation, AddPositions, Embed, KvFormat, Norm, NormKind, Op, Softcap};
 use crate::quant::BlockFormat;
 use crate::tensor::{DType, Dim, TensorType};
 
@@ -164,10 +164,10 @@ impl Lowering<'_> {
     fn sequential(&mut self, index: usize, layer: &LayerSpec, x: TensorId) -> Result<TensorId, GraphError> {
         let normed = self.layer_norm(index, "attention norm", layer.attention_norm.as_ref(), x, x);
         let qkv = self.qkv(index, &layer.attention, normed)?;
-        let attended = self.attention(index, &layer.attention, qkv, None)?;
+        let attended = self.attention(index, &layer.attention, qkv)?;
         let joined = self.attention_joined(index, layer, attended, x)?;
         let normed = self.layer_norm(index, "mlp norm", layer.mlp_norm.as_ref(), joined, joined);
-        let inner = self.mlp_inner(index, &layer.mlp, normed, None)?;
+        let inner = self.mlp_inner(index, &layer.mlp, normed)?;
         self.mlp_joined(index, layer, inner, joined)
     }
 
@@ -274,19 +274,6 @@ impl Lowering<'_> {
         }
         self.graph.vectors.push(vector);
         self.tensor(name, TensorKind::Vector(VectorId(self.graph.vectors.len() - 1)))
-    }
-
-    /// Where a result of this width goes: into columns of another tensor, or into one of its own.
-    fn place(
-        &mut self,
-        into: Option<(TensorId, Columns)>,
-        name: impl FnOnce() -> String,
-        width: usize,
-    ) -> (TensorId, Option<Columns>) {
-        match into {
-            Some((tensor, columns)) => (tensor, Some(columns)),
-            None => (self.hidden(name(), Dim::Tokens, width), None),
-        }
     }
 
     fn hidden(&mut self, name: String, rows: Dim, width: usize) -> TensorId {

@@ -1,7 +1,7 @@
 //! Activation functions, and `gated_activation`: act(gate) · up.
 
 use super::quantize_row::{quantized_slot, round_rows};
-use super::{Bind, Call, Case, CaseInput, Columns, Extent, HostInput, Kernel, Op, Phase, Step};
+use super::{Bind, Call, Case, CaseInput, Extent, HostInput, Kernel, Op, Phase, Step};
 use crate::tensor::{Dim, TensorType};
 
 /// An activation function. Its number is the override `ACTIVATION` of shaders/lib/activation.wgsl.
@@ -62,7 +62,7 @@ fn erfc(x: f64) -> f64 {
 }
 
 /// Input: `(tokens, groups · 2n)`, each group `[gate | up]`. Output: `(tokens, groups · n)`, act(gate) · up (Shazeer
-/// 2020), or a column range of a wider tensor.
+/// 2020).
 #[derive(Debug, Clone)]
 pub struct GatedActivation {
     /// What the gate goes through.
@@ -74,8 +74,6 @@ pub struct GatedActivation {
     /// A second output holds the same in 8-bit blocks, as [`super::QuantizeRow`] makes it; written
     /// where rows are few.
     pub quantized: bool,
-    /// Set where the output is part of a wider tensor.
-    pub columns: Option<Columns>,
 }
 
 const INVOCATIONS: u32 = 64;
@@ -87,7 +85,6 @@ impl Op for GatedActivation {
 
     fn kernels(&self, call: &Call<'_>) -> Vec<Kernel> {
         let cols = call.columns(0) / 2 / self.groups;
-        let columns = self.columns.unwrap_or(Columns::whole(self.groups * cols));
         let quantized = self.quantized && call.phase != Phase::Prefill;
         let mut bindings = vec![("x", Bind::Input(0)), ("output", Bind::Output(0))];
         bindings.extend(quantized.then_some(("quantized", Bind::Output(1))));
@@ -100,8 +97,6 @@ impl Op for GatedActivation {
                 ("COLS", f64::from(cols)),
                 ("GROUPS", f64::from(self.groups)),
                 ("INTERLEAVED", f64::from(u8::from(self.interleaved))),
-                ("FIRST_COLUMN", columns.start.into()),
-                ("COLUMNS", columns.of.into()),
             ],
             bindings,
             workgroups: [
@@ -114,13 +109,9 @@ impl Op for GatedActivation {
     }
 
     fn reference(&self, step: Step, inputs: &[HostInput<'_>], outputs: &mut [&mut [f32]]) {
-        let (x, tokens) = (inputs[0].f32(), step.tokens as usize);
-        let width = x.len() / tokens / 2;
-        let cols = width / self.groups as usize;
-        let Columns { start, of } = self.columns.unwrap_or(Columns::whole(width as u32));
-        let rows = outputs[0].chunks_exact_mut(of as usize);
-        let groups = rows.flat_map(|row| row[start as usize..][..width].chunks_exact_mut(cols));
-        for (row, output) in x.chunks_exact(2 * cols).zip(groups) {
+        let x = inputs[0].f32();
+        let cols = x.len() / step.tokens as usize / 2 / self.groups as usize;
+        for (row, output) in x.chunks_exact(2 * cols).zip(outputs[0].chunks_exact_mut(cols)) {
             for (at, value) in output.iter_mut().enumerate() {
                 let (gate, up) = if self.interleaved { (2 * at, 2 * at + 1) } else { (at, cols + at) };
                 *value = (self.activation.apply(f64::from(row[gate])) * f64::from(row[up])) as f32;
@@ -155,7 +146,7 @@ pub(super) fn cases() -> Vec<Case> {
                     "gated_activation {activation:?} tokens {tokens} cols {groups}x{cols} interleaved {interleaved} \
                      quantized {quantized}"
                 ),
-                op: Box::new(GatedActivation { activation, interleaved, groups, quantized, columns: None }),
+                op: Box::new(GatedActivation { activation, interleaved, groups, quantized }),
                 inputs: vec![CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(2 * groups * cols)]))],
                 outputs,
                 step: Step::new(tokens, 3, 1),
@@ -163,22 +154,7 @@ pub(super) fn cases() -> Vec<Case> {
             });
         }
     }
-    cases.push(column_case());
     cases
-}
-
-/// A column range of an output whose other columns keep what is in them.
-fn column_case() -> Case {
-    let columns = Some(Columns { start: 12, of: 100 });
-    let op = GatedActivation { activation: Activation::Silu, interleaved: false, groups: 2, quantized: false, columns };
-    Case {
-        label: format!("{op:?}"),
-        op: Box::new(op),
-        inputs: vec![CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(2 * 2 * 36)]))],
-        outputs: vec![CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(100)]))],
-        step: Step::new(3, 3, 1),
-        max_nmse: 1e-11,
-    }
 }
 
 #[cfg(test)]

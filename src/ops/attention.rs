@@ -10,7 +10,7 @@ use rayon::prelude::*;
 pub(super) use self::cases::cases;
 pub(super) use self::decode::Operands;
 use super::quantize_row::round_rows;
-use super::{Bind, Call, Columns, Extent, HostInput, Kernel, KvFormat, Op, Phase, StateType, Step, Traits};
+use super::{Bind, Call, Extent, HostInput, Kernel, KvFormat, Op, Phase, StateType, Step, Traits};
 use crate::tensor::FEW_ROWS;
 
 /// `softmax(softcap(q · kᵀ · scale) + causal mask) · v` (Vaswani et al. 2017); query heads share key/value heads in
@@ -37,10 +37,8 @@ pub struct Attention {
     pub alibi: Option<Alibi>,
     /// How the caches hold keys and values: what was turned on its way there is turned back.
     pub format: KvFormat,
-    /// Set where the output is part of a wider tensor.
-    pub columns: Option<Columns>,
-    /// A second output holds whole rows of the first in 8-bit blocks, as [`super::QuantizeRow`] makes them; written
-    /// where rows are few. Heads are then multiples of a block, and first in their rows.
+    /// A second output holds the first in 8-bit blocks, as [`super::QuantizeRow`] makes them; written where rows are
+    /// few. Heads are then multiples of a block.
     pub quantized: bool,
 }
 
@@ -82,10 +80,6 @@ impl Attention {
     /// The largest head the prefill kernel has registers for.
     pub const MAX_HEAD_DIM: u32 = 256;
 
-    fn columns(&self) -> Columns {
-        self.columns.unwrap_or(Columns::whole(self.heads * self.head_dim))
-    }
-
     /// What every kernel is specialised by.
     fn overrides(&self, state: StateType) -> Vec<(&'static str, f64)> {
         vec![
@@ -113,12 +107,6 @@ impl Attention {
         overrides
     }
 
-    /// Where the kernels that write rows of the output begin, and how wide the rows are.
-    fn column_overrides(&self) -> [(&'static str, f64); 2] {
-        let Columns { start, of } = self.columns();
-        [("FIRST_COLUMN", start.into()), ("OUTPUT_COLUMNS", of.into())]
-    }
-
     /// What the kernels that compute scores read. Without ALiBi nothing reads slopes: q stands in for them.
     fn score_bindings(&self) -> Vec<(&'static str, Bind)> {
         vec![
@@ -143,7 +131,7 @@ impl Attention {
         Kernel {
             source: "attention_matrix",
             slots: vec![("KV", state.format.reader())],
-            overrides: [self.score_overrides(state), self.column_overrides().to_vec()].concat(),
+            overrides: self.score_overrides(state),
             bindings: [self.score_bindings(), vec![("output", Bind::Output(0))]].concat(),
             workgroups: [Extent::Tokens { per: MATRIX_TILE }, Extent::Fixed(self.heads), Extent::Fixed(1)],
             scratch: vec![],
@@ -161,7 +149,6 @@ impl Attention {
             ("KEYS", f64::from(keys)),
             ("VALUES", f64::from(values)),
         ]);
-        overrides.extend(self.column_overrides());
         Kernel {
             source: "attention_prefill",
             slots: vec![("KV", state.format.reader())],
@@ -184,7 +171,6 @@ impl Attention {
         let row_quads = self.heads * self.head_dim / 4;
         let mut overrides = state.format.turn_overrides(self.head_dim);
         overrides.push(("ROW_QUADS", f64::from(row_quads)));
-        overrides.extend(self.column_overrides());
         let turn = Kernel {
             source: "turn",
             slots: vec![],
@@ -269,10 +255,9 @@ impl Op for Attention {
         let (q, keys, values) = (inputs[0].f32(), inputs[1].f32(), inputs[2].f32());
         let cache = keys.len() / self.kv_heads as usize;
         let group = heads / self.kv_heads as usize;
-        let (Columns { start, of }, width) = (self.columns(), heads * head_dim);
-        let rows = q.par_chunks_exact(width).zip(outputs[0].par_chunks_exact_mut(of as usize)).enumerate();
-        rows.for_each(|(token, (queries, row))| {
-            let output = &mut row[start as usize..][..width];
+        let width = heads * head_dim;
+        let rows = q.par_chunks_exact(width).zip(outputs[0].par_chunks_exact_mut(width)).enumerate();
+        rows.for_each(|(token, (queries, output))| {
             let of_heads = queries.par_chunks_exact(head_dim).zip(output.par_chunks_exact_mut(head_dim)).enumerate();
             of_heads.for_each(|(head, (query, output))| {
                 let rows = head / group * cache..(head / group + 1) * cache;

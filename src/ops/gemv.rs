@@ -5,7 +5,7 @@
 
 use super::{Call, Extent, Kernel, Operand, Phase, Shape, TunedKernel, WeightType, reduce_slot};
 use crate::quant::PackedLayout;
-use crate::tensor::{Dim, TensorType};
+use crate::tensor::{DType, Dim, TensorType};
 
 /// Invocations of a workgroup where lanes compute several tokens.
 const FEW_WORKGROUP: u32 = 128;
@@ -46,7 +46,11 @@ impl Tile {
         let (_, reduce) = reduce_slot(call.traits, workgroup, &mut overrides);
         Kernel {
             source,
-            slots: vec![("SUMS", reduce.replace("reduce", "sums")), ("TILE", format!("lib/rows_{rows}x{tokens}"))],
+            slots: vec![
+                ("SUMS", reduce.replace("reduce", "sums")),
+                ("TILE", format!("lib/rows_{rows}x{tokens}")),
+                ("KEEP", "lib/keep_none".into()),
+            ],
             overrides,
             bindings: vec![],
             workgroups: [per, Extent::Fixed(y), Extent::Fixed(groups.div_ceil(y))],
@@ -83,9 +87,38 @@ pub(super) fn gemv_staged(weight: &WeightType, layout: &PackedLayout, call: &Cal
     kernel
 }
 
-/// Formats whose codes are integers, activations rounded.
-pub(super) fn gemv_integer(weight: &WeightType, layout: &PackedLayout, call: &Call<'_>) -> Kernel {
-    Tile::choose(TunedKernel::GemvInteger, weight, 2, call).kernel("gemv_integer", layout, call)
+/// Formats whose codes are integers, activations rounded; `keeps`: finished rows are rounded too, where [`keeps_rows`].
+pub(super) fn gemv_integer(weight: &WeightType, layout: &PackedLayout, keeps: bool, call: &Call<'_>) -> Kernel {
+    let mut tile = Tile::choose(TunedKernel::GemvInteger, weight, 2, call);
+    if keeps {
+        tile.shape = block_shape(tile.shape);
+    }
+    let mut kernel = tile.kernel("gemv_integer", layout, call);
+    // A software adapter pays for barriers and gains nothing.
+    let held = weight.format.table() && !call.traits.software;
+    kernel.slots.push(("CODES_OF", if held { "lib/codes_held" } else { "lib/codes_plain" }.into()));
+    if keeps {
+        kernel.slots.retain(|(slot, _)| *slot != "KEEP");
+        kernel.slots.push(("KEEP", "lib/keep_rounded".into()));
+    }
+    kernel
+}
+
+/// Whether one workgroup may finish all rows of a block of the output, so as to round it.
+pub(super) fn keeps_rows(weight: &WeightType, call: &Call<'_>) -> bool {
+    let Tile { shape, tokens } = Tile::choose(TunedKernel::GemvInteger, weight, 2, call);
+    let shape = block_shape(shape);
+    let Shape { workgroup, lanes, rows } = shape;
+    // The kept rows, beside what lib/sums_workgroup takes.
+    let memory = 4 * tokens * rows * workgroup / lanes + 4 * workgroup * (tokens * rows / 2).max(1);
+    let fits = workgroup <= call.traits.invocations && memory <= call.traits.workgroup_storage;
+    !logit_rows(call) && weight.slices.len() == 1 && fits
+}
+
+/// A shape whose workgroups finish whole blocks of rows. As many lanes share a row as before, so the bits are the same.
+fn block_shape(shape: Shape) -> Shape {
+    let block = shape.lanes * (DType::Q8_BLOCK as u32).div_ceil(shape.rows);
+    Shape { workgroup: shape.workgroup.max(block), ..shape }
 }
 
 /// Whether the output has a row for each wanted row of logits, not for each token.

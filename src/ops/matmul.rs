@@ -4,10 +4,11 @@
 //! the same with several tokens a lane, to the same bits; many run a tiled `gemm`: on cooperative matrices where the
 //! adapter has them and the weights carry no more than 16 bits, else in f32.
 
-use super::gemv::{gemv, gemv_integer, gemv_staged, logit_rows, stages, values_slot};
+use super::gemv::{gemv, gemv_integer, gemv_staged, keeps_rows, logit_rows, stages, values_slot};
+use super::quantize_row::round_rows;
 use super::{
-    Activation, Bind, Call, Case, CaseInput, Extent, HostInput, HostWeight, Kernel, Op, Phase, Step, WeightType,
-    fan_out, weight_bindings, weight_slot,
+    Activation, Bind, Call, Case, CaseInput, Extent, HostInput, HostWeight, Kernel, Op, Phase, QuantizeRow, Step,
+    WeightType, fan_out, weight_bindings, weight_slot,
 };
 use crate::quant::{BlockFormat, FORMATS, PackedLayout};
 use crate::tensor::{Dim, FEW_ROWS, TensorType};
@@ -33,9 +34,10 @@ impl Columns {
 
 /// `output = activation(x · weightᵀ + bias) + residual`.
 ///
-/// Inputs: x `(tokens, cols)`, weight `(rows, cols)`, then the bias vector `(rows)` and the residual
-/// `(tokens, rows)` where there are any, then x rounded to 8-bit blocks where one row and few are to read that. Output:
-/// `(tokens, rows)`, or a column range of a wider tensor.
+/// Inputs: x `(tokens, cols)`, weight `(rows, cols)`, then the bias vector `(rows)` and the residual `(tokens, rows)`
+/// where there are any; x's last columns, where they are a tensor of their own; then x (and those columns) rounded to
+/// 8-bit blocks where one row and few are to read that. Output: `(tokens, rows)`, or a column range of a wider tensor;
+/// few rows also rounded, where wanted.
 #[derive(Debug, Clone)]
 pub struct Matmul {
     /// A bias vector follows the weight.
@@ -46,32 +48,76 @@ pub struct Matmul {
     pub activation: Activation,
     /// Set where the output is part of a wider tensor.
     pub columns: Option<Columns>,
+    /// Another tensor follows: the columns behind x's. With `quantized` both are multiples of 32 wide.
+    pub beside: bool,
     /// x rounded follows, which one row and few multiply by integer dot products; for formats whose codes
     /// are [`BlockFormat::integer`].
     pub quantized: bool,
+    /// A second output holds the same in 8-bit blocks, as [`super::QuantizeRow`] makes it; written where rows are few.
+    pub rounds: bool,
 }
 
 impl Matmul {
     /// x · weightᵀ and nothing else.
     pub const fn plain() -> Self {
-        Self { bias: false, residual: false, activation: Activation::Identity, columns: None, quantized: false }
+        Self {
+            bias: false,
+            residual: false,
+            activation: Activation::Identity,
+            columns: None,
+            beside: false,
+            quantized: false,
+            rounds: false,
+        }
+    }
+
+    /// Which input x's last columns are, where they are one.
+    fn beside_input(&self) -> usize {
+        2 + usize::from(self.bias) + usize::from(self.residual)
     }
 
     /// Which input x rounded is.
     fn quantized_input(&self) -> usize {
-        2 + usize::from(self.bias) + usize::from(self.residual)
+        self.beside_input() + usize::from(self.beside)
     }
 
     fn columns(&self, rows: usize) -> Columns {
         self.columns.unwrap_or(Columns::whole(rows as u32))
     }
 
-    /// What every variant binds.
-    fn bindings(&self, weight: &WeightType, slice: usize) -> Vec<(&'static str, Bind)> {
-        let mut bindings = vec![("input", Bind::Input(0))];
+    /// What every variant but those of matrices binds.
+    fn bindings(&self, weight: &WeightType, slice: usize, rounded: bool) -> Vec<(&'static str, Bind)> {
+        let mut bindings = self.row_bindings(rounded);
         bindings.extend(self.epilogue_bindings());
         bindings.extend(weight_bindings(1, weight, slice));
         bindings
+    }
+
+    /// x, as it is or rounded.
+    fn row_bindings(&self, rounded: bool) -> Vec<(&'static str, Bind)> {
+        let (x, beside) = match rounded {
+            true => (self.quantized_input(), self.quantized_input() + 1),
+            false => (0, self.beside_input()),
+        };
+        let mut bindings = vec![("input", Bind::Input(x))];
+        bindings.extend(self.beside.then_some(("beside", Bind::Input(beside))));
+        bindings
+    }
+
+    /// How x is read, as it is or rounded.
+    fn row_slot(&self, rounded: bool) -> (&'static str, String) {
+        let file = match (rounded, self.beside) {
+            (false, false) => "lib/row_whole",
+            (false, true) => "lib/row_beside",
+            (true, false) => "lib/rounded_whole",
+            (true, true) => "lib/rounded_beside",
+        };
+        ("ROW", file.into())
+    }
+
+    /// Where x's last columns begin, where they are a tensor of their own.
+    fn row_overrides(&self, call: &Call<'_>) -> Option<(&'static str, f64)> {
+        self.beside.then(|| ("FIRST_COLS", f64::from(call.columns(0))))
     }
 
     /// What becomes of sums. An absent bias or residual is bound to x, never read.
@@ -105,39 +151,44 @@ impl Op for Matmul {
     fn kernels(&self, call: &Call<'_>) -> Vec<Kernel> {
         let weight = call.weight(1);
         let slices = weight.slices.iter().enumerate();
-        slices
-            .flat_map(|(slice, (first_row, layout))| {
-                let mut kernels = match call.phase {
-                    Phase::Decode | Phase::Few if self.quantized => vec![gemv_integer(weight, layout, call)],
-                    Phase::Decode | Phase::Few if stages(weight, call) => vec![gemv_staged(weight, layout, call)],
-                    Phase::Decode | Phase::Few => vec![gemv(weight, layout, call)],
-                    // A CPU gains nothing from tiles in workgroup memory and pays for their barriers.
-                    Phase::Prefill if call.traits.software => vec![gemv(weight, layout, call)],
-                    Phase::Prefill if matrix::suits(weight, call.traits) => {
-                        return self.on_matrices(weight, slice, call);
-                    }
-                    Phase::Prefill => vec![gemm(layout, call)],
-                };
-                for kernel in &mut kernels {
-                    kernel.overrides.extend(self.overrides(weight, *first_row, layout));
-                    kernel.bindings = self.bindings(weight, slice);
-                    if self.quantized && call.phase != Phase::Prefill {
-                        kernel.bindings[0] = ("quantized", Bind::Input(self.quantized_input()));
-                    }
-                    kernel.slots.push(weight_slot(weight));
+        let rounded = self.quantized && call.phase != Phase::Prefill;
+        let keeps = rounded && self.rounds && keeps_rows(weight, call);
+        let kernels = slices.flat_map(|(slice, (first_row, layout))| {
+            let mut kernels = match call.phase {
+                Phase::Decode | Phase::Few if self.quantized => vec![gemv_integer(weight, layout, keeps, call)],
+                Phase::Decode | Phase::Few if stages(weight, call) => vec![gemv_staged(weight, layout, call)],
+                Phase::Decode | Phase::Few => vec![gemv(weight, layout, call)],
+                // A CPU gains nothing from tiles in workgroup memory and pays for their barriers.
+                Phase::Prefill if call.traits.software => vec![gemv(weight, layout, call)],
+                Phase::Prefill if matrix::suits(weight, call.traits) => {
+                    return self.on_matrices(weight, slice, call);
                 }
-                kernels
-            })
-            .collect()
+                Phase::Prefill => vec![gemm(layout, call)],
+            };
+            for kernel in &mut kernels {
+                kernel.overrides.extend(self.overrides(weight, *first_row, layout));
+                kernel.overrides.extend(self.row_overrides(call));
+                kernel.bindings = self.bindings(weight, slice, rounded);
+                kernel.bindings.extend(keeps.then_some(("rounded", Bind::Output(1))));
+                kernel.slots.extend([weight_slot(weight), self.row_slot(rounded)]);
+            }
+            kernels
+        });
+        kernels.chain((self.rounds && !keeps).then(|| rounding(call)).into_iter().flatten()).collect()
     }
 
     fn reference(&self, step: Step, inputs: &[HostInput<'_>], outputs: &mut [&mut [f32]]) {
         let weight = inputs[1].weight();
-        let mut x = inputs[0].f32();
-        let rows = (x.len() / weight.cols) as u32;
-        if self.quantized && Phase::of(rows, step.tokens) != Phase::Prefill {
-            x = inputs[self.quantized_input()].f32();
-        }
+        let rows = outputs[0].len() / self.columns(weight.rows).of as usize;
+        let few = Phase::of(rows as u32, step.tokens) != Phase::Prefill;
+        let [first, behind] = match self.quantized && few {
+            true => [self.quantized_input(), self.quantized_input() + 1],
+            false => [0, self.beside_input()],
+        };
+        let x = match self.beside {
+            true => &*side_by_side([inputs[first].f32(), inputs[behind].f32()], rows),
+            false => inputs[first].f32(),
+        };
         let bias = self.bias.then(|| inputs[2].f32());
         let residual = self.residual.then(|| inputs[2 + usize::from(self.bias)].f32());
         let Columns { start, of } = self.columns(weight.rows);
@@ -154,7 +205,31 @@ impl Op for Matmul {
                 }
             }
         }
+        if self.rounds && few {
+            let (whole, rounded) = outputs.split_at_mut(1);
+            rounded[0].copy_from_slice(whole[0]);
+            round_rows(rounded[0]);
+        }
     }
+}
+
+/// Rows of two tensors as one.
+fn side_by_side(parts: [&[f32]; 2], rows: usize) -> Vec<f32> {
+    let of = |part: &'_ [f32], row: usize| {
+        let width = part.len() / rows;
+        row * width..(row + 1) * width
+    };
+    (0..rows).flat_map(|row| parts.map(|part| &part[of(part, row)])).flatten().copied().collect()
+}
+
+/// What rounds the first output into the second.
+fn rounding(call: &Call<'_>) -> Vec<Kernel> {
+    let mut kernels =
+        QuantizeRow.kernels(&Call { inputs: &call.outputs[..1], outputs: &call.outputs[1..], ..call.clone() });
+    for (_, bind) in kernels.iter_mut().flat_map(|kernel| &mut kernel.bindings) {
+        *bind = if *bind == Bind::Input(0) { Bind::Output(0) } else { Bind::Output(1) };
+    }
+    kernels
 }
 
 /// `(tokens, rows)` products of a range of the weight's rows; each row is unpacked once for all tokens.
@@ -254,6 +329,8 @@ pub(super) fn cases() -> Vec<Case> {
         }
     }
     cases.extend(integer_cases());
+    cases.extend(beside_cases());
+    cases.extend(rounding_cases());
     cases.extend([1, 4, 21].map(column_case));
     cases.extend([(5, 3), (9, 9), (40, 19)].map(logit_case));
     cases.extend([1, 3, 11, 18].map(odd_columns_case));
@@ -289,6 +366,84 @@ fn integer_cases() -> Vec<Case> {
                 outputs: vec![output],
                 step: Step::new(tokens, 2, 1),
                 max_nmse: if tokens <= FEW_ROWS { 1e-10 } else { 1e-6 },
+            });
+        }
+    }
+    cases
+}
+
+/// x in two tensors, as it is and rounded: by every kernel that reads rows.
+fn beside_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for format in ["f16", "f32", "q8_0", "q4_0", "q4_k", "nf4", "mxfp4"] {
+        let format = *FORMATS.iter().find(|known| known.name() == format).expect("a format");
+        for (tokens, rows, first, behind) in [(1, 67, 96, 224), (1, 34, 1024, 64), (5, 19, 160, 96), (40, 67, 64, 160)]
+        {
+            let unit = if format.block_len() > 32 { format.block_len() / 32 } else { 1 };
+            let (first, behind) = (first * unit as u32, behind * unit as u32);
+            for quantized in [false, true].into_iter().filter(|quantized| !quantized || format.integer()) {
+                let row = |columns| TensorType::f32([Dim::Tokens, Dim::Fixed(columns)]);
+                let op = Matmul { residual: true, beside: true, quantized, ..Matmul::plain() };
+                let output = CaseInput::Activation(row(rows));
+                let mut inputs = vec![
+                    CaseInput::Activation(row(first)),
+                    CaseInput::Weight {
+                        format,
+                        rows: rows as usize,
+                        cols: (first + behind) as usize,
+                        slice_rows: rows as usize,
+                    },
+                    output.clone(),
+                    CaseInput::Activation(row(behind)),
+                ];
+                if quantized {
+                    inputs.extend([first, behind].map(|columns| CaseInput::Activation(row(columns).rounded())));
+                }
+                cases.push(Case {
+                    label: format!("{} {tokens}x{first}+{behind} by {rows} {op:?}", format.name()),
+                    op: Box::new(op),
+                    inputs,
+                    outputs: vec![output],
+                    step: Step::new(tokens, 0, 1),
+                    max_nmse: if format.name() == "f32" { 1e-10 } else { 1e-6 },
+                });
+            }
+        }
+    }
+    cases
+}
+
+/// What comes out is rounded too: by the workgroups that finish it, and by a kernel behind them.
+fn rounding_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (format, quantized) in [("q4_0", true), ("q8_0", true), ("q6_k", true), ("q4_0", false), ("f16", false)] {
+        let format = *FORMATS.iter().find(|known| known.name() == format).expect("a format");
+        for (tokens, rows, cols, slice_rows) in [
+            (1, 32, 96, 32),
+            (1, 416, 1024, 416),
+            (1, 96, 4352, 96),
+            (1, 96, 64, 48),
+            (5, 96, 288, 96),
+            (40, 64, 96, 64),
+        ] {
+            let cols = whole_blocks(format, cols);
+            let activation = Activation::GeluErf;
+            let op = Matmul { bias: true, activation, quantized, rounds: true, ..Matmul::plain() };
+            let row = |columns: usize| TensorType::f32([Dim::Tokens, Dim::Fixed(columns as u32)]);
+            let mut inputs = vec![
+                CaseInput::Activation(row(cols)),
+                CaseInput::Weight { format, rows, cols, slice_rows },
+                CaseInput::Vector(rows),
+            ];
+            inputs.extend(quantized.then(|| CaseInput::Activation(row(cols).rounded())));
+            cases.push(Case {
+                label: format!("{} {tokens}x{cols} by {rows}/{slice_rows} {op:?}", format.name()),
+                op: Box::new(op),
+                inputs,
+                outputs: vec![CaseInput::Activation(row(rows)), CaseInput::Activation(row(rows).rounded())],
+                step: Step::new(tokens, 0, 1),
+                // A value half-way between two codes may fall to either side.
+                max_nmse: 5e-6,
             });
         }
     }

@@ -157,6 +157,8 @@ pub enum Bind {
     },
     /// The op's n-th scratch buffer.
     Scratch(usize),
+    /// A tensor of the graph that is none of the op's operands: see [`Kernel::EARLY`].
+    Tensor(usize),
 }
 
 /// One dispatch, as data. The uniform `step` is bound by itself.
@@ -168,7 +170,7 @@ pub struct Kernel {
     pub slots: Vec<(&'static str, String)>,
     /// Its constants.
     pub overrides: Vec<(&'static str, f64)>,
-    /// Its bindings by WGSL name. Names the composed shader lacks are an error.
+    /// Its bindings by WGSL name, or [`Self::EARLY`]. Other names that the composed shader lacks are an error.
     pub bindings: Vec<(&'static str, Bind)>,
     /// Workgroups along x, y, z.
     pub workgroups: [Extent; 3],
@@ -177,6 +179,9 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// The name of bindings that no shader has: buffers that become readable for later kernels when this one runs.
+    pub const EARLY: &'static str = "(early)";
+
     /// Whether it has anything to do in a forward: without workgroups along an axis it has not.
     pub fn runs(&self, step: Step) -> bool {
         self.workgroups.iter().all(|extent| extent.count(step) > 0)

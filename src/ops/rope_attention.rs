@@ -5,8 +5,8 @@
 
 use super::attention::Operands;
 use super::{
-    Alibi, Attention, Bind, Call, Case, CaseInput, Columns, HostInput, Kernel, KvFormat, Op, Phase, RopeAppend,
-    RopeStyle, StateType, Step,
+    Alibi, Attention, Bind, Call, Case, CaseInput, HostInput, Kernel, KvFormat, Op, Phase, RopeAppend, RopeStyle,
+    StateType, Step,
 };
 use crate::tensor::{Dim, TensorType};
 
@@ -127,20 +127,16 @@ pub(super) fn cases() -> Vec<Case> {
             _ => {
                 op.rope.style = RopeStyle::Interleaved;
                 op.attention.window = Some(600);
-                op.attention.columns = Some(Columns { start: 20, of: heads * head_dim + 28 });
             }
         }));
     }
-    // Rounded rows: of the heads alone, and with what lies behind them.
+    // Rounded rows.
     for (position, heads, kv_heads, head_dim) in [(38, 4, 2, 80), (511, 2, 2, 64), (513, 6, 1, 96), (1200, 2, 2, 256)] {
-        for (format, behind) in [(KvFormat::F16, 0), (KvFormat::F16, 1600), (KvFormat::Q8_0, 160)] {
+        for format in [KvFormat::F16, KvFormat::Q8_0] {
             let (tokens, context_length) = (1, 1300);
             let rotary_dim = head_dim / 2;
             let plain = Plain { tokens, position, context_length, heads, kv_heads, head_dim, rotary_dim, format };
-            cases.push(plain.case(|op| {
-                op.attention.quantized = true;
-                op.attention.columns = (behind > 0).then_some(Columns { start: 0, of: heads * head_dim + behind });
-            }));
+            cases.push(plain.case(|op| op.attention.quantized = true));
         }
     }
     cases
@@ -175,7 +171,6 @@ impl Plain {
                 softcap: None,
                 alibi: None,
                 format,
-                columns: None,
                 quantized: false,
             },
         };
@@ -187,7 +182,7 @@ impl Plain {
             CaseInput::RopeTable { positions: context_length as usize, rotary_dim: rotary_dim as usize },
         ];
         inputs.extend(op.attention.alibi.map(|_| CaseInput::Vector(heads as usize)));
-        let output = row(op.attention.columns.map_or(heads * head_dim, |columns| columns.of));
+        let output = row(heads * head_dim);
         let q = CaseInput::Activation(row(heads * head_dim));
         let mut outputs = vec![CaseInput::Activation(output.clone()), q, state.clone(), state];
         outputs.extend(op.attention.quantized.then(|| CaseInput::Activation(output.rounded())));

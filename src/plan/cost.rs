@@ -114,9 +114,9 @@ fn unit_cost(
     for node in &graph.nodes[unit.nodes.clone()] {
         for id in node.inputs.iter().chain(&node.outputs) {
             match &graph.tensors[id.0].kind {
-                TensorKind::Activation(ty) => {
-                    let slot = buffers.slot_of[id.0].expect("every activation has a slot");
-                    slots.insert(slot, buffer_bytes(ty.bytes(extents)));
+                TensorKind::Activation(_) => {
+                    let own = buffers.slots_of(*id);
+                    slots.extend(own.map(|slot| (slot, buffer_bytes(buffers.slots[slot].bytes(extents)))));
                 }
                 TensorKind::State(state) => {
                     states.insert(*id, buffer_bytes(state.bytes()));

@@ -44,7 +44,7 @@ impl Search<'_> {
     /// Streaming more, if that is enough; else larger budgets, with as much streaming as the request allows.
     fn change(&self) -> String {
         let layers = self.layers();
-        let fits = |offload| self.with(offload, 1.0, |search| search.best());
+        let fits = |offload| self.with(offload, 1.0, |search| search.first_fit());
         let more = match self.request.offload {
             Offload::Never => fits(Offload::AsNeeded).map(|plan| {
                 let streamed = plan.placements.iter().filter(|p| p.residency == Residency::Streamed).count();
@@ -65,7 +65,7 @@ impl Search<'_> {
             Offload::All => Offload::All,
             _ => Offload::AsNeeded,
         };
-        let fits = |factor: f64| self.with(offload, factor, |search| search.best()).is_some();
+        let fits = |factor: f64| self.with(offload, factor, |search| search.first_fit()).is_some();
         let flag = if offload == self.request.offload { "" } else { " with --offload" };
         let needed = self.with(offload, 1.0, |search| search.whole()) as f64;
         let most = self.budgets.iter().map(|budget| budget.bytes.max(1)).min().unwrap_or(1) as f64;
@@ -94,7 +94,7 @@ impl Search<'_> {
         let grow = |budget: &AdapterBudget| AdapterBudget { bytes: grown(budget.bytes, factor), ..*budget };
         let budgets: Vec<AdapterBudget> = self.budgets.iter().map(grow).collect();
         let request = PlanRequest { offload, ..self.request };
-        then(&Search { costs: self.costs, budgets: &budgets, request })
+        then(&Search { budgets: &budgets, request, ..*self })
     }
 }
 

@@ -86,6 +86,7 @@ impl Coming {
     pub(super) const fn of(residency: Residency, mode: OffloadMode, in_place: bool, tokens: u32) -> Self {
         match (residency, mode) {
             (Residency::Resident, _) => Self::Resident,
+            (Residency::InPlace, _) => Self::InPlace,
             (Residency::Streamed, OffloadMode::Mapped) => Self::Staged,
             (Residency::Streamed, OffloadMode::Pinned) if in_place && tokens == 1 => Self::InPlace,
             (Residency::Streamed, OffloadMode::Pinned) => Self::Copied,
@@ -110,7 +111,8 @@ impl Seconds {
         // An embedding is looked up, not read.
         let all = if unit.flops == 0 { unit.read } else { unit.weight_bytes().max(unit.read) };
         if coming == Coming::InPlace {
-            self.waited += (unit.read as f64 / rates.in_place).max(unit.quantized as f64 / rates.unpacking);
+            let read = (unit.read as f64 / rates.in_place).max(unit.quantized as f64 / rates.unpacking);
+            self.waited += f64::from(tokens) * read;
         } else if tokens == 1 {
             // Of one token the rate of reading says it all.
             self.memory += (unit.read as f64 / rates.memory).max(unit.quantized as f64 / rates.unpacking);

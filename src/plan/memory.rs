@@ -96,6 +96,7 @@ impl Tally {
                     }
                 }
             }
+            Residency::InPlace => {}
             Residency::Streamed => {
                 // Pinned weights are packed where they stay.
                 if mode == OffloadMode::Mapped {
@@ -149,10 +150,17 @@ impl Plan {
         leaving.map(|(_, unit)| buffer_bytes(unit.output)).max().unwrap_or(0)
     }
 
-    /// Bytes of an adapter's streamed weights.
-    pub fn streamed_bytes(&self, costs: &[UnitCost], adapter: AdapterId) -> u64 {
+    /// Bytes of an adapter's weights that the host keeps, packed.
+    pub fn host_bytes(&self, costs: &[UnitCost], adapter: AdapterId) -> u64 {
+        let streamed = self.weight_bytes(costs, adapter, Residency::Streamed);
+        let pinned = if self.offload_mode == OffloadMode::Pinned { streamed } else { 0 };
+        pinned + self.weight_bytes(costs, adapter, Residency::InPlace)
+    }
+
+    /// Bytes of an adapter's weights that are kept so.
+    pub fn weight_bytes(&self, costs: &[UnitCost], adapter: AdapterId, residency: Residency) -> u64 {
         let placed = self.placements.iter().zip(costs);
-        let streamed = placed.filter(|(p, _)| p.adapter == adapter && p.residency == Residency::Streamed);
-        streamed.map(|(_, unit)| unit.weight_bytes()).sum()
+        let kept = placed.filter(|(p, _)| p.adapter == adapter && p.residency == residency);
+        kept.map(|(_, unit)| unit.weight_bytes()).sum()
     }
 }

@@ -31,12 +31,14 @@ pub type AdapterId = usize;
 
 /// Where a unit's weights are between forwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Residency {
     /// On the adapter, for good.
     Resident,
     /// On the host; they come through the adapter's ring each forward.
     Streamed,
+    /// On the host, packed, where the adapter's kernels read the little that a forward needs: rows of an embedding.
+    InPlace,
 }
 
 /// Where streamed weights are between forwards, and how they come to an adapter.

@@ -17,6 +17,8 @@ pub struct AdapterBudget {
     pub number: usize,
     /// Bytes it may hold in all.
     pub bytes: u64,
+    /// Whether its kernels read memory of the host.
+    pub reads_host: bool,
     /// What it does a second.
     pub rates: Rates,
 }
@@ -49,11 +51,14 @@ pub struct PlanRequest {
 }
 
 /// Units and budgets that a plan is sought for.
+#[derive(Clone, Copy)]
 pub(super) struct Search<'a> {
     /// By adapter, by unit.
     pub(super) costs: &'a [Vec<UnitCost>],
     pub(super) budgets: &'a [AdapterBudget],
     pub(super) request: PlanRequest,
+    /// Whether the embedding's rows are read from memory of the host.
+    pub(super) embedding_in_place: bool,
 }
 
 /// The best way found to place the first units on the first adapters.
@@ -75,13 +80,13 @@ pub fn plan(costs: &[Vec<UnitCost>], budgets: &[AdapterBudget], request: &PlanRe
     if budgets.is_empty() {
         return Err(PlanError::NoAdapter);
     }
-    let search = Search { costs, budgets, request: *request };
+    let search = Search { costs, budgets, request: *request, embedding_in_place: false };
     if let Offload::Layers(wanted) = request.offload
         && wanted > search.layers()
     {
         return Err(PlanError::TooManyLayers { wanted, layers: search.layers() });
     }
-    let plan = search.best().ok_or_else(|| search.does_not_fit())?;
+    let plan = search.first_fit().ok_or_else(|| search.does_not_fit())?;
     Ok(search.in_turns(&plan).unwrap_or(plan))
 }
 
@@ -101,7 +106,38 @@ impl Search<'_> {
         self.units().saturating_sub(2)
     }
 
-    pub(super) fn best(&self) -> Option<Plan> {
+    /// The best plan of the first kind that fits. A row a token costs next to nothing where it is, so the embedding is
+    /// the first that leaves the adapter, but only for what would not fit beside it.
+    pub(super) fn first_fit(&self) -> Option<Plan> {
+        let all_resident = match self.request.offload {
+            Offload::AsNeeded => Offload::Never,
+            other => other,
+        };
+        let wanted = self.request.offload;
+        let kinds = [(all_resident, false), (all_resident, true), (wanted, true), (wanted, false)];
+        let below = self.embedding_may_be_below();
+        kinds.into_iter().find_map(|(offload, in_place)| {
+            let request = PlanRequest { offload, ..self.request };
+            Self { request, embedding_in_place: in_place && below, ..*self }.best()
+        })
+    }
+
+    /// Whether the embedding's rows can be read in place, and no tied head needs its weights on the adapter.
+    fn embedding_may_be_below(&self) -> bool {
+        let [embedding, others @ ..] = &*self.costs[0] else { return false };
+        let tied = |id| others.iter().any(|unit| unit.weights.iter().any(|(other, _)| other == id));
+        self.budgets.iter().all(|budget| budget.reads_host) && !embedding.weights.iter().any(|(id, _)| tied(id))
+    }
+
+    fn residency(&self, unit: usize, streamed: &[usize]) -> Residency {
+        match unit {
+            0 if self.embedding_in_place => Residency::InPlace,
+            unit if streamed.contains(&unit) => Residency::Streamed,
+            _ => Residency::Resident,
+        }
+    }
+
+    fn best(&self) -> Option<Plan> {
         let units = self.units();
         let mut table: Vec<Vec<Option<Best>>> = Vec::with_capacity(self.budgets.len());
         for adapter in 0..self.budgets.len() {
@@ -130,10 +166,7 @@ impl Search<'_> {
         for adapter in (0..table.len()).rev() {
             let best = table[adapter][end]?;
             let streamed = self.streamed(best.start, end, best.level);
-            let place = |unit: usize| {
-                let residency = if streamed.contains(&unit) { Residency::Streamed } else { Residency::Resident };
-                Placement { adapter, residency }
-            };
+            let place = |unit: usize| Placement { adapter, residency: self.residency(unit, &streamed) };
             placements.extend((best.start..end).rev().map(place));
             end = best.start;
         }
@@ -163,10 +196,11 @@ impl Search<'_> {
     fn level(&self, adapter: usize, start: usize, end: usize) -> Option<usize> {
         let budget = self.budgets[adapter].bytes;
         let fits = |level: usize| self.bytes(adapter, start, end, level).total() <= budget;
-        let most = end - start;
+        let (_, layers) = self.layers_in(start, end);
+        let most = layers + self.ends(start, end).len();
         match self.request.offload {
             Offload::Never | Offload::Layers(_) => fits(0).then_some(0),
-            Offload::All => (most - self.ends(start, end).len()..=most).find(|level| fits(*level)),
+            Offload::All => (layers..=most).find(|level| fits(*level)),
             Offload::AsNeeded if fits(0) => Some(0),
             Offload::AsNeeded if !fits(most) => None,
             Offload::AsNeeded => {
@@ -181,10 +215,17 @@ impl Search<'_> {
         }
     }
 
-    /// Head and embedding, if the run has them, in the order they are given up in.
+    /// The first layer of a run, and how many it has.
+    fn layers_in(&self, start: usize, end: usize) -> (usize, usize) {
+        let first = start.max(1);
+        (first, end.min(self.units() - 1).saturating_sub(first))
+    }
+
+    /// Head and embedding, if the run has them to stream, in the order they are given up in.
     fn ends(&self, start: usize, end: usize) -> Vec<usize> {
         let last = self.units() - 1;
-        let mut ends: Vec<usize> = [last, 0].into_iter().filter(|unit| (start..end).contains(unit)).collect();
+        let streams = |unit: &usize| (start..end).contains(unit) && !(self.embedding_in_place && *unit == 0);
+        let mut ends: Vec<usize> = [last, 0].into_iter().filter(streams).collect();
         ends.dedup();
         ends
     }
@@ -192,7 +233,7 @@ impl Search<'_> {
     /// The units of a run that are streamed at this level: as many layers, evenly spread, so that each upload has
     /// resident layers to hide behind; beyond that the head, then the embedding.
     fn streamed(&self, start: usize, end: usize, level: usize) -> Vec<usize> {
-        let (ends, last) = (self.ends(start, end), self.units() - 1);
+        let ends = self.ends(start, end);
         let spread = |from: usize, layers: usize, count: usize| {
             let chosen = move |layer: &usize| (layer + 1) * count / layers > layer * count / layers;
             (0..layers).filter(chosen).map(move |layer| from + layer)
@@ -200,8 +241,7 @@ impl Search<'_> {
         if let Offload::Layers(count) = self.request.offload {
             return spread(1, self.layers(), count).filter(|unit| (start..end).contains(unit)).collect();
         }
-        let (from, to) = (start.max(1), end.min(last).max(start.max(1)));
-        let layers = to - from;
+        let (from, layers) = self.layers_in(start, end);
         let given_up = ends.into_iter().take(level.saturating_sub(layers));
         spread(from, layers, level.min(layers)).chain(given_up).collect()
     }
@@ -219,7 +259,7 @@ impl Search<'_> {
         let streamed = self.streamed(start, end, level);
         let mut tally = Tally::default();
         for unit in start..end {
-            let residency = if streamed.contains(&unit) { Residency::Streamed } else { Residency::Resident };
+            let residency = self.residency(unit, &streamed);
             tally.add(&self.costs[adapter][unit], residency, self.request.ring_slots, self.request.offload_mode);
         }
         // What comes behind the run is on another adapter.
@@ -233,7 +273,7 @@ impl Search<'_> {
         let rates = &self.budgets[adapter].rates;
         let mut seconds = Seconds::default();
         for unit in start..end {
-            let residency = if streamed.contains(&unit) { Residency::Streamed } else { Residency::Resident };
+            let residency = self.residency(unit, &streamed);
             seconds.add(&self.costs[adapter][unit], self.request.coming(residency, 1), rates, 1);
         }
         seconds.total(self.request.ring_slots > 1) + 2.0 * rates.crossing

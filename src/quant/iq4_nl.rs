@@ -22,6 +22,7 @@ impl Grouped for Iq4Nl {
     const LEN: usize = GROUP;
     const BYTES: usize = 2 + GROUP / 2;
     const LOW_BITS: usize = 4;
+    const TABLE: bool = true;
 
     fn codes(block: &[u8], _group: usize) -> Codes {
         from_halves(&block[2..])

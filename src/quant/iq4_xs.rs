@@ -28,6 +28,7 @@ impl Grouped for Iq4Xs {
     const LEN: usize = 256;
     const BYTES: usize = HEAD + 128;
     const LOW_BITS: usize = 4;
+    const TABLE: bool = true;
 
     fn codes(block: &[u8], group: usize) -> Codes {
         from_halves(&block[HEAD + 16 * group..])

@@ -102,7 +102,8 @@ pub trait BlockFormat: Debug + Send + Sync {
         false
     }
 
-    /// Whether codes stand for places in a table of sixteen floats: then the snippet has `hold_values` and `held4`.
+    /// Whether codes stand for places in a table of sixteen values: then the snippet has `hold_values` and `held4`, and
+    /// with [`Self::integer`] also `held_codes`.
     fn table(&self) -> bool {
         false
     }

@@ -20,6 +20,7 @@ impl Grouped for Mxfp4 {
     const LEN: usize = GROUP;
     const BYTES: usize = 1 + GROUP / 2;
     const LOW_BITS: usize = 4;
+    const TABLE: bool = true;
 
     fn codes(block: &[u8], _group: usize) -> Codes {
         from_halves(&block[1..])

@@ -4,15 +4,18 @@ The library is the one inside the PyPI wheel `xllamacpp` (2026.10.11549 was used
 C API. The two parameter structs are opaque bytes here; the offsets below belong to that build and
 are checked against the known defaults, so a build with another layout stops with an error.
 Adapters are not used: everything runs on the CPU.
+
+LLAMA_CPP_LIBRARY names the libllama.so of another build instead: one with OpenBLAS multiplies prompts in f32. Weights
+are not repacked then, which would keep them from BLAS.
 """
 
 import ctypes
+import os
 from pathlib import Path
 
 import numpy as np
-import xllamacpp
 
-_VOCAB_ONLY, _GPU_LAYERS = 72, 16
+_VOCAB_ONLY, _EXTRA_BUFFERS, _GPU_LAYERS = 72, 74, 16
 _N_CTX, _N_BATCH, _N_UBATCH, _THREADS, _THREADS_BATCH, _FLASH, _TYPE_K, _TYPE_V = 0, 4, 8, 28, 32, 52, 104, 108
 
 _CACHE = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}  # ggml's type numbers
@@ -41,7 +44,13 @@ class _Batch(ctypes.Structure):
     ]
 
 
-_lib = ctypes.CDLL(str(next(Path(xllamacpp.__path__[0]).glob("xllamacpp*.so"))))
+_OTHER = os.environ.get("LLAMA_CPP_LIBRARY")
+if _OTHER:
+    _lib = ctypes.CDLL(_OTHER)
+else:
+    import xllamacpp
+
+    _lib = ctypes.CDLL(str(next(Path(xllamacpp.__path__[0]).glob("xllamacpp*.so"))))
 _P, _I, _B = ctypes.c_void_p, ctypes.c_int32, ctypes.c_bool
 for _name, _result, _arguments in [
     ("llama_model_default_params", _Params, []),
@@ -73,6 +82,7 @@ class Model:
         assert params.get(_GPU_LAYERS) == -1 and bytes(params.bytes[_VOCAB_ONLY : _VOCAB_ONLY + 3]) == b"\0\0\1"
         params.put(_GPU_LAYERS, 0)
         params.put(_VOCAB_ONLY, int(vocab_only), 1)
+        params.put(_EXTRA_BUFFERS, int(not _OTHER), 1)
         self.model = _lib.llama_model_load_from_file(str(path).encode(), params)
         assert self.model, f"llama.cpp cannot load {path}"
         self.vocab = _lib.llama_model_get_vocab(self.model)

@@ -3,7 +3,7 @@
 use super::super::{GraphError, TensorId, TensorKind, Vector};
 use super::Lowering;
 use crate::model::{AttentionSpec, NormSpan, QkNormSpec};
-use crate::ops::{Attention, Columns, NormGroups, QkNorm, RopeAppend, RopeAttention, RopeStyle, StateType};
+use crate::ops::{Attention, NormGroups, QkNorm, RopeAppend, RopeAttention, RopeStyle, StateType};
 use crate::tensor::{DType, Dim};
 
 impl Lowering<'_> {
@@ -16,13 +16,12 @@ impl Lowering<'_> {
         self.concatenated(format!("layer {index} qkv"), &[&spec.q, &spec.k, &spec.v], x)
     }
 
-    /// The values attended to; where `into` names one, in columns of that tensor.
+    /// The values attended to.
     pub(super) fn attention(
         &mut self,
         index: usize,
         spec: &AttentionSpec,
         qkv: TensorId,
-        into: Option<(TensorId, Columns)>,
     ) -> Result<TensorId, GraphError> {
         let qkv = match &spec.qk_norm {
             Some(norm) => self.qk_norm(index, spec, norm, qkv),
@@ -55,7 +54,7 @@ impl Lowering<'_> {
             clip: spec.clip_qkv,
             format: state.format,
         };
-        let (output, columns) = self.place(into, || format!("layer {index} attention"), width);
+        let output = self.hidden(format!("layer {index} attention"), Dim::Tokens, width);
         let attention = Attention {
             heads: spec.heads,
             kv_heads: spec.kv_heads,
@@ -66,7 +65,6 @@ impl Lowering<'_> {
             softcap: spec.softcap,
             alibi: spec.alibi.as_ref().map(|(alibi, _)| *alibi),
             format: state.format,
-            columns,
             quantized: false,
         };
         let mut inputs = vec![qkv, table];
@@ -75,8 +73,7 @@ impl Lowering<'_> {
         }
         let op = RopeAttention { rope, attention: attention.clone() };
         self.node(op.clone(), inputs, vec![output, q, keys, values]);
-        // It writes whole rows rounded, so it must be the last that writes there.
-        if spec.head_dim.is_multiple_of(DType::Q8_BLOCK as u32) && columns.is_none_or(|columns| columns.start == 0) {
+        if spec.head_dim.is_multiple_of(DType::Q8_BLOCK as u32) {
             self.may_round(output, RopeAttention { attention: Attention { quantized: true, ..attention }, ..op });
         }
         Ok(output)

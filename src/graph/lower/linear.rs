@@ -43,8 +43,11 @@ impl Lowering<'_> {
         let integer = self.options.integer && self.held(&spec.weight)?.0.integer();
         inputs.extend(integer.then(|| self.rounded(x)));
         let (bias, residual) = (spec.bias.is_some(), residual.is_some());
-        let op = Matmul { bias, residual, activation, columns, quantized: integer };
-        self.node(op, inputs, vec![output]);
+        let op = Matmul { bias, residual, activation, columns, quantized: integer, ..Matmul::plain() };
+        self.node(op.clone(), inputs, vec![output]);
+        if columns.is_none() {
+            self.may_round(output, Matmul { rounds: true, ..op });
+        }
         Ok(())
     }
 

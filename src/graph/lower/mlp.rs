@@ -3,7 +3,7 @@
 use super::super::{GraphError, TensorId};
 use super::Lowering;
 use crate::model::{ExpertsSpec, LinearSpec, MlpSpec, WeightSpec};
-use crate::ops::{Activation, Columns, CombineExperts, GatedActivation, MatmulExperts, Route};
+use crate::ops::{Activation, CombineExperts, GatedActivation, MatmulExperts, Route};
 use crate::tensor::Dim;
 
 /// An MLP before its last step.
@@ -16,22 +16,14 @@ pub(super) enum Inner {
 }
 
 impl Lowering<'_> {
-    /// The MLP up to its last matrix; where `into` names one, in columns of that tensor, which experts can't.
-    pub(super) fn mlp_inner(
-        &mut self,
-        index: usize,
-        spec: &MlpSpec,
-        x: TensorId,
-        into: Option<(TensorId, Columns)>,
-    ) -> Result<Inner, GraphError> {
+    /// The MLP up to its last matrix.
+    pub(super) fn mlp_inner(&mut self, index: usize, spec: &MlpSpec, x: TensorId) -> Result<Inner, GraphError> {
         match spec {
             MlpSpec::Plain { up, activation, .. } => {
-                let (output, columns) = self.place(into, || format!("layer {index} up"), up.weight.rows());
-                self.linear_into(up, x, output, *activation, None, columns)?;
-                Ok(Inner::Dense(output))
+                Ok(Inner::Dense(self.linear(format!("layer {index} up"), up, x, Dim::Tokens, *activation, None)?))
             }
             MlpSpec::Gated { gate, up, activation, .. } => {
-                Ok(Inner::Dense(self.gated(format!("layer {index}"), [gate, up], *activation, x, into)?))
+                Ok(Inner::Dense(self.gated(format!("layer {index}"), [gate, up], *activation, x)?))
             }
             MlpSpec::Experts(experts) => self.experts(index, experts, x),
         }
@@ -73,16 +65,12 @@ impl Lowering<'_> {
         [gate, up]: [&LinearSpec; 2],
         activation: Activation,
         x: TensorId,
-        into: Option<(TensorId, Columns)>,
     ) -> Result<TensorId, GraphError> {
         let both = self.concatenated(format!("{name} gate, up"), &[gate, up], x)?;
-        let (inner, columns) = self.place(into, || format!("{name} gated"), up.weight.rows());
-        let op = GatedActivation { activation, interleaved: false, groups: 1, quantized: false, columns };
+        let inner = self.hidden(format!("{name} gated"), Dim::Tokens, up.weight.rows());
+        let op = GatedActivation { activation, interleaved: false, groups: 1, quantized: false };
         self.node(op.clone(), vec![both], vec![inner]);
-        // Columns of a wider tensor are rounded with all of it.
-        if columns.is_none() {
-            self.may_round(inner, GatedActivation { quantized: true, ..op });
-        }
+        self.may_round(inner, GatedActivation { quantized: true, ..op });
         Ok(inner)
     }
 
@@ -95,18 +83,13 @@ impl Lowering<'_> {
         let both = self.by_experts(at("experts' gate, up"), spec, &spec.gate_up, [x, selection], true)?;
         let inner_width = (spec.down.cols as u32 * top_k) as usize;
         let inner = self.hidden(at("experts' gated"), Dim::Tokens, inner_width);
-        let gated = GatedActivation {
-            activation: spec.activation,
-            interleaved: false,
-            groups: top_k,
-            quantized: false,
-            columns: None,
-        };
+        let gated =
+            GatedActivation { activation: spec.activation, interleaved: false, groups: top_k, quantized: false };
         self.node(gated, vec![both], vec![inner]);
         let down = self.by_experts(at("experts' down"), spec, &spec.down, [inner, selection], false)?;
         let mut shared = Vec::new();
         if let Some(spec_of) = &spec.shared {
-            let inner = self.gated(at("shared expert"), [&spec_of.gate, &spec_of.up], spec.activation, x, None)?;
+            let inner = self.gated(at("shared expert"), [&spec_of.gate, &spec_of.up], spec.activation, x)?;
             let name = at("shared expert");
             shared.push(self.linear(name, &spec_of.down, inner, Dim::Tokens, Activation::Identity, None)?);
             if let Some(scale) = &spec_of.scale {

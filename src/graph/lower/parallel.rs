@@ -1,13 +1,15 @@
 //! Lowering of a layer whose two parts read the same residual stream: `x + attention(x) + mlp(x)`.
 //!
-//! The parts are begun side by side, since what is independent shares the adapter. Their last matrices are one where
-//! their formats agree: `[o | down] · [attended ; inner]` is a dispatch less to wait for than o and, on top of it, down.
+//! Attention waits for one thing after another and leaves most of the adapter idle, so the MLP's first matrix comes right
+//! behind it: they have no result in common and share the adapter. Their last matrices are one where their formats
+//! agree: `[o | down] · [attended ; inner]` is a dispatch less to wait for than o and, on top of it, down.
 //! Nothing is joined behind norms, which each part has of its own, nor behind experts, which have no one last matrix.
 
 use super::super::{GraphError, TensorId, Vector};
 use super::Lowering;
+use super::mlp::Inner;
 use crate::model::{LayerSpec, LinearSpec, MlpSpec};
-use crate::ops::{Activation, Columns, Matmul};
+use crate::ops::Matmul;
 use crate::tensor::Dim;
 
 impl Lowering<'_> {
@@ -15,19 +17,13 @@ impl Lowering<'_> {
         let normed = self.layer_norm(index, "attention norm", layer.attention_norm.as_ref(), x, x);
         let mlp_input = self.layer_norm(index, "mlp norm", layer.mlp_norm.as_ref(), x, normed);
         let qkv = self.qkv(index, &layer.attention, normed)?;
-        let Some(down) = self.down_beside_o(layer)? else {
-            let inner = self.mlp_inner(index, &layer.mlp, mlp_input, None)?;
-            let attended = self.attention(index, &layer.attention, qkv, None)?;
+        let attended = self.attention(index, &layer.attention, qkv)?;
+        let inner = self.mlp_inner(index, &layer.mlp, mlp_input)?;
+        let (Some(down), Inner::Dense(inner)) = (self.down_beside_o(layer)?, &inner) else {
             let joined = self.attention_joined(index, layer, attended, x)?;
             return self.mlp_joined(index, layer, inner, joined);
         };
-        let o = &layer.attention.o;
-        let (width, of) = (o.weight.cols as u32, o.weight.cols + down.weight.cols);
-        let both = self.hidden(format!("layer {index} attention, inner"), Dim::Tokens, of);
-        let columns = |start| Some((both, Columns { start, of: of as u32 }));
-        self.mlp_inner(index, &layer.mlp, mlp_input, columns(width))?;
-        self.attention(index, &layer.attention, qkv, columns(0))?;
-        self.o_and_down(format!("layer {index} output"), [o, down], both, x)
+        self.o_and_down(format!("layer {index} output"), [&layer.attention.o, down], [attended, *inner], x)
     }
 
     /// The MLP's last matrix, where it can lie beside attention's: each row one's blocks, then the other's.
@@ -56,10 +52,10 @@ impl Lowering<'_> {
         &mut self,
         name: String,
         [o, down]: [&LinearSpec; 2],
-        both: TensorId,
+        [attended, inner]: [TensorId; 2],
         x: TensorId,
     ) -> Result<TensorId, GraphError> {
-        let mut inputs = vec![both, self.beside(&[&o.weight, &down.weight])?];
+        let mut inputs = vec![attended, self.beside(&[&o.weight, &down.weight])?];
         inputs.extend(match [&o.bias, &down.bias] {
             [Some(o), Some(down)] => {
                 let label = format!("{} + {}", o.label(), down.label());
@@ -69,11 +65,12 @@ impl Lowering<'_> {
             [None, None] => None,
         });
         let bias = inputs.len() > 2;
-        inputs.push(x);
+        inputs.extend([x, inner]);
         let integer = self.options.integer && self.format(&o.weight)?.integer();
-        inputs.extend(integer.then(|| self.rounded(both)));
-        let (activation, residual) = (Activation::Identity, true);
-        let op = Matmul { bias, residual, activation, columns: None, quantized: integer };
+        if integer {
+            inputs.extend([attended, inner].map(|part| self.rounded(part)));
+        }
+        let op = Matmul { bias, residual: true, beside: true, quantized: integer, ..Matmul::plain() };
         let output = self.hidden(name, Dim::Tokens, o.weight.rows());
         self.node(op, inputs, vec![output]);
         Ok(output)

@@ -1,7 +1,7 @@
 //! Cases of attention: kernels and reference compute the same.
 
 use super::{Alibi, Attention};
-use crate::ops::{Case, CaseInput, Columns, KvFormat, StateType, Step};
+use crate::ops::{Case, CaseInput, KvFormat, StateType, Step};
 use crate::tensor::{Dim, TensorType};
 
 struct Shape {
@@ -62,37 +62,7 @@ pub(in crate::ops) fn cases() -> Vec<Case> {
     }
     cases.push(case(&shapes[3], KvFormat::F32, 1e4, None, None, None));
     cases.push(case(&shapes[9], KvFormat::F32, 1e4, None, None, None));
-    // Decode, and both prefill kernels: the other columns keep what is in them.
-    for shape in [&shapes[1], &shapes[8], &shapes[9]] {
-        for (start, format) in [(0, KvFormat::F16), (20, KvFormat::F16), (20, KvFormat::Q8_0)] {
-            cases.push(column_case(shape, start, format));
-        }
-    }
     cases
-}
-
-/// Attention into a column range of a wider output.
-fn column_case(shape: &Shape, start: u32, format: KvFormat) -> Case {
-    let op = Attention {
-        heads: shape.heads,
-        kv_heads: shape.kv_heads,
-        head_dim: shape.head_dim,
-        scale: 0.1,
-        window: None,
-        softcap: None,
-        alibi: None,
-        format,
-        columns: Some(Columns { start, of: shape.heads * shape.head_dim + 28 }),
-        quantized: false,
-    };
-    let whole = case(shape, format, op.scale, None, None, None);
-    let rows = TensorType::f32([Dim::Tokens, Dim::Fixed(op.columns().of)]);
-    Case {
-        label: format!("{} tokens at {} {op:?}", shape.tokens, shape.position),
-        op: Box::new(op),
-        outputs: vec![CaseInput::Activation(rows)],
-        ..whole
-    }
 }
 
 fn case(
@@ -106,8 +76,7 @@ fn case(
     let Shape { tokens, position, context_length, heads, kv_heads, head_dim } = *shape;
     let rows = CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(heads * head_dim)]));
     let state = CaseInput::State(StateType { kv_heads, context_length, head_dim, format });
-    let op =
-        Attention { heads, kv_heads, head_dim, scale, window, softcap, alibi, format, columns: None, quantized: false };
+    let op = Attention { heads, kv_heads, head_dim, scale, window, softcap, alibi, format, quantized: false };
     let mut inputs = vec![rows.clone(), state.clone(), state];
     inputs.extend(alibi.map(|_| CaseInput::Vector(heads as usize)));
     Case {

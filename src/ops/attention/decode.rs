@@ -8,7 +8,7 @@
 
 use super::{Attention, KvFormat, StateType};
 use crate::ops::quantize_row::quantized_slot;
-use crate::ops::{Bind, Call, Columns, Extent, Kernel, RopeAppend, Traits, reduce_slot};
+use crate::ops::{Bind, Call, Extent, Kernel, RopeAppend, Traits, reduce_slot};
 use crate::tensor::{DType, FEW_ROWS};
 
 /// Positions that one workgroup attends to by itself at most. More take another two dispatches, fewer leave most of a
@@ -159,7 +159,7 @@ impl Decode<'_> {
             bindings: self.operands.queries.clone(),
             workgroups: [
                 Extent::ContextUpTo { most: ALONE, count: 1 },
-                Extent::Fixed(tiles + self.rest(workgroup)),
+                Extent::Fixed(tiles),
                 Extent::Tokens { per: 1 },
             ],
             scratch: vec![],
@@ -212,7 +212,7 @@ impl Decode<'_> {
             overrides,
             bindings: vec![("partials", Bind::Scratch(0))],
             workgroups: [
-                Extent::ContextBeyond { most: ALONE, count: heads + self.rest(workgroup) },
+                Extent::ContextBeyond { most: ALONE, count: *heads },
                 Extent::Fixed(1),
                 Extent::Tokens { per: 1 },
             ],
@@ -224,9 +224,10 @@ impl Decode<'_> {
 
     /// What a kernel that writes rows of the output has besides.
     fn row(&self, kernel: &mut Kernel) {
-        let Columns { start, of } = self.attention.columns();
-        kernel.slots.push(quantized_slot(self.attention.quantized));
-        kernel.overrides.extend([("FIRST_COLUMN", f64::from(start)), ("COLS", f64::from(of))]);
+        let Attention { heads, head_dim, quantized, .. } = self.attention;
+        assert!(!quantized || head_dim.is_multiple_of(DType::Q8_BLOCK as u32), "lowering rounds whole blocks of heads");
+        kernel.slots.push(quantized_slot(*quantized));
+        kernel.overrides.push(("COLS", f64::from(heads * head_dim)));
         kernel.overrides.extend(self.state.format.turn_overrides(self.attention.head_dim));
         kernel.overrides.push(("TURN_LANES", if self.turns() { f64::from(TURN_LANES) } else { 1.0 }));
         kernel.bindings.push(("output", self.operands.output));
@@ -235,18 +236,6 @@ impl Decode<'_> {
 
     fn turns(&self) -> bool {
         self.state.format.span(self.attention.head_dim) > 1
-    }
-
-    /// Workgroups that round what is behind the heads in a row.
-    fn rest(&self, workgroup: u32) -> u32 {
-        let Columns { start, of } = self.attention.columns();
-        let width = self.attention.heads * self.attention.head_dim;
-        if !self.attention.quantized {
-            return 0;
-        }
-        let block = DType::Q8_BLOCK as u32;
-        assert!(start == 0 && self.attention.head_dim.is_multiple_of(block), "lowering rounds whole blocks of heads");
-        ((of - width) / 4).div_ceil(workgroup)
     }
 
     /// Invocations of a workgroup: what is wanted, or half of it until it fits; on a software adapter the fewest.

@@ -85,9 +85,12 @@ impl Matmul {
         if slice == 0 {
             kernels.push(kernel(
                 "narrow",
-                vec![],
-                vec![("COLS", f64::from(cols)), flag("LOGIT_ROWS", logit_rows)],
-                vec![("input", Bind::Input(0)), ("narrowed", Bind::Scratch(0))],
+                vec![self.row_slot(false)],
+                self.row_overrides(call)
+                    .into_iter()
+                    .chain([("COLS", f64::from(cols)), flag("LOGIT_ROWS", logit_rows)])
+                    .collect(),
+                self.row_bindings(false).into_iter().chain([("narrowed", Bind::Scratch(0))]).collect(),
                 [Extent::Fixed((cols.next_multiple_of(SLAB) / 8).div_ceil(64)), per(1), Extent::Fixed(1)],
             ));
         }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes a GGUF file with random weights in the shape of a real model, to measure speed and memory at full size.
 
-usage: python3 benches/random_gguf.py SHAPE OUT.gguf [f16|q8_0|q4_0]     (no SHAPE: lists them)
+usage: python3 benches/random_gguf.py SHAPE OUT.gguf [f16|q8_0|q4_0|q4_k]     (no SHAPE: lists them)
 
 Weights repeat one random tile: right for timing, meaningless as text. Needs numpy and the PyPI package `gguf`; the
 vocabularies are those of `checkpoints/vocab/`, padded to the model's size.
@@ -25,25 +25,30 @@ SHAPES = {
     "qwen3-30b-a3b": dict(arch="qwen3moe", layers=48, hidden=2048, heads=32, kv=4, ff=768, vocab=151936, rotary=128,
                           head_dim=128, experts=128, top_k=8),
 }
-# bytes of a block of 32, and its scale's bytes as a number that keeps activations small
-BLOCKS = {"q8_0": (34, 0.0003), "q4_0": (18, 0.004)}
+# weights and bytes of a block, and the f16 numbers it begins with, scales that keep activations small
+BLOCKS = {"q8_0": (32, 34, [0.0003]), "q4_0": (32, 18, [0.004]), "q4_k": (256, 144, [0.0001, 0.001])}
 TYPES = {"f16": gguf.GGMLQuantizationType.F16, "q8_0": gguf.GGMLQuantizationType.Q8_0,
-         "q4_0": gguf.GGMLQuantizationType.Q4_0}
-FILE_TYPES = {"f16": 1, "q8_0": 7, "q4_0": 2}
+         "q4_0": gguf.GGMLQuantizationType.Q4_0, "q4_k": gguf.GGMLQuantizationType.Q4_K}
+FILE_TYPES = {"f16": 1, "q8_0": 7, "q4_0": 2, "q4_k": 15}
 
 
 def tile(kind: str) -> np.ndarray:
     rng = np.random.default_rng(0)
     if kind == "f16":
         return (rng.standard_normal(1 << 24) * 0.02).astype(np.float16).view(np.uint8)
-    size, scale = BLOCKS[kind]
+    _, size, scales = BLOCKS[kind]
     blocks = rng.integers(0, 256, (1 << 19, size), dtype=np.uint8)
-    blocks[:, :2] = np.array([scale], np.float16).view(np.uint8)
+    blocks[:, : 2 * len(scales)] = np.array(scales, np.float16).view(np.uint8)
     return blocks.reshape(-1)
 
 
 def row_bytes(kind: str, cols: int) -> int:
-    return cols * 2 if kind == "f16" else cols // 32 * BLOCKS[kind][0]
+    if kind == "f16":
+        return cols * 2
+    weights, size, _ = BLOCKS[kind]
+    if cols % weights:
+        sys.exit(f"rows of {cols} are no whole blocks of {kind}")
+    return cols // weights * size
 
 
 def tensors(s: dict) -> list[tuple[str, tuple[int, ...]]]:

@@ -132,22 +132,35 @@ fn the_host_executor_decodes_through_the_same_calls() {
 fn a_dropped_line_leaves_nothing_behind() {
     let folder = repository("checkpoints/tiny-llama-gqa");
     let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
-    let mut executor = gpu(&checkpoint, &Plan::single(lowered(&checkpoint).units.len()));
-    let (never, prompt) = (AtomicBool::new(false), &golden(&folder).tokens[..7]);
+    let units = lowered(&checkpoint).units.len();
+    // What two adapters in turns have recorded for the next token is of the forward before, too.
+    for plan in [Plan::single(units), plans(units).swap_remove(1).1] {
+        dropped(&mut gpu(&checkpoint, &plan), &golden(&folder).tokens);
+    }
+}
+
+fn dropped(executor: &mut GpuExecutor, tokens: &[u32]) {
+    let (never, prompt) = (AtomicBool::new(false), &tokens[..7]);
     let greedy = SamplingParams::greedy();
-    let expected = decode(&mut executor, prompt, greedy, false);
+    let expected = decode(executor, prompt, greedy, false);
+    let after = tokens.len().min(9);
+    let longer = decode(executor, &tokens[..after], greedy, false);
     let sampler = Sampler::new(greedy, 0).expect("valid parameters");
     for given_up_after in [1, 2, 5] {
         let batch = Batch { tokens: prompt, position: 0, logits: LogitRows::Last };
         executor.forward(&batch).expect("it runs");
         let (mut line, mut token) = (Line::default(), 3);
         for position in 7..7 + given_up_after {
-            let next = line.next(&mut executor, (token, position), 100, &|_| sampler.rule(0), &never);
+            let next = line.next(executor, (token, position), 100, &|_| sampler.rule(0), &never);
             let Ok(Some(Chosen::Token(next))) = next else { panic!("no token but {next:?}") };
             token = next;
         }
         drop(line);
-        assert_eq!(decode(&mut executor, prompt, greedy, true), expected, "after {given_up_after} tokens of another");
+        let [begin, there] = [(prompt, &expected), (&tokens[..after], &longer)];
+        for (prompt, expected) in if given_up_after == 2 { [there, begin] } else { [begin, there] } {
+            let found = decode(executor, prompt, greedy, true);
+            assert_eq!(&found, expected, "after {given_up_after} tokens of another");
+        }
     }
     let rule = sampler.rule(0);
     let error = executor.queue(Next::Token(1), CONTEXT, &rule, &never).expect_err("the context is full").to_string();

@@ -103,6 +103,9 @@ fn the_library_lists_every_file() {
     assert_eq!(names(SNIPPETS), snippets, "SNIPPETS of src/shader/library.rs is shaders/lib/ and shaders/quant/");
 }
 
+/// Slots whose fillers have nothing to do with those of others: each meets some of them, not all.
+const APART: [&str; 2] = ["ROW", "KEEP"];
+
 /// Every choice of the slots that a kernel's text imports.
 fn slot_choices(kernel: &str) -> Vec<Vec<(&'static str, &'static str)>> {
     let source = text(kernel).expect("the library has its own kernels");
@@ -120,7 +123,15 @@ fn slot_choices(kernel: &str) -> Vec<Vec<(&'static str, &'static str)>> {
         let fillers: Vec<&str> = SNIPPETS.iter().map(|(name, _)| *name).filter(|name| fits(name)).collect();
         assert!(!fillers.is_empty(), "{kernel}: nothing fills {slot}");
         let with = |choice: &Vec<_>, filler| choice.iter().copied().chain([(*slot, filler)]).collect();
-        choices = choices.iter().flat_map(|choice| fillers.iter().map(move |filler| with(choice, *filler))).collect();
+        choices = match APART.contains(slot) {
+            true => {
+                let turn = |index: usize| fillers[(index ^ (index >> 2) ^ (index >> 5)) % fillers.len()];
+                choices.iter().enumerate().map(|(index, choice)| with(choice, turn(index))).collect()
+            }
+            false => {
+                choices.iter().flat_map(|choice| fillers.iter().map(move |filler| with(choice, *filler))).collect()
+            }
+        };
         // Only formats with a table have it held.
         choices.retain(|choice: &Vec<(&str, &str)>| {
             let format = |file: &str| file.strip_prefix("quant/").and_then(wgpt::quant::format);

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::ExecError;
 use super::ahead::{Next, Queued, Ticket, queue_plainly};
 use super::gpu::GpuExecutor;
+use super::handover::Choice;
 use super::lane::Lane;
-use super::play::{Choice, Chunk, Play};
+use super::play::{Chunk, Play};
 use super::{Batch, LogitRows, check_batch};
 use crate::gpu::{Buffer, Device, Dispatch, GpuError, Readback, Recorded, Usage};
 use crate::graph::{Buffers, Graph};
@@ -116,8 +117,14 @@ impl Chooser {
     }
 
     /// Another token is in the embedding's place now.
-    pub(super) const fn displace(&mut self) {
+    const fn displace(&mut self) {
         self.in_place = None;
+    }
+
+    /// Another forward comes than the one that was prepared.
+    pub(super) fn interrupt(&mut self) {
+        self.displace();
+        self.next = None;
     }
 
     fn place(&self, serial: u64) -> &Readback {
@@ -203,7 +210,7 @@ impl GpuExecutor {
                 None => play.run(&[chunk])?,
             };
             // While the last adapter is still at this token.
-            let next = (position + 1 < self.graph.context_length)
+            let next = (played.is_some() && position + 1 < self.graph.context_length)
                 .then(|| play.record_first(&Chunk { step: Step::new(1, position + 1, 1), ..chunk }));
             self.chooser.next = next.flatten().map(|first| (position + 1, first));
             return Ok(played.is_some());

@@ -163,7 +163,7 @@ impl Executor for GpuExecutor {
         check_batch(batch, self.position, self.context_length(), self.vocab_size_in())?;
         // What the batch overwrites is gone even if the forward fails half-way.
         self.position = batch.position;
-        self.chooser.displace();
+        self.chooser.interrupt();
         let Self { graph, buffers, steps, lanes, .. } = &*self;
         let play = Play { graph, buffers, steps, lanes, cancel, choice: None };
         let Some(values) = play.run(&self.chunks(batch))? else { return Ok(None) };
@@ -221,7 +221,7 @@ impl Executor for GpuExecutor {
         let lane = &self.lanes[first_lane(&self.steps)];
         let step = Step::new(batch.tokens.len() as u32, batch.position, 1);
         self.position = batch.position;
-        self.chooser.displace();
+        self.chooser.interrupt();
         lane.begin(step);
         lane.write(&self.buffers, self.graph.tokens, bytemuck::cast_slice(batch.tokens));
         let (times, span) = lane.time(&self.graph, 0..self.graph.nodes.len(), Pass::whole(step))?;

@@ -10,22 +10,47 @@ use super::lane::{Lane, Pass, rows_of};
 use crate::gpu::{Buffer, Dispatch, Readback, Recorded};
 use crate::graph::{Buffers, Graph, TensorId};
 
+/// What comes behind the nodes of a submission.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ending<'e> {
+    /// Nothing that the host waits for.
+    Nothing,
+    /// So many bytes of an activation are copied for [`Lane::read`].
+    Fetch {
+        id: TensorId,
+        bytes: u64,
+        /// To the second readback.
+        spare: bool,
+    },
+    /// A token is chosen from the logits.
+    Choice(Choice<'e>),
+}
+
+/// What chooses a token from the logits, behind the head.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Choice<'e> {
+    pub(super) dispatches: &'e [Dispatch],
+    /// The outcome, and where it is copied to for the host.
+    pub(super) chosen: &'e Buffer,
+    pub(super) readback: &'e Readback,
+}
+
+/// What an [`Ending`] is to a device: dispatches, what is copied, and where to.
+type EndingParts<'e> = (&'e [Dispatch], Vec<(&'e Buffer, u64, u64)>, Option<&'e Readback>);
+
 impl Lane {
-    /// Submits nodes in one compute pass, with the uploads that are ready beside them; where `fetch` names an activation
-    /// and its bytes, copies it for [`Self::read`].
+    /// Submits nodes in one compute pass, with the uploads that are ready beside them, and what comes behind them.
     pub(super) fn submit(
         &self,
         graph: &Graph,
         buffers: &Buffers,
         nodes: Range<usize>,
         pass: Pass,
-        fetch: Option<(TensorId, u64)>,
-        spare: bool,
+        ending: Ending<'_>,
     ) -> Result<(), ExecError> {
-        let readback = fetch.map(|_| self.readback(spare));
-        let results = self.results((graph, buffers), pass, fetch);
+        let (behind, results, readback) = self.ending((graph, buffers), pass, ending);
         let ready = self.take_ready(&nodes)?;
-        let dispatches = self.dispatches(graph, nodes, pass);
+        let dispatches = self.dispatches(graph, nodes, pass).chain(behind);
         self.device.submit_beside(&self.copies(&ready), pass.step, dispatches, &results, readback)?;
         self.release(ready);
         Ok(())
@@ -38,17 +63,20 @@ impl Lane {
         buffers: &Buffers,
         nodes: Range<usize>,
         pass: Pass,
-        fetch: Option<(TensorId, u64)>,
-        spare: bool,
+        ending: Ending<'_>,
     ) -> Recorded {
-        let readback = fetch.map(|_| self.readback(spare));
-        let results = self.results((graph, buffers), pass, fetch);
-        self.device.record(pass.step, self.dispatches(graph, nodes, pass), &results, readback)
+        let (behind, results, readback) = self.ending((graph, buffers), pass, ending);
+        self.device.record(pass.step, self.dispatches(graph, nodes, pass).chain(behind), &results, readback)
     }
 
-    /// Submits what was recorded, behind all that was written and settled since; `spare` where it fetches anything.
-    pub(super) fn submit_recorded(&self, recorded: Recorded, spare: Option<bool>) -> Result<(), ExecError> {
-        Ok(self.device.submit_recorded(recorded, spare.map(|spare| self.readback(spare)))?)
+    /// Submits what was recorded with this ending, behind all that was written and settled since.
+    pub(super) fn submit_recorded(&self, recorded: Recorded, ending: Ending<'_>) -> Result<(), ExecError> {
+        let readback = match ending {
+            Ending::Nothing => None,
+            Ending::Fetch { spare, .. } => Some(self.readback(spare)),
+            Ending::Choice(choice) => Some(choice.readback),
+        };
+        Ok(self.device.submit_recorded(recorded, readback)?)
     }
 
     /// Waits for a submission that fetched `bytes`, and reads them.
@@ -69,13 +97,16 @@ impl Lane {
         nodes.flat_map(move |node| self.dispatches_of(graph, node, pass))
     }
 
-    fn results(
-        &self,
-        (graph, buffers): (&Graph, &Buffers),
-        pass: Pass,
-        fetch: Option<(TensorId, u64)>,
-    ) -> Vec<(&Buffer, u64, u64)> {
-        let phase = |id| pass.phase(rows_of(graph, id));
-        fetch.iter().map(|(id, bytes)| (self.activation(buffers, *id, phase(*id)), 0, *bytes)).collect()
+    fn ending<'e>(&'e self, (graph, buffers): (&Graph, &Buffers), pass: Pass, ending: Ending<'e>) -> EndingParts<'e> {
+        match ending {
+            Ending::Nothing => (&[], Vec::new(), None),
+            Ending::Fetch { id, bytes, spare } => {
+                let activation = self.activation(buffers, id, pass.phase(rows_of(graph, id)));
+                (&[], vec![(activation, 0, bytes)], Some(self.readback(spare)))
+            }
+            Ending::Choice(Choice { dispatches, chosen, readback }) => {
+                (dispatches, vec![(chosen, 0, chosen.bytes())], Some(readback))
+            }
+        }
     }
 }

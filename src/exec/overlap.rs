@@ -43,3 +43,70 @@ fn reads(graph: &Graph, node: usize, kernels: &[Kernel]) -> BTreeSet<TensorId> {
     });
     inputs.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Node, Tensor};
+    use crate::ops::Softcap;
+    use crate::tensor::{Dim, TensorType};
+
+    /// A graph of nodes with these inputs and outputs, and a kernel for each that reads all its inputs.
+    fn line(nodes: &[(&[usize], usize)], tensors: usize) -> (Graph, Vec<Vec<Kernel>>) {
+        let ty = TensorType::f32([Dim::Tokens, Dim::Fixed(4)]);
+        let tensor = |index: usize| Tensor { name: index.to_string(), kind: TensorKind::Activation(ty.clone()) };
+        let node = |(inputs, output): &(&[usize], usize)| Node {
+            op: Box::new(Softcap { cap: 1.0 }),
+            inputs: inputs.iter().map(|id| TensorId(*id)).collect(),
+            outputs: vec![TensorId(*output)],
+        };
+        let kernel = |(inputs, _): &(&[usize], usize)| Kernel {
+            source: "softcap",
+            slots: vec![],
+            overrides: vec![],
+            bindings: (0..inputs.len()).map(|input| ("x", Bind::Input(input))).collect(),
+            workgroups: [crate::ops::Extent::Fixed(1); 3],
+            scratch: vec![],
+        };
+        let graph = Graph {
+            tensors: (0..tensors).map(tensor).collect(),
+            weights: vec![],
+            vectors: vec![],
+            nodes: nodes.iter().map(node).collect(),
+            units: vec![],
+            tokens: TensorId(0),
+            logits: TensorId(tensors - 1),
+            vocab_size: 1,
+            context_length: 1,
+        };
+        (graph, nodes.iter().map(|node| vec![kernel(node)]).collect())
+    }
+
+    /// By node: the tensors that it binds besides its own.
+    fn early(nodes: &[(&[usize], usize)], tensors: usize) -> Vec<Vec<usize>> {
+        let (graph, mut kernels) = line(nodes, tensors);
+        bind_early(&graph, 0..nodes.len(), &mut kernels.iter_mut().collect::<Vec<_>>());
+        let of_node = |kernels: Vec<Kernel>| {
+            let bindings = kernels.into_iter().flat_map(|kernel| kernel.bindings);
+            let early = bindings.filter(|(name, _)| *name == Kernel::EARLY).map(|(_, bind)| bind);
+            early.map(|bind| if let Bind::Tensor(id) = bind { id } else { panic!("{bind:?}") }).collect()
+        };
+        kernels.into_iter().map(of_node).collect()
+    }
+
+    #[test]
+    fn who_waits_makes_readable_what_later_ones_read() {
+        // Two norms, qkv, attention, up, and both joined.
+        let parallel: [(&[usize], usize); 6] = [(&[0], 1), (&[0], 2), (&[1], 3), (&[3], 4), (&[2], 5), (&[4, 5, 0], 6)];
+        assert_eq!(early(&parallel, 7), [vec![], vec![], vec![2], vec![], vec![], vec![]], "up waits for no attention");
+        let chain: [(&[usize], usize); 3] = [(&[0], 1), (&[1], 2), (&[2], 3)];
+        assert_eq!(early(&chain, 4), vec![Vec::<usize>::new(); 3], "each reads it anyway");
+    }
+
+    #[test]
+    fn what_is_not_finished_is_not_readable() {
+        // Tensor 2 is written twice, in columns, the second time by who waits for tensor 1.
+        let columns: [(&[usize], usize); 4] = [(&[0], 1), (&[0], 2), (&[1], 2), (&[2], 3)];
+        assert_eq!(early(&columns, 4), vec![Vec::<usize>::new(); 4], "its second writer would wait for itself");
+    }
+}

@@ -27,6 +27,8 @@ const OF_HOST: f64 = 0.8;
 
 /// The longest prefill chunk that is chosen where longer ones hide the bus.
 const LONGEST_CHUNK: u32 = 2048;
+/// Tokens of a chunk where memory is short: fewer would save little more, and read weights too often.
+const SHORTEST_CHUNK: u32 = 128;
 
 /// How much memory a plan may take.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -128,8 +130,9 @@ pub(super) fn place(graph: &Graph, candidates: &[Candidate], options: &ExecOptio
     place_for_bus(graph, candidates, options, OffloadMode::Mapped)
 }
 
-/// Chooses how tokens read pinned weights, and how many tokens a chunk has: of a streamed plan so many that computing
-/// takes longer than the bus, if that costs no memory that layers would have been in.
+/// Chooses how tokens read pinned weights, and how many tokens a chunk has: fewer than usual where only so all is
+/// resident; of a streamed plan so many that computing takes longer than the bus, if that costs no memory that layers
+/// would have been in.
 fn place_for_bus(
     graph: &Graph,
     candidates: &[Candidate],
@@ -138,7 +141,14 @@ fn place_for_bus(
 ) -> Result<Placed, ExecError> {
     let with = |chunk, in_place| place_as(graph, candidates, options, Streaming { chunk, mode, in_place });
     let chunk = options.prefill_chunk.unwrap_or(GpuOptions::default().prefill_chunk);
-    let mut best = with(chunk, true)?;
+    let mut best = with(chunk, true);
+    let streams = |best: &Result<Placed, _>| best.as_ref().map_or(true, |placed| placed.plan.streams());
+    if options.prefill_chunk.is_none() && options.offload.is_as_needed() && streams(&best) {
+        let shorter = std::iter::successors(Some(chunk / 2), |chunk| Some(chunk / 2));
+        let mut shorter = shorter.take_while(|chunk| *chunk >= SHORTEST_CHUNK).map(|chunk| with(chunk, true));
+        best = shorter.find(|shorter| !streams(shorter)).unwrap_or(best);
+    }
+    let mut best = best?;
     if !best.plan.streams() {
         return Ok(best);
     }

@@ -13,8 +13,9 @@ use std::sync::mpsc::sync_channel;
 
 use super::ExecError;
 use super::alone::{Alone, Ends};
+use super::handover::{Choice, Ending};
 use super::lane::{Lane, Pass};
-use crate::gpu::{Buffer, Dispatch, Readback, Recorded};
+use crate::gpu::Recorded;
 use crate::graph::{Buffers, Graph, TensorId};
 use crate::ops::Step;
 use crate::plan::{AdapterId, PlanStep};
@@ -50,15 +51,6 @@ pub(super) struct Play<'e> {
     pub(super) choice: Option<Choice<'e>>,
 }
 
-/// What chooses a token from the logits, behind the head.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Choice<'e> {
-    pub(super) dispatches: &'e [Dispatch],
-    /// The outcome, and where it is copied to for the host.
-    pub(super) chosen: &'e Buffer,
-    pub(super) readback: &'e Readback,
-}
-
 impl Play<'_> {
     /// Plays every step for every chunk, and returns the logits that were wanted; `None` when cancelled.
     pub(super) fn run(&self, chunks: &[Chunk<'_>]) -> Result<Option<Vec<f32>>, ExecError> {
@@ -75,10 +67,15 @@ impl Play<'_> {
         self.in_turn(std::slice::from_ref(chunk), Some(first))
     }
 
-    /// Records what a chunk begins with, where adapters take turns and nothing has to come through a ring first.
+    /// Records what a chunk begins with, and tells the lane of it, where adapters take turns and nothing has to come
+    /// through a ring first.
     pub(super) fn record_first(&self, chunk: &Chunk<'_>) -> Option<Recorded> {
-        let streams = (0..self.lanes.len()).any(|lane| self.streams(lane));
-        (!streams).then(|| self.record(first_lane(self.steps), self.steps, chunk, false)).flatten()
+        if (0..self.lanes.len()).any(|lane| self.streams(lane)) {
+            return None;
+        }
+        let first = first_lane(self.steps);
+        self.lanes[first].begin(chunk.step);
+        self.record(first, self.steps, chunk, false)
     }
 
     /// One lane after the other, in this thread.
@@ -88,9 +85,13 @@ impl Play<'_> {
         for chunk in chunks {
             // Who does not stream is told when the first lane is at work.
             let first = first_lane(self.steps);
-            let (now, mut later): (Vec<_>, Vec<_>) =
-                (0..self.lanes.len()).partition(|lane| *lane == first || self.streams(*lane));
-            now.into_iter().for_each(|lane| self.begin(lane, chunk));
+            let others = (0..self.lanes.len()).filter(|lane| *lane != first);
+            let (now, mut later): (Vec<_>, Vec<_>) = others.partition(|lane| self.streams(*lane));
+            if ahead.is_none() {
+                self.lanes[first].begin(chunk.step);
+            }
+            self.write_tokens(chunk);
+            now.into_iter().for_each(|lane| self.lanes[lane].begin(chunk.step));
             for (index, step) in self.steps.iter().enumerate() {
                 if self.cancel.load(Ordering::Relaxed) {
                     return Ok(None);
@@ -99,7 +100,7 @@ impl Play<'_> {
                     PlanStep::Upload { unit, adapter, .. } => self.lanes[*adapter].upload(*unit),
                     PlanStep::Compute { adapter, .. } => {
                         self.compute(*adapter, &self.steps[index..], chunk, false, ahead.take())?;
-                        later.drain(..).for_each(|lane| self.begin(lane, chunk));
+                        later.drain(..).for_each(|lane| self.lanes[lane].begin(chunk.step));
                     }
                     PlanStep::Transfer { after, from, to } if self.crosses(*after, chunk) => {
                         // The next lane's commands are ready when the row arrives.
@@ -170,8 +171,13 @@ impl Play<'_> {
     pub(super) fn begin(&self, lane: AdapterId, chunk: &Chunk<'_>) {
         self.lanes[lane].begin(chunk.step);
         if lane == first_lane(self.steps) {
-            self.lanes[lane].write(self.buffers, self.graph.tokens, bytemuck::cast_slice(chunk.tokens));
+            self.write_tokens(chunk);
         }
+    }
+
+    fn write_tokens(&self, chunk: &Chunk<'_>) {
+        let tokens = bytemuck::cast_slice(chunk.tokens);
+        self.lanes[first_lane(self.steps)].write(self.buffers, self.graph.tokens, tokens);
     }
 
     /// Submits the compute that `steps` begins with, as recorded where it was; what the step behind it wants is copied
@@ -184,11 +190,10 @@ impl Play<'_> {
         spare: bool,
         recorded: Option<Recorded>,
     ) -> Result<(), ExecError> {
-        let fetch = self.fetched(steps, chunk);
-        let spare = spare && self.hands_on(steps);
+        let ending = self.ending(steps, chunk, spare);
         match (recorded, self.nodes(steps, chunk)) {
-            (Some(recorded), _) => self.lanes[lane].submit_recorded(recorded, fetch.is_some().then_some(spare)),
-            (None, Some(nodes)) => self.lanes[lane].submit(self.graph, self.buffers, nodes, chunk.pass(), fetch, spare),
+            (Some(recorded), _) => self.lanes[lane].submit_recorded(recorded, ending),
+            (None, Some(nodes)) => self.lanes[lane].submit(self.graph, self.buffers, nodes, chunk.pass(), ending),
             (None, None) => Ok(()),
         }
     }
@@ -202,9 +207,8 @@ impl Play<'_> {
         spare: bool,
     ) -> Option<Recorded> {
         let nodes = self.nodes(steps, chunk)?;
-        let fetch = self.fetched(steps, chunk);
-        let spare = spare && self.hands_on(steps);
-        Some(self.lanes[lane].record(self.graph, self.buffers, nodes, chunk.pass(), fetch, spare))
+        let ending = self.ending(steps, chunk, spare);
+        Some(self.lanes[lane].record(self.graph, self.buffers, nodes, chunk.pass(), ending))
     }
 
     /// The nodes of the compute that `steps` begins with. A chunk whose logits nobody wants skips the head, which is
@@ -217,20 +221,22 @@ impl Play<'_> {
         (units.start < end).then(|| nodes(units.start).start..nodes(end - 1).end)
     }
 
-    /// What is wanted of the compute that `steps` begins with, and its bytes: by the next step that is no upload.
-    fn fetched(&self, steps: &[PlanStep], chunk: &Chunk<'_>) -> Option<(TensorId, u64)> {
-        match next_of(steps)? {
-            PlanStep::Transfer { after, .. } if self.crosses(*after, chunk) => Some(self.hidden(*after, chunk)),
-            PlanStep::Readback { .. } if chunk.step.logit_rows > 0 && self.choice.is_none() => {
-                Some((self.graph.logits, self.bytes(self.graph.logits, chunk)))
+    /// What is wanted of the compute that `steps` begins with: by the next step that is no upload.
+    fn ending(&self, steps: &[PlanStep], chunk: &Chunk<'_>, spare: bool) -> Ending<'_> {
+        match next_of(steps) {
+            Some(PlanStep::Transfer { after, .. }) if self.crosses(*after, chunk) => {
+                let (id, bytes) = self.hidden(*after, chunk);
+                Ending::Fetch { id, bytes, spare }
             }
-            _ => None,
+            Some(PlanStep::Readback { .. }) if chunk.step.logit_rows > 0 => match self.choice {
+                Some(choice) => Ending::Choice(choice),
+                None => {
+                    let id = self.graph.logits;
+                    Ending::Fetch { id, bytes: self.bytes(id, chunk), spare: false }
+                }
+            },
+            _ => Ending::Nothing,
         }
-    }
-
-    /// Whether the compute that `steps` begins with is followed by a transfer.
-    fn hands_on(&self, steps: &[PlanStep]) -> bool {
-        matches!(next_of(steps), Some(PlanStep::Transfer { .. }))
     }
 
     /// Whether the unit behind this one has anything to do: the head alone has not, where no logits are wanted.
@@ -248,14 +254,10 @@ impl Play<'_> {
         self.graph.activation(id).expect("only activations are fetched").bytes(chunk.step.extents())
     }
 
-    /// Reads the logits that the chunk wants, or has a token chosen from them.
+    /// Reads the logits that the chunk wants, where no token was chosen from them.
     pub(super) fn logits(&self, lane: AdapterId, chunk: &Chunk<'_>, values: &mut Vec<f32>) -> Result<(), ExecError> {
-        if chunk.step.logit_rows == 0 {
+        if chunk.step.logit_rows == 0 || self.choice.is_some() {
             return Ok(());
-        }
-        if let Some(Choice { dispatches, chosen, readback }) = self.choice {
-            let result = [(chosen, 0, chosen.bytes())];
-            return Ok(self.lanes[lane].device.submit_at_once(chunk.step, dispatches, &result, readback)?);
         }
         let bytes = self.bytes(self.graph.logits, chunk);
         self.lanes[lane].read(false, bytes, |bytes| values.extend_from_slice(bytemuck::cast_slice(bytes)))

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::build::{Allocated, LanePlan};
+use super::handover::Ending;
 use super::host::{Activations, HostMemory};
 use super::lane::{Lane, Pass};
 use super::open::open_device;
@@ -140,7 +141,8 @@ impl<'g> UnitRunner<'g> {
                 lane.begin(step);
                 lane.write(buffers, unit.input, bytes);
                 let fetched = activation_bytes(self.graph, wanted, self.tokens);
-                lane.submit(self.graph, buffers, nodes, Pass::whole(step), Some((wanted, fetched)), false)?;
+                let ending = Ending::Fetch { id: wanted, bytes: fetched, spare: false };
+                lane.submit(self.graph, buffers, nodes, Pass::whole(step), ending)?;
                 lane.read(false, fetched, bytemuck::pod_collect_to_vec)
             }
         }

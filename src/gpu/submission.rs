@@ -46,6 +46,10 @@ impl Recorded {
     }
 }
 
+/// Dispatches that go off first of what was recorded: each submission waits for the one before on the adapter, so there is
+/// one more, short enough to be there at once.
+const FIRST_RECORDED: usize = 8;
+
 /// Dispatches of the first submissions of a forward; the rest goes in one. A dispatch takes a large GPU several times
 /// as long as it takes the host to record, so few are enough to be ahead.
 const FIRST_SUBMISSIONS: [usize; 2] = [16, 64];
@@ -160,15 +164,8 @@ impl Device {
         readback: Option<&Readback>,
     ) -> Recorded {
         let mut dispatches = dispatches.peekable();
-        let mut commands = Vec::new();
-        for count in FIRST_SUBMISSIONS {
-            let mut encoder = self.encoder();
-            run(&mut encoder, step, dispatches.by_ref().take(count));
-            commands.push(encoder);
-            if dispatches.peek().is_none() {
-                break;
-            }
-        }
+        let mut commands = vec![self.encoder()];
+        run(&mut commands[0], step, dispatches.by_ref().take(FIRST_RECORDED));
         if dispatches.peek().is_some() {
             let mut encoder = self.encoder();
             run(&mut encoder, step, dispatches);

@@ -37,6 +37,13 @@ pub enum Offload {
     All,
 }
 
+impl Offload {
+    /// Whether nothing is streamed where all fits.
+    pub const fn is_as_needed(self) -> bool {
+        matches!(self, Self::Never | Self::AsNeeded)
+    }
+}
+
 /// What is wanted of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlanRequest {

@@ -95,7 +95,7 @@ fn budget(bytes: u64, memory: f64) -> AdapterBudget {
         dispatch: 0.0,
         crossing: 0.0,
     };
-    AdapterBudget { number: 0, bytes, reads_host: false, rates }
+    AdapterBudget { number: 0, bytes, reads_host: false, apart: false, rates }
 }
 
 fn planned(units: &[UnitCost], budgets: &[AdapterBudget], offload: Offload) -> Result<Plan, PlanError> {

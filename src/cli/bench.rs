@@ -57,7 +57,8 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let depth = args.depth;
     let room = ContextArgs { context_length: Some(depth.saturating_add(longest)) };
     let (opened, mut executor) = resolve::executor(&args.model, &room, notes)?;
-    let place = executor.memory().into_iter().map(|memory| memory.place).collect::<Vec<_>>().join(" + ");
+    let holding = executor.memory().into_iter().filter(|memory| memory.weights + memory.kv_cache > 0);
+    let place = holding.map(|memory| memory.place).collect::<Vec<_>>().join(" + ");
     let mut figures = Vec::new();
     if depth > 0 {
         let before = random_ids(executor.as_ref(), depth);

@@ -60,6 +60,7 @@ struct AdapterPart {
     /// Bytes it may hold; `None` where no one knows a limit.
     budget: Option<u64>,
     bytes: AdapterBytes,
+    /// What its memory holds of them: all, or all but what the host fills and reads.
     total: u64,
     /// Bytes of its streamed weights.
     streamed_bytes: u64,
@@ -141,7 +142,7 @@ fn report(checkpoint: String, graph: &Graph, placed: &Placed) -> Report {
         name: adapter.info.name.clone(),
         budget: adapter.budget,
         bytes: adapter.bytes,
-        total: adapter.bytes.total(),
+        total: adapter.bytes.taken(adapter.apart),
         streamed_bytes: adapter.streamed_bytes,
         rates: adapter.rates,
         measured: adapter.measured,
@@ -234,7 +235,10 @@ fn memory(report: &Report) -> Table {
         "total",
         "budget",
     ]);
-    for AdapterPart { index, name, budget, bytes: held, total, .. } in &report.adapters {
+    let of_host = |part: &AdapterPart| part.bytes.total() - part.total;
+    for part in &report.adapters {
+        let AdapterPart { index, name, budget, bytes: held, total, .. } = part;
+        let apart = of_host(part) > 0;
         let kinds = [
             held.weights,
             held.vectors,
@@ -242,16 +246,21 @@ fn memory(report: &Report) -> Table {
             held.activations,
             held.scratch,
             held.ring,
-            held.staging,
-            held.readback + held.crossing,
+            if apart { 0 } else { held.staging },
+            if apart { 0 } else { held.readback + held.crossing },
             *total,
         ];
         let budget = budget.map_or_else(|| "unknown".to_owned(), bytes);
         table.add_row([vec![format!("{index}: {name}")], kinds.map(bytes).to_vec(), vec![budget]].concat());
     }
-    if report.host_bytes > 0 {
+    let apart = || report.adapters.iter().filter(|part| of_host(part) > 0).map(|part| part.bytes);
+    let staging: u64 = apart().map(|bytes| bytes.staging).sum();
+    let readback: u64 = apart().map(|bytes| bytes.readback + bytes.crossing).sum();
+    if report.host_bytes + staging + readback > 0 {
         let mut row = vec![String::new(); 11];
-        (row[0], row[1], row[9]) = ("host".into(), bytes(report.host_bytes), bytes(report.host_bytes));
+        (row[0], row[1]) = ("host".into(), bytes(report.host_bytes));
+        (row[7], row[8]) = (bytes(staging), bytes(readback));
+        row[9] = bytes(report.host_bytes + staging + readback);
         table.add_row(row);
     }
     table

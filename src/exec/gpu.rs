@@ -207,8 +207,9 @@ impl Executor for GpuExecutor {
         places[self.chooser.lane].weights -= self.chooser.bytes();
         places[self.chooser.lane].other += self.chooser.bytes();
         let weights: u64 = self.lanes.iter().map(Lane::host_bytes).sum();
-        if weights > 0 {
-            places.push(MemoryUse { place: "host".into(), weights, kv_cache: 0, other: 0 });
+        let other: u64 = self.lanes.iter().filter(|lane| lane.is_apart()).map(Lane::of_host).sum();
+        if weights + other > 0 {
+            places.push(MemoryUse { place: "host".into(), weights, kv_cache: 0, other });
         }
         places
     }

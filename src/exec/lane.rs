@@ -94,18 +94,28 @@ impl Lane {
         self.activations[buffers.slot(id, phase)].as_ref().expect("allocated for every operand of this lane")
     }
 
+    /// Whether what the host fills and reads is in the host's memory.
+    pub(super) fn is_apart(&self) -> bool {
+        self.device.info.has_own_memory() && self.device.reads_host
+    }
+
+    /// The buffers that the host reads, and the staging memory that the lane keeps to.
+    pub(super) fn of_host(&self) -> u64 {
+        self.readback.bytes() + self.spare.as_ref().map_or(0, Readback::bytes) + self.planned.staging
+    }
+
     /// What the lane holds on its adapter: every buffer that was made, and the staging memory it keeps to.
     pub(super) fn memory(&self) -> MemoryUse {
         let kv_cache = self.states.values().map(Buffer::bytes).sum();
         let activations: u64 = self.activations.iter().flatten().map(Buffer::bytes).sum();
         let scratch: u64 = self.scratch.iter().map(Buffer::bytes).sum();
-        let working = activations + scratch + self.step.bytes() + self.readback.bytes();
-        let working = working + self.spare.as_ref().map_or(0, Readback::bytes);
+        let working = activations + scratch + self.step.bytes();
+        let read = self.of_host() - self.planned.staging;
         MemoryUse {
             place: self.device.info.name.clone(),
-            weights: self.device.allocated() - kv_cache - working,
+            weights: self.device.allocated() - kv_cache - working - read,
             kv_cache,
-            other: working + self.planned.staging,
+            other: working + if self.is_apart() { 0 } else { self.of_host() },
         }
     }
 }

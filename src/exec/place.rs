@@ -60,6 +60,8 @@ pub struct PlacedAdapter {
     pub bytes: AdapterBytes,
     /// Bytes of its streamed weights.
     pub streamed_bytes: u64,
+    /// What the host fills and reads of `bytes` is in the host's memory.
+    pub apart: bool,
     /// What of them the host keeps, packed: all or nothing.
     pub host_bytes: u64,
     /// Which of the adapters asked for it is.
@@ -196,6 +198,7 @@ fn place_as(
         number: one.info.index,
         bytes: one.budget.unwrap_or(u64::MAX),
         reads_host: one.profile.reads_host,
+        apart: one.info.has_own_memory() && one.profile.reads_host,
         rates: one.rates,
     };
     let budgets: Vec<AdapterBudget> = candidates.iter().map(budget).collect();
@@ -213,6 +216,7 @@ fn place_as(
             rates: candidates[*adapter].rates,
             measured: candidates[*adapter].measured,
             bytes: plan.adapter_bytes(&costs[index], index),
+            apart: budgets[*adapter].apart,
             streamed_bytes: plan.weight_bytes(&costs[index], index, Residency::Streamed),
             host_bytes: plan.host_bytes(&costs[index], index),
             candidate: *adapter,

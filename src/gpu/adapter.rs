@@ -73,6 +73,13 @@ impl AdapterChoice {
     }
 }
 
+impl AdapterInfo {
+    /// Whether its memory is not the host's.
+    pub fn has_own_memory(&self) -> bool {
+        self.kind == "discrete"
+    }
+}
+
 /// What plans and kernels depend on, known without opening the adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceProfile {

@@ -31,7 +31,7 @@ pub struct AdapterBytes {
     /// Slots that streamed weights come through.
     pub ring: u64,
     /// Buffers that weights are packed into on their way: [`STAGING_SLOTS`] equal ones. In host memory, where the
-    /// adapter lets wgpt choose.
+    /// adapter lets wgpt choose: see [`Self::taken`].
     pub staging: u64,
     /// What is copied back to the host; in its memory, where the adapter has a memory of its own.
     pub readback: u64,
@@ -43,6 +43,17 @@ impl AdapterBytes {
     /// All of them.
     pub const fn total(&self) -> u64 {
         self.buffers() + self.staging
+    }
+
+    /// What the adapter's memory holds of them. `apart`: it has a memory of its own, and lets wgpt put what the host
+    /// fills and reads into the host's.
+    pub const fn taken(&self, apart: bool) -> u64 {
+        if apart { self.total() - self.of_host() } else { self.total() }
+    }
+
+    /// What the host fills and reads.
+    pub const fn of_host(&self) -> u64 {
+        self.staging + self.readback + self.crossing
     }
 
     /// Without staging: what is in buffers for as long as the executor lives.

@@ -19,6 +19,8 @@ pub struct AdapterBudget {
     pub bytes: u64,
     /// Whether its kernels read memory of the host.
     pub reads_host: bool,
+    /// Whether what the host fills and reads is in the host's memory instead: see [`AdapterBytes::taken`].
+    pub apart: bool,
     /// What it does a second.
     pub rates: Rates,
 }
@@ -201,8 +203,8 @@ impl Search<'_> {
 
     /// The least streaming that fits the run on the adapter, of what the request allows.
     fn level(&self, adapter: usize, start: usize, end: usize) -> Option<usize> {
-        let budget = self.budgets[adapter].bytes;
-        let fits = |level: usize| self.bytes(adapter, start, end, level).total() <= budget;
+        let AdapterBudget { bytes: budget, apart, .. } = self.budgets[adapter];
+        let fits = |level: usize| self.bytes(adapter, start, end, level).taken(apart) <= budget;
         let (_, layers) = self.layers_in(start, end);
         let most = layers + self.ends(start, end).len();
         match self.request.offload {
@@ -259,7 +261,7 @@ impl Search<'_> {
         let units = self.costs[0].iter();
         let PlanRequest { ring_slots, offload_mode, .. } = self.request;
         units.for_each(|unit| tally.add(unit, Residency::Resident, ring_slots, offload_mode));
-        tally.bytes().total()
+        tally.bytes().taken(self.budgets[0].apart)
     }
 
     fn bytes(&self, adapter: usize, start: usize, end: usize, level: usize) -> AdapterBytes {

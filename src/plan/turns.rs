@@ -5,7 +5,7 @@
 //! Invariant: every adapter keeps as many layers, and streams as many, as in the plan it is made from.
 
 use super::policy::Search;
-use super::{AdapterId, Placement, Plan, Residency, UnitCost};
+use super::{AdapterBytes, AdapterId, Placement, Plan, Residency, UnitCost};
 
 impl Search<'_> {
     /// The plan with its layers dealt out in turns, where several adapters stream and that is faster.
@@ -17,7 +17,8 @@ impl Search<'_> {
         let dealt = plan.dealt();
         let rates: Vec<_> = self.budgets.iter().map(|budget| budget.rates).collect();
         let speed = |plan: &Plan| plan.estimate(self.costs, &rates, &[1]).tokens_per_second;
-        let held = |adapter: AdapterId, costs: &[UnitCost]| dealt.adapter_bytes(costs, adapter).total();
+        let taken = |bytes: AdapterBytes, adapter: AdapterId| bytes.taken(self.budgets[adapter].apart);
+        let held = |adapter: AdapterId, costs: &[UnitCost]| taken(dealt.adapter_bytes(costs, adapter), adapter);
         let fits = (0..dealt.adapters()).all(|at| held(at, &self.costs[at]) <= self.budgets[at].bytes);
         (fits && speed(&dealt) > speed(plan)).then_some(dealt)
     }

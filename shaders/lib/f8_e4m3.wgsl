@@ -1,10 +1,12 @@
-// Four 8-bit floats of 4 exponent bits and 3 fraction bits, as src/quant/f8_e4m3.rs decodes them.
+// Four 8-bit floats of 4 exponent bits and 3 fraction bits, as src/quant/f8_e4m3.rs decodes them, but for a factor of
+// F8_UNIT: with three zeros behind its fraction and one before its exponent a code is an f16, whose exponent counts from 15
+// instead of 7. That is exact, subnormal numbers included, and a third of the work of doing it in f32.
+const F8_UNIT = 256.0;
+
 fn f8_e4m3(word: u32) -> vec4<f32> {
-    let codes = vec4<u32>(word) >> vec4<u32>(0u, 8u, 16u, 24u);
-    let magnitude = codes & vec4<u32>(0x7fu);
-    // An exponent counts from 127 in f32, from 7 here. Without a subnormal number on the way, which adapters may read
-    // as zero: a fraction without its leading one gets it and loses it again.
-    let leading = bitcast<vec4<f32>>((magnitude << vec4<u32>(20u)) + vec4<u32>(120u << 23u));
-    let value = select(leading, leading * 2.0 - 0.015625, magnitude < vec4<u32>(8u));
-    return bitcast<vec4<f32>>(bitcast<vec4<u32>>(value) | ((codes & vec4<u32>(0x80u)) << vec4<u32>(24u)));
+    let even = ((word & 0x00800080u) << 8u) | ((word & 0x007f007fu) << 7u);
+    let odd = (word & 0x80008000u) | ((word & 0x7f007f00u) >> 1u);
+    let first = unpack2x16float(even);
+    let second = unpack2x16float(odd);
+    return vec4<f32>(first.x, second.x, first.y, second.y);
 }

@@ -8,11 +8,11 @@ const CHUNK: u32 = 16u;
 
 struct Chunk {
     quants: vec4<u32>,
-    scale: f32,
+    scale: f32,  // in units of F8_UNIT
 }
 
 fn load_chunk(row: u32, chunk: u32) -> Chunk {
-    return Chunk(quants[row * (COLS / CHUNK) + chunk], scales[row * (COLS / 32u) + chunk / 2u]);
+    return Chunk(quants[row * (COLS / CHUNK) + chunk], scales[row * (COLS / 32u) + chunk / 2u] * F8_UNIT);
 }
 
 fn chunk4(c: Chunk, i: u32) -> vec4<f32> {

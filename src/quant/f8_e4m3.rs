@@ -88,8 +88,7 @@ impl<const LEN: usize> Grouped for F8E4M3<LEN> {
     }
 }
 
-/// What a code stands for. The same steps as in the shader: a fraction without its leading one is made with it, and
-/// the one taken off again, since adapters may read subnormal numbers as zero.
+/// What a code stands for. A fraction without its leading one is made with it, and the one taken off again.
 fn decode(code: u8) -> f32 {
     let magnitude = u32::from(code & 0x7f);
     if magnitude == u32::from(NAN) {

@@ -58,8 +58,8 @@ fn every_parallel_layer_is_one_matmul_shorter() {
     }
     let (_, graph) =
         lower_checkpoint(&checkpoint("tiny-gpt-neox-parallel"), &ExecOptions::default()).expect("it lowers");
-    let expected = ["layer_norm", "layer_norm", "matmul", "matmul", "rope_attention", "matmul"];
-    assert_eq!(ops(&graph), expected, "qkv and up side by side, then one matmul for o and down");
+    let expected = ["layer_norm", "layer_norm", "matmul", "rope_attention", "matmul", "matmul"];
+    assert_eq!(ops(&graph), expected, "up right behind attention, then one matmul for o and down");
     assert!(graph.vectors.iter().any(|vector| matches!(vector, Vector::Sum(_))), "the biases are added at load");
 }
 
@@ -102,7 +102,7 @@ fn matrices_that_can_t_be_one_stay_two() {
     assert_eq!(matmuls(&experts, &quant::F16, &quant::F16), 3, "qkv, o, router: experts have no one last matrix");
 }
 
-/// Where o and down read one row rounded to 8 bits, attention, which writes the last of it, rounds all of it.
+/// Where o and down read rows rounded to 8 bits, attention and up round what they make.
 #[test]
 fn attention_rounds_the_row_that_o_and_down_read() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -117,8 +117,8 @@ fn attention_rounds_the_row_that_o_and_down_read() {
         (outputs.outputs.len(), ops(&graph).iter().filter(|op| **op == "quantize_row").count())
     };
     assert_eq!(lowered(&spec, false, false), (4, 0), "nothing is rounded");
-    assert_eq!(lowered(&spec, true, false), (5, 0), "attention rounds the row of both");
-    assert_eq!(lowered(&spec, true, true), (5, 1), "attention rounds o's, down's is rounded by itself");
+    assert_eq!(lowered(&spec, true, false), (5, 0), "attention rounds its row, up its own");
+    assert_eq!(lowered(&spec, true, true), (5, 0), "and so they do for two matrices");
     let mut small = spec.clone();
     (small.layers[0].attention.heads, small.layers[0].attention.kv_heads) = (64, 64);
     small.layers[0].attention.head_dim = 4;

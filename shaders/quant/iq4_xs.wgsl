@@ -1,8 +1,7 @@
 // iq4_xs weights, a group of 32 a chunk, eight chunks a block. Interface: shaders/quant/README.md; twin:
 // src/quant/iq4_xs.rs.
-#import byte_table
-#import codes
 #import iq4_values
+#import nibble_table
 
 @bind var<storage, read> quants: array<vec4<u32>>;  // (rows, groups of a row): 32 nibbles
 @bind var<storage, read> scales: array<vec2<u32>>;  // (rows, blocks of a row): f16 scale, upper pairs; low nibbles
@@ -20,28 +19,4 @@ fn load_chunk(row: u32, chunk: u32) -> Chunk {
     let high = (packed.x >> (16u + 2u * group)) & 3u;
     let units = f32(((packed.y >> (4u * group)) & 15u) | (high << 4u)) - 32.0;
     return Chunk(quants[row * (COLS / CHUNK) + chunk], units * unpack2x16float(packed.x).x);
-}
-
-fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
-    return numbers4(chunk_codes(c, i) ^ 0x80808080u, 128.0) * c.scale;
-}
-
-fn chunk_codes(c: Chunk, i: u32) -> u32 {
-    return look_up(IQ4_VALUES, nibbles(c.quants, i));
-}
-
-fn half_scale(c: Chunk, half: u32) -> vec2<f32> {
-    return vec2<f32>(c.scale, 0.0);
-}
-
-fn hold_values(lid: u32) {
-    hold_bytes(IQ4_VALUES, lid);
-}
-
-fn held_codes(c: Chunk, i: u32) -> u32 {
-    return look_up_held(nibbles(c.quants, i));
-}
-
-fn held4(c: Chunk, i: u32) -> vec4<f32> {
-    return numbers4(held_codes(c, i) ^ 0x80808080u, 128.0) * c.scale;
 }

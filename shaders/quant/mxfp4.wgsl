@@ -1,13 +1,12 @@
 // mxfp4 weights, one block of 32 a chunk. Interface: shaders/quant/README.md; twin: src/quant/mxfp4.rs.
-#import byte_table
-#import codes
+#import nibble_table
 
 @bind var<storage, read> quants: array<vec4<u32>>;  // (rows, blocks of a row): 32 nibbles
 @bind var<storage, read> scales: array<u32>;        // (rows, words of a row): four exponents a word
 
 const CHUNK: u32 = 32u;
 // 0 1 2 3, 4 6 8 12, then the same below zero, four bytes a word.
-const MXFP4_VALUES: vec4<u32> = vec4<u32>(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu);
+const VALUES: vec4<u32> = vec4<u32>(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu);
 
 struct Chunk {
     quants: vec4<u32>,
@@ -20,28 +19,4 @@ fn load_chunk(row: u32, chunk: u32) -> Chunk {
     // The lowest two are subnormal, which an adapter may read as zero.
     let bits = select((exponent - 1u) << 23u, 0x00200000u << (exponent & 1u), exponent < 2u);
     return Chunk(quants[row * (COLS / CHUNK) + chunk], bitcast<f32>(bits));
-}
-
-fn chunk4(c: Chunk, i: u32) -> vec4<f32> {
-    return numbers4(chunk_codes(c, i) ^ 0x80808080u, 128.0) * c.scale;
-}
-
-fn chunk_codes(c: Chunk, i: u32) -> u32 {
-    return look_up(MXFP4_VALUES, nibbles(c.quants, i));
-}
-
-fn half_scale(c: Chunk, half: u32) -> vec2<f32> {
-    return vec2<f32>(c.scale, 0.0);
-}
-
-fn hold_values(lid: u32) {
-    hold_bytes(MXFP4_VALUES, lid);
-}
-
-fn held_codes(c: Chunk, i: u32) -> u32 {
-    return look_up_held(nibbles(c.quants, i));
-}
-
-fn held4(c: Chunk, i: u32) -> vec4<f32> {
-    return numbers4(held_codes(c, i) ^ 0x80808080u, 128.0) * c.scale;
 }

@@ -145,7 +145,7 @@ fn place_for_bus(
     let chunk = options.prefill_chunk.unwrap_or(GpuOptions::default().prefill_chunk);
     let mut best = with(chunk, true);
     let streams = |best: &Result<Placed, _>| best.as_ref().map_or(true, |placed| placed.plan.streams());
-    if options.prefill_chunk.is_none() && options.offload.is_as_needed() && streams(&best) {
+    if options.prefill_chunk.is_none() && options.offload.keeps_what_fits() && streams(&best) {
         let shorter = std::iter::successors(Some(chunk / 2), |chunk| Some(chunk / 2));
         let mut shorter = shorter.take_while(|chunk| *chunk >= SHORTEST_CHUNK).map(|chunk| with(chunk, true));
         best = shorter.find(|shorter| !streams(shorter)).unwrap_or(best);

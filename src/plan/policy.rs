@@ -40,8 +40,8 @@ pub enum Offload {
 }
 
 impl Offload {
-    /// Whether nothing is streamed where all fits.
-    pub const fn is_as_needed(self) -> bool {
+    /// Whether what fits stays on the adapter.
+    pub const fn keeps_what_fits(self) -> bool {
         matches!(self, Self::Never | Self::AsNeeded)
     }
 }

@@ -78,6 +78,7 @@ pub static SNIPPETS: &[(&str, &str)] = files![
     "lib/nf4_values",
     "lib/matrix_128",
     "lib/matrix_160",
+    "lib/nibble_table",
     "lib/packed_f16",
     "lib/quads_f16",
     "lib/quads_f32",

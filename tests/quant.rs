@@ -258,14 +258,28 @@ fn formats_are_found_by_name_and_by_ggml_type() {
     assert!(quant::format("q9_k").is_none() && quant::from_ggml_type(16).is_none(), "others are not found");
 }
 
+/// A snippet's text with its imports' in their places, theirs too, each once, as the composer would.
+fn with_imports(snippet: &str, seen: &mut Vec<String>) -> String {
+    let mut wgsl = String::new();
+    for line in snippet.lines() {
+        match line.strip_prefix("#import ") {
+            Some(name) if seen.iter().any(|known| known == name) => {}
+            Some(name) => {
+                seen.push(name.to_owned());
+                let text = wgpt::shader::text(&format!("lib/{name}"));
+                wgsl += &with_imports(text.unwrap_or_else(|| panic!("{name} is in the library")), seen);
+            }
+            None => wgsl += line,
+        }
+        wgsl.push('\n');
+    }
+    wgsl
+}
+
 /// A kernel that unpacks one chunk, with the snippet's imports and its bindings numbered as the composer would.
 fn unpack_kernel(snippet: &str) -> String {
     let mut wgsl = String::from("override COLS: u32;\n");
-    let imported = snippet.lines().map(|line| match line.strip_prefix("#import ") {
-        Some(name) => wgpt::shader::text(&format!("lib/{name}")).unwrap_or_else(|| panic!("{name} is in the library")),
-        None => line,
-    });
-    let snippet = imported.collect::<Vec<_>>().join("\n");
+    let snippet = with_imports(snippet, &mut Vec::new());
     let mut parts = snippet.split("@bind");
     wgsl.push_str(parts.next().unwrap_or_default());
     for (binding, part) in parts.enumerate() {

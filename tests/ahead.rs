@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{all_adapters, golden, repository};
+use common::{Devices, all_adapters, golden, repository};
 use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::{
     Batch, Chosen, ExecError, ExecOptions, Executor, GpuExecutor, GpuOptions, HostExecutor, Line, LogitRows, Logits,
@@ -103,14 +103,15 @@ fn every_plan_chooses_the_tokens_of_the_plain_way() {
         let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
         let units = lowered(&checkpoint).units.len();
         let prompt = &golden(&folder).tokens[..7];
-        let mut reference = gpu(&checkpoint, &Plan::single(units));
-        let plain: Vec<_> = samplings().iter().map(|how| decode(&mut reference, prompt, *how, false)).collect();
+        let mut devices = Devices::default();
+        let mut texts = |plan: &Plan, ahead| {
+            devices.with_executor(lowered(&checkpoint), plan, &checkpoint, GpuOptions::default(), |executor| {
+                samplings().into_iter().map(|how| (how, decode(executor, prompt, how, ahead))).collect::<Vec<_>>()
+            })
+        };
+        let plain = texts(&Plan::single(units), false);
         for (plan_name, plan) in plans(units) {
-            let mut executor = gpu(&checkpoint, &plan);
-            for (how, expected) in samplings().iter().zip(&plain) {
-                let found = decode(&mut executor, prompt, *how, true);
-                assert_eq!(&found, expected, "{name}, {plan_name}, {how:?}");
-            }
+            assert_eq!(texts(&plan, true), plain, "{name}, {plan_name}");
         }
     }
 }

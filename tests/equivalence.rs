@@ -4,13 +4,11 @@ mod common;
 
 use std::path::Path;
 
-use common::{Golden, all_adapters, committed_checkpoints, golden, nmse, repository};
+use common::{Devices, Golden, committed_checkpoints, golden, nmse, repository};
 use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::{
-    Activations, Batch, ExecOptions, Executor, GpuExecutor, GpuOptions, HostExecutor, LogitRows, WeightSource,
-    lower_checkpoint,
+    Activations, Batch, ExecOptions, Executor, GpuOptions, HostExecutor, LogitRows, WeightSource, lower_checkpoint,
 };
-use wgpt::gpu::{Device, DeviceOptions};
 use wgpt::graph::Graph;
 use wgpt::ops::KvFormat;
 use wgpt::plan::{OffloadMode, Placement, Plan, Residency};
@@ -87,15 +85,6 @@ fn lowered(checkpoint: &Checkpoint, asked: Asked) -> Graph {
     lower_checkpoint(checkpoint, &options).expect("it lowers").1
 }
 
-fn gpu(checkpoint: &Checkpoint, asked: Asked, plan: &Plan, prefill_chunk: u32, least_piece: u32) -> GpuExecutor {
-    let graph = lowered(checkpoint, asked);
-    let adapter = all_adapters()[0].index;
-    let open = |_| Device::open(adapter, DeviceOptions::default()).expect("the adapter opens");
-    let devices = (0..plan.adapters()).map(open).collect();
-    let options = GpuOptions { prefill_chunk, least_piece };
-    GpuExecutor::new(graph, plan, devices, WeightSource::new(checkpoint), options, &mut |_| ()).expect("it loads")
-}
-
 fn greedy(logits: &[f32]) -> u32 {
     let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
     best.expect("logits are not empty").0 as u32
@@ -132,12 +121,17 @@ fn run(executor: &mut dyn Executor, tokens: &[u32]) -> Vec<Vec<f32>> {
 
 /// Every plan on one device's bits; returns those.
 fn same_bits(folder: &Path, asked: Asked) -> Vec<Vec<f32>> {
-    let golden = golden(folder);
+    let tokens = prompt(&golden(folder));
     let checkpoint = Checkpoint::open(folder).expect("the checkpoint opens");
     let units = lowered(&checkpoint, asked).units.len();
-    let expected = run(&mut gpu(&checkpoint, asked, &Plan::single(units), 16, 16), &prompt(&golden));
+    let mut devices = Devices::default();
+    let mut logits = |plan: &Plan, prefill_chunk| {
+        let options = GpuOptions { prefill_chunk, least_piece: 16 };
+        devices.with_executor(lowered(&checkpoint, asked), plan, &checkpoint, options, |gpu| run(gpu, &tokens))
+    };
+    let expected = logits(&Plan::single(units), 16);
     for (name, plan, chunk) in plans(units) {
-        let found = run(&mut gpu(&checkpoint, asked, &plan, chunk, 16), &prompt(&golden));
+        let found = logits(&plan, chunk);
         assert!(found == expected, "{} {asked:?} {name}: logits differ from one adapter's", folder.display());
     }
     expected
@@ -145,13 +139,14 @@ fn same_bits(folder: &Path, asked: Asked) -> Vec<Vec<f32>> {
 
 /// The host's logits are nearly those of one adapter.
 fn host_agrees(folder: &Path, asked: Asked, most: f64) {
-    let golden = golden(folder);
+    let tokens = prompt(&golden(folder));
     let checkpoint = Checkpoint::open(folder).expect("the checkpoint opens");
     let graph = lowered(&checkpoint, asked);
-    let units = graph.units.len();
-    let on_gpu = run(&mut gpu(&checkpoint, asked, &Plan::single(units), 64, 64), &prompt(&golden));
+    let (plan, options) = (Plan::single(graph.units.len()), GpuOptions { prefill_chunk: 64, least_piece: 64 });
+    let mut devices = Devices::default();
+    let on_gpu = devices.with_executor(lowered(&checkpoint, asked), &plan, &checkpoint, options, |gpu| run(gpu, &tokens));
     let mut host = HostExecutor::new(graph, WeightSource::new(&checkpoint), &mut |_| ()).expect("it loads");
-    for (a, b) in run(&mut host, &prompt(&golden)).iter().zip(&on_gpu) {
+    for (a, b) in run(&mut host, &tokens).iter().zip(&on_gpu) {
         let error = nmse(a, b);
         assert!(error <= most, "{} {asked:?}: nmse {error}", folder.display());
     }
@@ -179,16 +174,22 @@ fn pieces_of_a_chunk_give_the_bits_of_the_whole() {
     for name in names {
         let folder = repository("checkpoints").join(name);
         let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
-        let units = lowered(&checkpoint, Asked::default()).units.len();
+        let graph = || lowered(&checkpoint, Asked::default());
+        let units = graph().units.len();
         let tokens = prompt(&golden(&folder));
-        let mut whole = gpu(&checkpoint, Asked::default(), &Plan::single(units), 64, 64);
-        let expected = (run(&mut whole, &tokens), score(&mut whole, &tokens));
+        let mut devices = Devices::default();
+        let mut logits = |plan: &Plan, least_piece| {
+            let options = GpuOptions { prefill_chunk: 64, least_piece };
+            devices.with_executor(graph(), plan, &checkpoint, options, |gpu| {
+                (run(gpu, &tokens), score(gpu, &tokens))
+            })
+        };
+        let expected = logits(&Plan::single(units), 64);
         let several = plans(units).into_iter().filter(|(_, plan, _)| plan.adapters() > 1);
         for (shape, plan) in several.map(|(shape, plan, _)| (shape, plan)).chain(turns(units)) {
             // A chunk of 64 in pieces of 16, and of as few tokens as can be.
             for least_piece in [16, 4] {
-                let mut split = gpu(&checkpoint, Asked::default(), &plan, 64, least_piece);
-                let found = (run(&mut split, &tokens), score(&mut split, &tokens));
+                let found = logits(&plan, least_piece);
                 assert!(found == expected, "{name} {shape}, pieces of {least_piece}: logits differ from the whole's");
             }
         }

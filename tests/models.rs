@@ -152,7 +152,7 @@ fn every_tier_gives_the_golden_logits() {
         let folder = common::repository("checkpoints").join(name);
         let golden = golden(&folder);
         let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
-        for tier in [Tier::Full, Tier::NoMatrix, Tier::NoFeatures, Tier::Plain] {
+        for tier in [Tier::Full, Tier::EmulatedMatrix, Tier::NoMatrix, Tier::NoFeatures, Tier::Plain] {
             let device = DeviceOptions { tier, ..DeviceOptions::default() };
             // What a GPU would round to 8 bits is told of elsewhere.
             let activations = Some(Activations::F32);
@@ -169,10 +169,10 @@ fn every_tier_gives_the_golden_logits() {
                 found.extend(executor.forward(&batch).expect("a token runs").values);
             }
             let (difference, error) = (max_difference(&golden.logits, &found), nmse(&golden.logits, &found));
-            let close = if tier == Tier::Full && matrices {
-                error <= MATRIX_NMSE
-            } else {
-                difference <= tolerance(&golden.logits)
+            let close = match tier {
+                Tier::EmulatedMatrix => error <= MATRIX_NMSE,
+                Tier::Full if matrices => error <= MATRIX_NMSE,
+                _ => difference <= tolerance(&golden.logits),
             };
             assert!(close, "{name} {tier:?}: at most {difference}, nmse {error}");
         }

@@ -2,10 +2,12 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+
 use common::{all_adapters, nmse};
 use wgpt::exec::FilledCase;
 use wgpt::gpu::{Device, DeviceOptions, Tier};
-use wgpt::ops::{Case, all_cases};
+use wgpt::ops::{Case, Kernel, all_cases};
 
 /// Runs a case and returns what is wrong with it.
 fn failure(device: &Device, case: &Case, filled: &FilledCase<'_>, expected: &[Vec<f32>]) -> Option<String> {
@@ -21,21 +23,52 @@ fn failure(device: &Device, case: &Case, filled: &FilledCase<'_>, expected: &[Ve
     bad.then(|| format!("{}: nmse {errors:?}, at most {}", case.label, case.max_nmse))
 }
 
-fn check(options: DeviceOptions) {
+/// Checks the cases that are asked for.
+fn check_some(options: DeviceOptions, mut asked_for: impl FnMut(&Device, &FilledCase<'_>) -> bool) {
     for adapter in all_adapters() {
         let device = Device::open(adapter.index, options).expect("the adapter opens");
         let mut failures = Vec::new();
         for case in all_cases() {
             let filled = FilledCase::new(&case, 7);
-            failures.extend(failure(&device, &case, &filled, &filled.reference()));
+            if asked_for(&device, &filled) {
+                failures.extend(failure(&device, &case, &filled, &filled.reference()));
+            }
         }
         assert!(failures.is_empty(), "{} {options:?}:\n{}", adapter.name, failures.join("\n"));
     }
 }
 
+fn check(options: DeviceOptions) {
+    check_some(options, |_, _| true);
+}
+
 #[test]
 fn kernels_match_their_references_with_all_features() {
     check(DeviceOptions { tier: Tier::Full, checks: true, ..DeviceOptions::default() });
+}
+
+/// What a kernel on matrices does besides multiplying: its file, and which of its choices are taken. Weight formats are
+/// not among them: they come through the same snippets as in other kernels, which are checked with all of them.
+fn way(kernel: &Kernel) -> (&'static str, Vec<(&'static str, String)>) {
+    const CHOICES: [&str; 7] = ["DIRECT", "BIAS", "RESIDUAL", "LOGIT_ROWS", "ALIBI", "SOFTCAP", "WINDOW"];
+    let slots = kernel.slots.iter().filter(|(slot, _)| *slot == "TILE").cloned();
+    let chosen = kernel.overrides.iter().filter(|(name, value)| CHOICES.contains(name) && *value != 0.0);
+    (kernel.source, slots.chain(chosen.map(|(name, _)| (*name, String::new()))).collect())
+}
+
+#[test]
+fn kernels_on_emulated_matrices_match_their_references() {
+    let options = DeviceOptions { tier: Tier::EmulatedMatrix, checks: true, ..DeviceOptions::default() };
+    let mut ways = BTreeSet::new();
+    // Drivers take seconds for each of these kernels: one case of each way through them.
+    check_some(options, |device, case| {
+        let kernels = case.place(device, 1).expect("it fits").kernels(&device.traits);
+        let on_matrices = kernels.iter().filter(|kernel| kernel.source.ends_with("_matrix"));
+        on_matrices.map(|kernel| ways.insert(way(kernel))).fold(false, |any, new| any | new)
+    });
+    for kernel in ["gemm_matrix", "attention_matrix"] {
+        assert!(ways.iter().filter(|way| way.0 == kernel).count() >= 4, "ways through {kernel} among {ways:?}");
+    }
 }
 
 #[test]

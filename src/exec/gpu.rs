@@ -117,6 +117,14 @@ impl GpuExecutor {
         Ok(Self { steps: plan.steps(), graph, buffers, lanes, chooser, extents, sharing, least_piece, position: 0 })
     }
 
+    /// Its devices, in the plan's order, for another executor: pipelines stay compiled, buffers are freed.
+    pub fn into_devices(self) -> Vec<Device> {
+        drop(self.chooser);
+        let mut devices: Vec<_> = self.lanes.into_iter().map(|lane| lane.device).collect();
+        devices.iter_mut().for_each(Device::forget_buffers);
+        devices
+    }
+
     /// The chunks of a batch, in pieces where several adapters share it.
     fn chunks<'t>(&self, batch: &Batch<'t>) -> Vec<Chunk<'t>> {
         let longest = match batch.logits {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::adapter::{AdapterInfo, DeviceProfile, enumerate, traits, vendor};
 use super::error::GpuError;
-use super::pipeline::{Pipeline, PipelineKey};
+use super::pipeline::{Module, ModuleKey, Pipeline, PipelineKey};
 use super::pipeline_cache::{KeptPipelines, file_name};
 use crate::ops::{AdapterClass, Traits, Tuning, Vendor};
 
@@ -16,6 +16,9 @@ pub enum Tier {
     /// Every feature and limit it has.
     #[default]
     Full,
+    /// Every feature and limit it has, and cooperative matrices by plain arithmetic, slow: their kernels are tested on
+    /// adapters that have none, and a software adapter is treated as any other. Only where there are half floats.
+    EmulatedMatrix,
     /// All but cooperative matrices.
     NoMatrix,
     /// No features at all, the adapter's limits; a software adapter is treated as any other, so that the kernels it
@@ -110,6 +113,9 @@ pub struct Device {
     pub reads_host: bool,
     pub(super) raw: wgpu::Device,
     pub(super) checks: bool,
+    /// Whether cooperative matrices are plain arithmetic.
+    pub(super) emulates: bool,
+    pub(super) modules: Mutex<HashMap<ModuleKey, Module>>,
     pub(super) pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     /// The name of the file that its compiled pipelines may be kept in.
     pub(super) pipeline_file: Option<String>,
@@ -169,6 +175,8 @@ impl Device {
             max_memory: options.max_memory.unwrap_or(u64::MAX),
             allocated: AtomicU64::new(0),
             checks: options.checks,
+            emulates: options.tier == Tier::EmulatedMatrix,
+            modules: Mutex::default(),
             pipelines: Mutex::default(),
             pipeline_file: file_name(&adapter.get_info()),
             kept: None,
@@ -232,6 +240,11 @@ impl Device {
         self.allocated.load(Ordering::Relaxed)
     }
 
+    /// Counts buffers from none again. The caller has dropped all that it made.
+    pub(crate) const fn forget_buffers(&mut self) {
+        self.allocated = AtomicU64::new(0);
+    }
+
     /// Writes to a buffer, ordered before the next submission. `bytes` is a multiple of four.
     pub fn write(&self, buffer: &Buffer, offset: u64, bytes: &[u8]) {
         self.queue.write_buffer(&buffer.raw, offset, bytes);
@@ -264,6 +277,7 @@ pub(super) fn profile(
     let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
     let max_binding = max_binding.min(options.max_binding.unwrap_or(u64::MAX));
     let mut traits = traits(adapter, features, limits);
+    traits.cooperative_matrix |= options.tier == Tier::EmulatedMatrix && traits.f16;
     traits.software &= matches!(options.tier, Tier::Full | Tier::NoMatrix);
     let vendor = Some(vendor(adapter)).filter(|vendor| *vendor != Vendor::Software || traits.software);
     let class = AdapterClass { vendor: vendor.unwrap_or_default(), subgroup: traits.subgroup };
@@ -286,7 +300,7 @@ pub(super) fn request(adapter: &wgpu::Adapter, tier: Tier) -> (wgpu::Features, w
     let has = adapter.features() & wanted;
     match tier {
         Tier::Full => (has, adapter.limits()),
-        Tier::NoMatrix => (has - wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, adapter.limits()),
+        Tier::NoMatrix | Tier::EmulatedMatrix => (has - wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, adapter.limits()),
         Tier::NoFeatures => (wgpu::Features::empty(), adapter.limits()),
         Tier::Plain => (wgpu::Features::empty(), wgpu::Limits::default()),
     }

@@ -1,19 +1,35 @@
 //! Pipelines, keyed by what makes them differ, and dispatches ready to be recorded.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
 use super::device::{Buffer, BufferPart, Device};
 use super::error::GpuError;
 use crate::ops::{Bind, Extent, Kernel, Step};
-use crate::shader::{Binding, BindingKind, compose};
+use crate::shader::{Binding, BindingKind, compose, emulate_matrices};
+
+/// What makes one shader differ from another: the kernel's file and what fills its slots.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct ModuleKey {
+    source: &'static str,
+    slots: Vec<(&'static str, String)>,
+}
+
+impl ModuleKey {
+    fn of(kernel: &Kernel) -> Self {
+        Self { source: kernel.source, slots: kernel.slots.clone() }
+    }
+}
+
+/// A shader that pipelines of different constants are made from, or why there is none: made by the first that asks,
+/// while others wait.
+pub(super) type Module = Arc<OnceLock<Result<(wgpu::ShaderModule, Vec<Binding>), String>>>;
 
 /// Everything that makes one pipeline differ from another: derived from the kernel, never written by hand.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct PipelineKey {
-    source: &'static str,
-    slots: Vec<(&'static str, String)>,
+    module: ModuleKey,
     /// Constants by name, values as bits.
     overrides: Vec<(&'static str, u64)>,
     /// Bindings behind the shader's.
@@ -24,7 +40,7 @@ impl PipelineKey {
     fn of(kernel: &Kernel) -> Self {
         let overrides = kernel.overrides.iter().map(|(name, value)| (*name, value.to_bits()));
         let early = early(kernel).count();
-        Self { source: kernel.source, slots: kernel.slots.clone(), overrides: overrides.collect(), early }
+        Self { module: ModuleKey::of(kernel), overrides: overrides.collect(), early }
     }
 }
 
@@ -140,13 +156,15 @@ impl Device {
     }
 
     fn build(&self, kernel: &Kernel) -> Result<Pipeline, GpuError> {
-        let slots: Vec<(&str, &str)> = kernel.slots.iter().map(|(slot, file)| (*slot, file.as_str())).collect();
-        let composed = compose(kernel.source, &slots).map_err(|error| self.refused(kernel, error.to_string()))?;
+        let module = self.module(kernel);
+        let (module, bindings) = module
+            .get_or_init(|| self.build_module(kernel))
+            .as_ref()
+            .map_err(|reason| self.refused(kernel, reason.clone()))?;
         let built = self.scoped(wgpu::ErrorFilter::Validation, || {
-            let module = self.module(kernel.source, &composed.wgsl);
-            let behind = (composed.bindings.len() as u32..).take(early(kernel).count());
+            let behind = (bindings.len() as u32..).take(early(kernel).count());
             let behind = behind.map(|binding| (binding, BindingKind::Read));
-            let own = composed.bindings.iter().map(|binding| (binding.index, binding.kind));
+            let own = bindings.iter().map(|binding| (binding.index, binding.kind));
             let entries: Vec<_> = own.chain(behind).map(layout_entry).collect();
             let layout = self.raw.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
                 label: Some(kernel.source),
@@ -160,7 +178,7 @@ impl Device {
             let raw = self.raw.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(kernel.source),
                 layout: Some(&pipeline_layout),
-                module: &module,
+                module,
                 entry_point: Some("main"),
                 compilation_options: wgpu::PipelineCompilationOptions {
                     constants: &kernel.overrides,
@@ -172,10 +190,24 @@ impl Device {
             (raw, layout)
         });
         let (raw, layout) = built.map_err(|reason| self.refused(kernel, reason))?;
-        Ok(Pipeline { raw, layout, bindings: composed.bindings })
+        Ok(Pipeline { raw, layout, bindings: bindings.clone() })
     }
 
-    fn module(&self, label: &str, wgsl: &str) -> wgpu::ShaderModule {
+    fn module(&self, kernel: &Kernel) -> Module {
+        let mut modules = self.modules.lock().expect("no thread panics while it holds the modules");
+        modules.entry(ModuleKey::of(kernel)).or_default().clone()
+    }
+
+    fn build_module(&self, kernel: &Kernel) -> Result<(wgpu::ShaderModule, Vec<Binding>), String> {
+        let slots: Vec<(&str, &str)> = kernel.slots.iter().map(|(slot, file)| (*slot, file.as_str())).collect();
+        let composed = compose(kernel.source, &slots).map_err(|error| error.to_string())?;
+        let emulated = self.emulates.then(|| emulate_matrices(&composed.wgsl));
+        let make = || self.shader(kernel.source, emulated.as_ref().unwrap_or(&composed.wgsl));
+        let raw = self.scoped(wgpu::ErrorFilter::Validation, make)?;
+        Ok((raw, composed.bindings))
+    }
+
+    fn shader(&self, label: &str, wgsl: &str) -> wgpu::ShaderModule {
         let descriptor =
             wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(wgsl.into()) };
         if self.checks {

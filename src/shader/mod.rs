@@ -6,7 +6,9 @@
 //! variation in shaders besides WGSL's own `override`: there is no conditional text. Nothing here needs a device.
 
 mod compose;
+mod emulate;
 mod library;
 
 pub use compose::{Binding, BindingKind, Composed, ShaderError, compose};
+pub use emulate::emulate_matrices;
 pub use library::{KERNELS, SNIPPETS, text};

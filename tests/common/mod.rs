@@ -1,7 +1,11 @@
 //! What several test files need: adapters, seeded data, yardsticks.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
-use wgpt::gpu::{AdapterInfo, adapters};
+use wgpt::checkpoint::Checkpoint;
+use wgpt::exec::{GpuExecutor, GpuOptions, WeightSource};
+use wgpt::gpu::{AdapterInfo, Device, DeviceOptions, adapters};
+use wgpt::graph::Graph;
+use wgpt::plan::Plan;
 
 /// Every adapter. None is a failure, never a skip: install Debian's mesa-vulkan-drivers for one that runs on the CPU.
 pub fn all_adapters() -> Vec<AdapterInfo> {
@@ -26,6 +30,35 @@ pub fn max_difference(expected: &[f32], found: &[f32]) -> f32 {
     assert_eq!(expected.len(), found.len(), "as many values as expected");
     let differences = expected.iter().zip(found).map(|(a, b)| (a - b).abs());
     differences.fold(0.0, |most, difference| if difference.is_nan() { f32::INFINITY } else { most.max(difference) })
+}
+
+/// Devices on the first adapter that executors hand on to one another, with what was compiled for them.
+#[derive(Default)]
+pub struct Devices(Vec<Device>);
+
+impl Devices {
+    /// What `work` makes of an executor of this plan.
+    pub fn with_executor<R>(
+        &mut self,
+        graph: Graph,
+        plan: &Plan,
+        checkpoint: &Checkpoint,
+        options: GpuOptions,
+        work: impl FnOnce(&mut GpuExecutor) -> R,
+    ) -> R {
+        let adapter = all_adapters()[0].index;
+        while self.0.len() < plan.adapters() {
+            self.0.push(Device::open(adapter, DeviceOptions::default()).expect("the adapter opens"));
+        }
+        let others = self.0.split_off(plan.adapters());
+        let (devices, source) = (std::mem::take(&mut self.0), WeightSource::new(checkpoint));
+        let executor = GpuExecutor::new(graph, plan, devices, source, options, &mut |_| ());
+        let mut executor = executor.expect("it loads");
+        let made = work(&mut executor);
+        self.0 = executor.into_devices();
+        self.0.extend(others);
+        made
+    }
 }
 
 /// A path in the repository.

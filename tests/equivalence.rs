@@ -144,7 +144,8 @@ fn host_agrees(folder: &Path, asked: Asked, most: f64) {
     let graph = lowered(&checkpoint, asked);
     let (plan, options) = (Plan::single(graph.units.len()), GpuOptions { prefill_chunk: 64, least_piece: 64 });
     let mut devices = Devices::default();
-    let on_gpu = devices.with_executor(lowered(&checkpoint, asked), &plan, &checkpoint, options, |gpu| run(gpu, &tokens));
+    let on_gpu =
+        devices.with_executor(lowered(&checkpoint, asked), &plan, &checkpoint, options, |gpu| run(gpu, &tokens));
     let mut host = HostExecutor::new(graph, WeightSource::new(&checkpoint), &mut |_| ()).expect("it loads");
     for (a, b) in run(&mut host, &tokens).iter().zip(&on_gpu) {
         let error = nmse(a, b);
@@ -180,9 +181,7 @@ fn pieces_of_a_chunk_give_the_bits_of_the_whole() {
         let mut devices = Devices::default();
         let mut logits = |plan: &Plan, least_piece| {
             let options = GpuOptions { prefill_chunk: 64, least_piece };
-            devices.with_executor(graph(), plan, &checkpoint, options, |gpu| {
-                (run(gpu, &tokens), score(gpu, &tokens))
-            })
+            devices.with_executor(graph(), plan, &checkpoint, options, |gpu| (run(gpu, &tokens), score(gpu, &tokens)))
         };
         let expected = logits(&Plan::single(units), 64);
         let several = plans(units).into_iter().filter(|(_, plan, _)| plan.adapters() > 1);

@@ -3,6 +3,7 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::sync::Mutex;
 
 use common::{all_adapters, nmse};
 use wgpt::exec::FilledCase;
@@ -24,13 +25,13 @@ fn failure(device: &Device, case: &Case, filled: &FilledCase<'_>, expected: &[Ve
 }
 
 /// Checks the cases that are asked for.
-fn check_some(options: DeviceOptions, mut asked_for: impl FnMut(&Device, &FilledCase<'_>) -> bool) {
+fn check_some(options: DeviceOptions, mut asked_for: impl FnMut(&Device, &Case, &FilledCase<'_>) -> bool) {
     for adapter in all_adapters() {
         let device = Device::open(adapter.index, options).expect("the adapter opens");
         let mut failures = Vec::new();
         for case in all_cases() {
             let filled = FilledCase::new(&case, 7);
-            if asked_for(&device, &filled) {
+            if asked_for(&device, &case, &filled) {
                 failures.extend(failure(&device, &case, &filled, &filled.reference()));
             }
         }
@@ -38,8 +39,16 @@ fn check_some(options: DeviceOptions, mut asked_for: impl FnMut(&Device, &Filled
     }
 }
 
+/// Cases with the kernels they run, each tried once: tiers of an adapter have many in common, and compiling them is most
+/// of the work.
+static TRIED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
 fn check(options: DeviceOptions) {
-    check_some(options, |_, _| true);
+    check_some(options, |device, case, filled| {
+        let kernels = filled.place(device, 1).expect("it fits").kernels(&device.traits);
+        let tried = format!("{} {} {kernels:?}", device.info.index, case.label);
+        TRIED.lock().expect("no test panics while it holds it").insert(tried)
+    });
 }
 
 #[test]
@@ -61,7 +70,7 @@ fn kernels_on_emulated_matrices_match_their_references() {
     let options = DeviceOptions { tier: Tier::EmulatedMatrix, checks: true, ..DeviceOptions::default() };
     let mut ways = BTreeSet::new();
     // Drivers take seconds for each of these kernels: one case of each way through them.
-    check_some(options, |device, case| {
+    check_some(options, |device, _, case| {
         let kernels = case.place(device, 1).expect("it fits").kernels(&device.traits);
         let on_matrices = kernels.iter().filter(|kernel| kernel.source.ends_with("_matrix"));
         on_matrices.map(|kernel| ways.insert(way(kernel))).fold(false, |any, new| any | new)

@@ -1,16 +1,18 @@
 //! Every kernel with every choice of slots composes and validates, and so does every kernel that an op's cases
 //! choose, its constants filled in, within the limits it was chosen for. No adapter is needed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use rayon::prelude::*;
 use wgpt::ops::{
     AdapterClass, Call, Case, CaseInput, CaseValue, Kernel, Matmul, Numbers, Op, Operand, Phase, Shape, Traits,
     TunedKernel, Tuning, TuningKey, Vendor, WeightType, all_cases,
 };
 use wgpt::quant::{BlockFormat, FORMATS};
-use wgpt::shader::{BindingKind, KERNELS, SNIPPETS, compose, text};
+use wgpt::shader::{BindingKind, Composed, KERNELS, SNIPPETS, compose, text};
 use wgpt::tensor::{DType, Dim, Extents, TensorType};
 
 /// Slot, the only kernel that has it in this sense (or any), and how the names of what fills it begin.
@@ -156,6 +158,29 @@ fn every_kernel_composes_with_every_choice_of_slots() {
     }
 }
 
+/// A composed kernel, parsed and validated, its constants still open.
+struct Parsed {
+    composed: Composed,
+    module: naga::Module,
+    info: ModuleInfo,
+}
+
+/// Composes a kernel, once however often it is asked for.
+fn parsed(kernel: &Kernel) -> Result<Arc<Parsed>, String> {
+    static KNOWN: Mutex<BTreeMap<String, Arc<Parsed>>> = Mutex::new(BTreeMap::new());
+    let key = format!("{} {:?}", kernel.source, kernel.slots);
+    if let Some(known) = KNOWN.lock().expect("nobody panics while holding it").get(&key) {
+        return Ok(known.clone());
+    }
+    let slots: Vec<(&str, &str)> = kernel.slots.iter().map(|(slot, file)| (*slot, file.as_str())).collect();
+    let composed = compose(kernel.source, &slots).map_err(|error| error.to_string())?;
+    let module = parse(&composed.wgsl);
+    let info = validate(&module, Capabilities::all()).expect("compose validated it");
+    let parsed = Arc::new(Parsed { composed, module, info });
+    KNOWN.lock().expect("nobody panics while holding it").insert(key, parsed.clone());
+    Ok(parsed)
+}
+
 fn operand(input: &CaseInput, case: &Case) -> Operand {
     match (input, input.fill(case.step, &mut Numbers::new(1))) {
         (CaseInput::Activation(ty), _) => Operand::Activation(ty.clone()),
@@ -166,14 +191,17 @@ fn operand(input: &CaseInput, case: &Case) -> Operand {
     }
 }
 
+/// A case's inputs, and its outputs.
+fn operands(case: &Case) -> [Vec<Operand>; 2] {
+    [&case.inputs, &case.outputs].map(|of| of.iter().map(|input| operand(input, case)).collect())
+}
+
 /// Every kernel of a case, by all phases that compute as many rows.
-fn kernels(case: &Case, traits: &Traits) -> Vec<Kernel> {
-    let operands = |inputs: &[CaseInput]| inputs.iter().map(|input| operand(input, case)).collect::<Vec<_>>();
-    let (inputs, outputs) = (operands(&case.inputs), operands(&case.outputs));
+fn kernels(case: &Case, [inputs, outputs]: &[Vec<Operand>; 2], traits: &Traits) -> Vec<Kernel> {
     let tokens = case.step.tokens;
     let first = Phase::ALL.iter().position(|phase| *phase == Phase::of(tokens, tokens)).expect("one of them");
     let phases = &Phase::ALL[first..];
-    let call = |phase| Call { phase, inputs: &inputs, outputs: &outputs, traits, largest: case.step.extents() };
+    let call = |phase| Call { phase, inputs, outputs, traits, largest: case.step.extents() };
     phases.iter().flat_map(|phase| case.op.kernels(&call(*phase))).collect()
 }
 
@@ -187,19 +215,17 @@ fn workgroup_bytes(module: &naga::Module) -> u32 {
 
 /// What is wrong with a kernel chosen for an adapter, its constants filled in.
 fn defect(kernel: &Kernel, traits: &Traits) -> Option<String> {
-    let slots: Vec<(&str, &str)> = kernel.slots.iter().map(|(slot, file)| (*slot, file.as_str())).collect();
-    let composed = match compose(kernel.source, &slots) {
-        Ok(composed) => composed,
-        Err(error) => return Some(error.to_string()),
+    let parsed = match parsed(kernel) {
+        Ok(parsed) => parsed,
+        Err(error) => return Some(error),
     };
+    let Parsed { composed, module, info } = &*parsed;
     let declared: BTreeSet<&str> =
         composed.bindings.iter().map(|binding| binding.name.as_str()).filter(|name| *name != "step").collect();
     let bound: BTreeSet<&str> = kernel.bindings.iter().map(|(name, _)| *name).collect();
     if declared != bound || bound.len() != kernel.bindings.len() {
         return Some(format!("declares the bindings {declared:?}, is given {:?}", kernel.bindings));
     }
-    let module = parse(&composed.wgsl);
-    let info = validate(&module, Capabilities::all()).expect("compose validated it");
     let constants: BTreeSet<&str> =
         module.overrides.iter().filter_map(|(_, constant)| constant.name.as_deref()).collect();
     if let Some((name, _)) = kernel.overrides.iter().find(|(name, _)| !constants.contains(name)) {
@@ -207,7 +233,7 @@ fn defect(kernel: &Kernel, traits: &Traits) -> Option<String> {
     }
     let values = kernel.overrides.iter().map(|(name, value)| ((*name).into(), *value)).collect();
     let entry = Some((naga::ShaderStage::Compute, "main"));
-    let module = match naga::back::pipeline_constants::process_overrides(&module, &info, entry, &values) {
+    let module = match naga::back::pipeline_constants::process_overrides(module, info, entry, &values) {
         Ok((module, _)) => module,
         Err(error) => return Some(format!("{error:?}")),
     };
@@ -228,19 +254,22 @@ fn defect(kernel: &Kernel, traits: &Traits) -> Option<String> {
 
 #[test]
 fn kernels_that_cases_choose_are_valid_with_their_constants_and_within_limits() {
-    let mut seen = BTreeSet::new();
-    let mut defects = Vec::new();
+    let cases: Vec<_> = all_cases().into_iter().map(|case| (operands(&case), case)).collect();
+    let (mut seen, mut chosen) = (BTreeSet::new(), Vec::new());
     for traits in all_traits() {
-        for case in all_cases() {
-            for kernel in kernels(&case, &traits) {
+        for (operands, case) in &cases {
+            for kernel in kernels(case, operands, &traits) {
                 let key = format!("{} {:?} {:?} {traits:?}", kernel.source, kernel.slots, kernel.overrides);
                 if seen.insert(key) {
-                    let found = defect(&kernel, &traits);
-                    defects.extend(found.map(|found| format!("{}, {}: {found}", kernel.source, case.label)));
+                    chosen.push((kernel, traits.clone(), &case.label));
                 }
             }
         }
     }
+    let found = chosen.par_iter().filter_map(|(kernel, traits, label)| {
+        defect(kernel, traits).map(|found| format!("{}, {label}: {found}", kernel.source))
+    });
+    let defects: Vec<String> = found.collect();
     assert!(seen.len() > 100, "the cases choose many kernels, found {}", seen.len());
     assert!(defects.is_empty(), "{} defects:\n{}", defects.len(), defects[..defects.len().min(20)].join("\n"));
 }

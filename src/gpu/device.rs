@@ -300,7 +300,9 @@ pub(super) fn request(adapter: &wgpu::Adapter, tier: Tier) -> (wgpu::Features, w
     let has = adapter.features() & wanted;
     match tier {
         Tier::Full => (has, adapter.limits()),
-        Tier::NoMatrix | Tier::EmulatedMatrix => (has - wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, adapter.limits()),
+        Tier::NoMatrix | Tier::EmulatedMatrix => {
+            (has - wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, adapter.limits())
+        }
         Tier::NoFeatures => (wgpu::Features::empty(), adapter.limits()),
         Tier::Plain => (wgpu::Features::empty(), wgpu::Limits::default()),
     }

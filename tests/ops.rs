@@ -75,7 +75,9 @@ fn kernels_on_emulated_matrices_match_their_references() {
         let on_matrices = kernels.iter().filter(|kernel| kernel.source.ends_with("_matrix"));
         on_matrices.map(|kernel| ways.insert(way(kernel))).fold(false, |any, new| any | new)
     });
-    for kernel in ["gemm_matrix", "attention_matrix"] {
+    // Their factors are half floats.
+    let able = all_adapters().iter().any(|adapter| adapter.features.iter().any(|name| name == "f16"));
+    for kernel in ["gemm_matrix", "attention_matrix"].into_iter().filter(|_| able) {
         assert!(ways.iter().filter(|way| way.0 == kernel).count() >= 4, "ways through {kernel} among {ways:?}");
     }
 }

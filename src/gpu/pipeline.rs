@@ -213,8 +213,8 @@ impl Device {
         if self.checks {
             return self.raw.create_shader_module(descriptor);
         }
-        // SAFETY: the text is wgpt's own; every kernel runs in tests/ops.rs with all checks on, over odd sizes and
-        // with guard words behind each buffer, and its loops are bounded by constants or by `step`.
+        // SAFETY: the text is wgpt's own; every kernel runs in tests/ops.rs over odd sizes and with guard words behind
+        // each buffer, some with these checks and some without, and its loops are bounded by constants or by `step`.
         unsafe { self.raw.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
     }
 }

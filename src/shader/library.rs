@@ -43,6 +43,8 @@ pub static KERNELS: &[(&str, &str)] = files![
 
 /// Snippets: files of `shaders/lib/` and `shaders/quant/`, imported by kernels.
 pub static SNIPPETS: &[(&str, &str)] = files![
+    "lib/absmax4",
+    "lib/absmaxes",
     "lib/accumulate",
     "lib/activation",
     "lib/alibi",

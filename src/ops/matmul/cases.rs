@@ -38,22 +38,7 @@ pub(in crate::ops) fn cases() -> Vec<Case> {
             let epilogues = if format.name() == "f16" { &epilogues[..] } else { &epilogues[first..=first] };
             for &(bias, residual, activation) in epilogues {
                 let op = Matmul { bias, residual, activation, ..Matmul::plain() };
-                let label = format!("{} {tokens}x{cols} by {rows}/{slice_rows} {op:?}", format.name());
-                let output = TensorType::f32([Dim::Tokens, Dim::Fixed(rows as u32)]);
-                let mut inputs = vec![
-                    CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(cols as u32)])),
-                    CaseInput::Weight { format: *format, rows, cols, slice_rows },
-                ];
-                inputs.extend(bias.then_some(CaseInput::Vector(rows)));
-                inputs.extend(residual.then(|| CaseInput::Activation(output.clone())));
-                cases.push(Case {
-                    label,
-                    op: Box::new(op),
-                    inputs,
-                    outputs: vec![CaseInput::Activation(output)],
-                    step: Step::new(tokens, 2, 1),
-                    max_nmse: if format.name() == "f32" { 1e-10 } else { 1e-6 },
-                });
+                cases.push(case(op, *format, (tokens, rows, cols, slice_rows)));
             }
         }
     }
@@ -68,6 +53,43 @@ pub(in crate::ops) fn cases() -> Vec<Case> {
     cases
 }
 
+/// A case of so many tokens, rows, columns, and rows of a slice, with the inputs and outputs that the op has.
+fn case(op: Matmul, format: &'static dyn BlockFormat, shape: (u32, usize, usize, usize)) -> Case {
+    let (tokens, rows, cols, slice_rows) = shape;
+    beside_case(op, format, (tokens, rows, &[cols], slice_rows))
+}
+
+/// As [`case`] for columns in one tensor or in two.
+fn beside_case(
+    op: Matmul,
+    format: &'static dyn BlockFormat,
+    (tokens, rows, parts, slice_rows): (u32, usize, &[usize], usize),
+) -> Case {
+    let row = |columns: usize| TensorType::f32([Dim::Tokens, Dim::Fixed(columns as u32)]);
+    let output = row(op.columns(rows).of as usize);
+    let cols = parts.iter().sum();
+    let mut inputs = vec![CaseInput::Activation(row(parts[0])), CaseInput::Weight { format, rows, cols, slice_rows }];
+    inputs.extend(op.bias.then_some(CaseInput::Vector(rows)));
+    inputs.extend(op.residual.then(|| CaseInput::Activation(output.clone())));
+    inputs.extend(parts[1..].iter().map(|columns| CaseInput::Activation(row(*columns))));
+    let rounded = parts.iter().filter(|_| op.quantized).map(|columns| CaseInput::Activation(row(*columns).rounded()));
+    inputs.extend(rounded);
+    let mut outputs = vec![CaseInput::Activation(output.clone())];
+    outputs.extend(op.rounds.then(|| CaseInput::Activation(output.rounded())));
+    Case {
+        label: format!("{} {tokens}x{parts:?} by {rows}/{slice_rows} {op:?}", format.name()),
+        op: Box::new(op),
+        inputs,
+        outputs,
+        step: Step::new(tokens, 2, 1),
+        max_nmse: if format.name() == "f32" { 1e-10 } else { 1e-6 },
+    }
+}
+
+fn called(name: &str) -> &'static dyn BlockFormat {
+    crate::quant::format(name).expect("a format")
+}
+
 /// Every format whose codes are integers, times a rounded row: rows that more lanes share than there are chunks, and
 /// fewer; several slices; a few tokens; and many, which read the row as it is.
 fn integer_cases() -> Vec<Case> {
@@ -78,24 +100,10 @@ fn integer_cases() -> Vec<Case> {
         // Few tokens: every second shape, of each format others than of the one before.
         let more = more.into_iter().enumerate().filter(|(shape, _)| (index + shape) % 2 == 0).map(|(_, shape)| shape);
         for (tokens, rows, cols, slice_rows) in ones.into_iter().chain(more) {
-            let cols = whole_blocks(*format, cols);
             let op = Matmul { bias: true, residual: true, quantized: true, ..Matmul::plain() };
-            let row = TensorType::f32([Dim::Tokens, Dim::Fixed(cols as u32)]);
-            let output = CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(rows as u32)]));
-            cases.push(Case {
-                label: format!("{} {tokens}x{cols} by {rows}/{slice_rows} {op:?}", format.name()),
-                op: Box::new(op),
-                inputs: vec![
-                    CaseInput::Activation(row.clone()),
-                    CaseInput::Weight { format: *format, rows, cols, slice_rows },
-                    CaseInput::Vector(rows),
-                    output.clone(),
-                    CaseInput::Activation(row.rounded()),
-                ],
-                outputs: vec![output],
-                step: Step::new(tokens, 2, 1),
-                max_nmse: if tokens <= FEW_ROWS { 1e-10 } else { 1e-6 },
-            });
+            let case = case(op, *format, (tokens, rows, whole_blocks(*format, cols), slice_rows));
+            let max_nmse = if tokens <= FEW_ROWS { 1e-10 } else { case.max_nmse };
+            cases.push(Case { max_nmse, ..case });
         }
     }
     cases
@@ -104,38 +112,13 @@ fn integer_cases() -> Vec<Case> {
 /// x in two tensors, as it is and rounded: by every kernel that reads rows.
 fn beside_cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for format in ["f16", "f32", "q8_0", "q4_0", "q4_k", "nf4", "mxfp4"] {
-        let format = *FORMATS.iter().find(|known| known.name() == format).expect("a format");
+    for format in ["f16", "f32", "q8_0", "q4_0", "q4_k", "nf4", "mxfp4"].map(called) {
+        let unit = if format.block_len() > 32 { format.block_len() / 32 } else { 1 };
         for (tokens, rows, first, behind) in [(1, 67, 96, 224), (1, 34, 1024, 64), (5, 19, 160, 96), (40, 67, 64, 160)]
         {
-            let unit = if format.block_len() > 32 { format.block_len() / 32 } else { 1 };
-            let (first, behind) = (first * unit as u32, behind * unit as u32);
             for quantized in [false, true].into_iter().filter(|quantized| !quantized || format.integer()) {
-                let row = |columns| TensorType::f32([Dim::Tokens, Dim::Fixed(columns)]);
                 let op = Matmul { residual: true, beside: true, quantized, ..Matmul::plain() };
-                let output = CaseInput::Activation(row(rows));
-                let mut inputs = vec![
-                    CaseInput::Activation(row(first)),
-                    CaseInput::Weight {
-                        format,
-                        rows: rows as usize,
-                        cols: (first + behind) as usize,
-                        slice_rows: rows as usize,
-                    },
-                    output.clone(),
-                    CaseInput::Activation(row(behind)),
-                ];
-                if quantized {
-                    inputs.extend([first, behind].map(|columns| CaseInput::Activation(row(columns).rounded())));
-                }
-                cases.push(Case {
-                    label: format!("{} {tokens}x{first}+{behind} by {rows} {op:?}", format.name()),
-                    op: Box::new(op),
-                    inputs,
-                    outputs: vec![output],
-                    step: Step::new(tokens, 0, 1),
-                    max_nmse: if format.name() == "f32" { 1e-10 } else { 1e-6 },
-                });
+                cases.push(beside_case(op, format, (tokens, rows, &[first * unit, behind * unit], rows)));
             }
         }
     }
@@ -146,7 +129,7 @@ fn beside_cases() -> Vec<Case> {
 fn rounding_cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (format, quantized) in [("q4_0", true), ("q8_0", true), ("q6_k", true), ("q4_0", false), ("f16", false)] {
-        let format = *FORMATS.iter().find(|known| known.name() == format).expect("a format");
+        let format = called(format);
         for (tokens, rows, cols, slice_rows) in [
             (1, 32, 96, 32),
             (1, 416, 1024, 416),
@@ -155,25 +138,10 @@ fn rounding_cases() -> Vec<Case> {
             (5, 96, 288, 96),
             (40, 64, 96, 64),
         ] {
-            let cols = whole_blocks(format, cols);
-            let activation = Activation::GeluErf;
-            let op = Matmul { bias: true, activation, quantized, rounds: true, ..Matmul::plain() };
-            let row = |columns: usize| TensorType::f32([Dim::Tokens, Dim::Fixed(columns as u32)]);
-            let mut inputs = vec![
-                CaseInput::Activation(row(cols)),
-                CaseInput::Weight { format, rows, cols, slice_rows },
-                CaseInput::Vector(rows),
-            ];
-            inputs.extend(quantized.then(|| CaseInput::Activation(row(cols).rounded())));
-            cases.push(Case {
-                label: format!("{} {tokens}x{cols} by {rows}/{slice_rows} {op:?}", format.name()),
-                op: Box::new(op),
-                inputs,
-                outputs: vec![CaseInput::Activation(row(rows)), CaseInput::Activation(row(rows).rounded())],
-                step: Step::new(tokens, 0, 1),
-                // A value half-way between two codes may fall to either side.
-                max_nmse: 5e-6,
-            });
+            let op = Matmul { bias: true, activation: Activation::GeluErf, quantized, rounds: true, ..Matmul::plain() };
+            let case = case(op, format, (tokens, rows, whole_blocks(format, cols), slice_rows));
+            // A value half-way between two codes may fall to either side.
+            cases.push(Case { max_nmse: 5e-6, ..case });
         }
     }
     cases
@@ -186,37 +154,14 @@ pub(in crate::ops) fn whole_blocks(format: &dyn BlockFormat, cols: usize) -> usi
 
 /// A weight row that does not fill its last chunk.
 fn odd_columns_case(tokens: u32) -> Case {
-    Case {
-        label: format!("{tokens} tokens, f16 rows of 60, half a chunk short"),
-        op: Box::new(Matmul::plain()),
-        inputs: vec![
-            CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(60)])),
-            CaseInput::Weight { format: &crate::quant::F16, rows: 33, cols: 60, slice_rows: 33 },
-        ],
-        outputs: vec![CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(33)]))],
-        step: Step::new(tokens, 0, 1),
-        max_nmse: 1e-6,
-    }
+    case(Matmul::plain(), &crate::quant::F16, (tokens, 33, 60, 33))
 }
 
 /// Shapes for which the cooperative matrix kernel takes its wider tile, and shares columns between workgroups.
 fn cut_cases() -> [Case; 3] {
     [(10_240, 40), (2560, 1100), (160, 1664)].map(|(rows, cols)| {
         let op = Matmul { bias: true, residual: true, activation: Activation::GeluErf, ..Matmul::plain() };
-        let output = CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(rows as u32)]));
-        Case {
-            label: format!("f16 {cols} by {rows}"),
-            op: Box::new(op),
-            inputs: vec![
-                CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(cols as u32)])),
-                CaseInput::Weight { format: &crate::quant::F16, rows, cols, slice_rows: rows },
-                CaseInput::Vector(rows),
-                output.clone(),
-            ],
-            outputs: vec![output],
-            step: Step::new(130, 0, 1),
-            max_nmse: 1e-6,
-        }
+        case(op, &crate::quant::F16, (130, rows, cols, rows))
     })
 }
 
@@ -226,29 +171,12 @@ fn direct_cases() -> [Case; 4] {
     let plain = Matmul::plain();
     let columns = Some(Columns { start: 8, of: 212 });
     [
-        (130, 320, 96, 320, Matmul { bias: true, residual: true, ..plain.clone() }),
-        (17, 96, 64, 32, Matmul { residual: true, ..plain.clone() }),
-        (21, 160, 40, 160, Matmul { bias: true, columns, ..plain.clone() }),
-        (300, 10_240, 32, 10_240, plain),
+        (Matmul { bias: true, residual: true, ..plain.clone() }, (130, 320, 96, 320)),
+        (Matmul { residual: true, ..plain.clone() }, (17, 96, 64, 32)),
+        (Matmul { bias: true, columns, ..plain.clone() }, (21, 160, 40, 160)),
+        (plain, (300, 10_240, 32, 10_240)),
     ]
-    .map(|(tokens, rows, cols, slice_rows, op)| {
-        let width = op.columns(rows).of;
-        let output = CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(width)]));
-        let mut inputs = vec![
-            CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(cols as u32)])),
-            CaseInput::Weight { format: &crate::quant::F16, rows, cols, slice_rows },
-        ];
-        inputs.extend(op.bias.then_some(CaseInput::Vector(rows)));
-        inputs.extend(op.residual.then(|| output.clone()));
-        Case {
-            label: format!("f16 {tokens}x{cols} by {rows}/{slice_rows} {op:?}"),
-            op: Box::new(op),
-            inputs,
-            outputs: vec![output],
-            step: Step::new(tokens, 0, 1),
-            max_nmse: 1e-6,
-        }
-    })
+    .map(|(op, shape)| case(op, &crate::quant::F16, shape))
 }
 
 /// Logits of the last ones of some tokens.
@@ -269,15 +197,5 @@ fn logit_case((tokens, rows): (u32, u32)) -> Case {
 /// A column range of an output whose other columns keep what is in them.
 fn column_case(tokens: u32) -> Case {
     let op = Matmul { columns: Some(Columns { start: 7, of: 61 }), ..Matmul::plain() };
-    Case {
-        label: format!("a column range of {tokens} tokens"),
-        op: Box::new(op),
-        inputs: vec![
-            CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(64)])),
-            CaseInput::Weight { format: &crate::quant::F32, rows: 40, cols: 64, slice_rows: 40 },
-        ],
-        outputs: vec![CaseInput::Activation(TensorType::f32([Dim::Tokens, Dim::Fixed(61)]))],
-        step: Step::new(tokens, 0, 1),
-        max_nmse: 1e-10,
-    }
+    case(op, &crate::quant::F32, (tokens, 40, 64, 40))
 }

@@ -6,33 +6,34 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use common::{all_adapters, nmse};
-use wgpt::exec::FilledCase;
+use wgpt::exec::{FilledCase, PlacedCase};
 use wgpt::gpu::{Device, DeviceOptions, Tier};
 use wgpt::ops::{Case, Kernel, all_cases};
 
 /// Runs a case and returns what is wrong with it.
-fn failure(device: &Device, case: &Case, filled: &FilledCase<'_>, expected: &[Vec<f32>]) -> Option<String> {
-    let found = match filled.prepare(device).and_then(|prepared| prepared.run(device)) {
+fn failure(device: &Device, case: &Case, filled: &FilledCase<'_>, placed: &PlacedCase<'_>) -> Option<String> {
+    let found = match placed.prepare(device, &device.traits).and_then(|prepared| prepared.run(device)) {
         Ok(found) => found,
         Err(error) => return Some(format!("{}: {error}", case.label)),
     };
     if !found.guards_intact {
         return Some(format!("{}: wrote behind an output", case.label));
     }
-    let errors: Vec<f64> = expected.iter().zip(&found.outputs).map(|(a, b)| nmse(a, b)).collect();
+    let errors: Vec<f64> = filled.reference().iter().zip(&found.outputs).map(|(a, b)| nmse(a, b)).collect();
     let bad = errors.iter().any(|error| error.is_nan() || *error > case.max_nmse);
     bad.then(|| format!("{}: nmse {errors:?}, at most {}", case.label, case.max_nmse))
 }
 
-/// Checks the cases that are asked for.
-fn check_some(options: DeviceOptions, mut asked_for: impl FnMut(&Device, &Case, &FilledCase<'_>) -> bool) {
+/// Checks the cases that are asked for, by the kernels that they run.
+fn check_some(options: DeviceOptions, mut asked_for: impl FnMut(&Device, &Case, &[Kernel]) -> bool) {
     for adapter in all_adapters() {
         let device = Device::open(adapter.index, options).expect("the adapter opens");
         let mut failures = Vec::new();
         for case in all_cases() {
             let filled = FilledCase::new(&case, 7);
-            if asked_for(&device, &case, &filled) {
-                failures.extend(failure(&device, &case, &filled, &filled.reference()));
+            let placed = filled.place(&device, 1).expect("the device has room for a case");
+            if asked_for(&device, &case, &placed.kernels(&device.traits)) {
+                failures.extend(failure(&device, &case, &filled, &placed));
             }
         }
         assert!(failures.is_empty(), "{} {options:?}:\n{}", adapter.name, failures.join("\n"));
@@ -44,8 +45,7 @@ fn check_some(options: DeviceOptions, mut asked_for: impl FnMut(&Device, &Case, 
 static TRIED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 fn check(options: DeviceOptions) {
-    check_some(options, |device, case, filled| {
-        let kernels = filled.place(device, 1).expect("it fits").kernels(&device.traits);
+    check_some(options, |device, case, kernels| {
         let tried = format!("{} {} {kernels:?}", device.info.index, case.label);
         TRIED.lock().expect("no test panics while it holds it").insert(tried)
     });
@@ -70,8 +70,7 @@ fn kernels_on_emulated_matrices_match_their_references() {
     let options = DeviceOptions { tier: Tier::EmulatedMatrix, checks: true, ..DeviceOptions::default() };
     let mut ways = BTreeSet::new();
     // Drivers take seconds for each of these kernels: one case of each way through them.
-    check_some(options, |device, _, case| {
-        let kernels = case.place(device, 1).expect("it fits").kernels(&device.traits);
+    check_some(options, |_, _, kernels| {
         let on_matrices = kernels.iter().filter(|kernel| kernel.source.ends_with("_matrix"));
         on_matrices.map(|kernel| ways.insert(way(kernel))).fold(false, |any, new| any | new)
     });

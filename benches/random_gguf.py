@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes a GGUF file with random weights in the shape of a real model, to measure speed and memory at full size.
 
-usage: python3 benches/random_gguf.py SHAPE OUT.gguf [f16|q8_0|q4_0|q4_k]     (no SHAPE: lists them)
+usage: python3 benches/random_gguf.py SHAPE OUT.gguf [f16|q8_0|q4_0|q4_k|q2_k|iq4_xs]     (no SHAPE: lists them)
 
 Weights repeat one random tile: right for timing, meaningless as text. Needs numpy and the PyPI package `gguf`; the
 vocabularies are those of `checkpoints/vocab/`, padded to the model's size.
@@ -25,27 +25,27 @@ SHAPES = {
     "qwen3-30b-a3b": dict(arch="qwen3moe", layers=48, hidden=2048, heads=32, kv=4, ff=768, vocab=151936, rotary=128,
                           head_dim=128, experts=128, top_k=8),
 }
-# weights and bytes of a block, and the f16 numbers it begins with, scales that keep activations small
-BLOCKS = {"q8_0": (32, 34, [0.0003]), "q4_0": (32, 18, [0.004]), "q4_k": (256, 144, [0.0001, 0.001])}
-TYPES = {"f16": gguf.GGMLQuantizationType.F16, "q8_0": gguf.GGMLQuantizationType.Q8_0,
-         "q4_0": gguf.GGMLQuantizationType.Q4_0, "q4_k": gguf.GGMLQuantizationType.Q4_K}
-FILE_TYPES = {"f16": 1, "q8_0": 7, "q4_0": 2, "q4_k": 15}
+# weights and bytes of a block, where its f16 numbers begin, and these: scales that keep activations small
+BLOCKS = {"q8_0": (32, 34, 0, [0.0003]), "q4_0": (32, 18, 0, [0.004]), "q4_k": (256, 144, 0, [0.0001, 0.001]),
+          "q2_k": (256, 84, 80, [0.002, 0.003]), "iq4_xs": (256, 136, 0, [0.00002])}
+TYPES = {kind: gguf.GGMLQuantizationType[kind.upper()] for kind in ["f16", *BLOCKS]}
+FILE_TYPES = {"f16": 1, "q8_0": 7, "q4_0": 2, "q4_k": 15, "q2_k": 10, "iq4_xs": 30}
 
 
 def tile(kind: str) -> np.ndarray:
     rng = np.random.default_rng(0)
     if kind == "f16":
         return (rng.standard_normal(1 << 24) * 0.02).astype(np.float16).view(np.uint8)
-    _, size, scales = BLOCKS[kind]
+    _, size, start, scales = BLOCKS[kind]
     blocks = rng.integers(0, 256, (1 << 19, size), dtype=np.uint8)
-    blocks[:, : 2 * len(scales)] = np.array(scales, np.float16).view(np.uint8)
+    blocks[:, start : start + 2 * len(scales)] = np.array(scales, np.float16).view(np.uint8)
     return blocks.reshape(-1)
 
 
 def row_bytes(kind: str, cols: int) -> int:
     if kind == "f16":
         return cols * 2
-    weights, size, _ = BLOCKS[kind]
+    weights, size, *_ = BLOCKS[kind]
     if cols % weights:
         sys.exit(f"rows of {cols} are no whole blocks of {kind}")
     return cols // weights * size

@@ -104,26 +104,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let subgroup = lid / 32u;
     let sub_token = (subgroup % 2u) * 64u;
     let sub_row = (subgroup / 2u) * SUB_ROWS;
-    var c00 = coop_mat16x16<f32, C>();
-    var c01 = coop_mat16x16<f32, C>();
-    var c02 = coop_mat16x16<f32, C>();
-    var c03 = coop_mat16x16<f32, C>();
-    var c04 = coop_mat16x16<f32, C>();
-    var c10 = coop_mat16x16<f32, C>();
-    var c11 = coop_mat16x16<f32, C>();
-    var c12 = coop_mat16x16<f32, C>();
-    var c13 = coop_mat16x16<f32, C>();
-    var c14 = coop_mat16x16<f32, C>();
-    var c20 = coop_mat16x16<f32, C>();
-    var c21 = coop_mat16x16<f32, C>();
-    var c22 = coop_mat16x16<f32, C>();
-    var c23 = coop_mat16x16<f32, C>();
-    var c24 = coop_mat16x16<f32, C>();
-    var c30 = coop_mat16x16<f32, C>();
-    var c31 = coop_mat16x16<f32, C>();
-    var c32 = coop_mat16x16<f32, C>();
-    var c33 = coop_mat16x16<f32, C>();
-    var c34 = coop_mat16x16<f32, C>();
+#for t in 0..4
+#for r in 0..5
+    var c$t$r = coop_mat16x16<f32, C>();
+#end
+#end
     let part = group.z * ((tokens + TILE_TOKENS - 1u) / TILE_TOKENS * TILE_TOKENS);
     let first = (part + first_token + sub_token) * SUM_COLUMNS + select(0u, FIRST_COLUMN + FIRST_ROW, DIRECT)
         + first_row + sub_row;
@@ -134,58 +119,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let last_row = max(ROWS, 16u) - 16u;
     let last_token = (tokens + 15u) / 16u * 16u - 16u;
     let place = FIRST_COLUMN + FIRST_ROW;
-    let r0 = min(first_row + sub_row + 0u, last_row);
-    let r1 = min(first_row + sub_row + 16u, last_row);
-    let r2 = min(first_row + sub_row + 32u, last_row);
-    let r3 = min(first_row + sub_row + 48u, last_row);
-    let r4 = min(first_row + sub_row + 64u, last_row);
+#for r in 0..5
+    let r$r = min(first_row + sub_row + $r * 16u, last_row);
+#end
     if DIRECT & BIAS {
-        c00 = coopLoadT<coop_mat16x16<f32, C>>(&bias[FIRST_ROW + r0], 0u);
-        c10 = c00;
-        c20 = c00;
-        c30 = c00;
-        c01 = coopLoadT<coop_mat16x16<f32, C>>(&bias[FIRST_ROW + r1], 0u);
-        c11 = c01;
-        c21 = c01;
-        c31 = c01;
-        c02 = coopLoadT<coop_mat16x16<f32, C>>(&bias[FIRST_ROW + r2], 0u);
-        c12 = c02;
-        c22 = c02;
-        c32 = c02;
-        c03 = coopLoadT<coop_mat16x16<f32, C>>(&bias[FIRST_ROW + r3], 0u);
-        c13 = c03;
-        c23 = c03;
-        c33 = c03;
-        c04 = coopLoadT<coop_mat16x16<f32, C>>(&bias[FIRST_ROW + r4], 0u);
-        c14 = c04;
-        c24 = c04;
-        c34 = c04;
+#for r in 0..5
+        c0$r = coopLoadT<coop_mat16x16<f32, C>>(&bias[FIRST_ROW + r$r], 0u);
+        c1$r = c0$r;
+        c2$r = c0$r;
+        c3$r = c0$r;
+#end
     }
     if DIRECT & RESIDUAL {
-        let t0 = min(first_token + sub_token + 0u, last_token) * COLUMNS + place;
-        c00 = c00 + coopLoadT<coop_mat16x16<f32, C>>(&residual[t0 + r0], COLUMNS);
-        c01 = c01 + coopLoadT<coop_mat16x16<f32, C>>(&residual[t0 + r1], COLUMNS);
-        c02 = c02 + coopLoadT<coop_mat16x16<f32, C>>(&residual[t0 + r2], COLUMNS);
-        c03 = c03 + coopLoadT<coop_mat16x16<f32, C>>(&residual[t0 + r3], COLUMNS);
-        c04 = c04 + coopLoadT<coop_mat16x16<f32, C>>(&residual[t0 + r4], COLUMNS);
-        let t1 = min(first_token + sub_token + 16u, last_token) * COLUMNS + place;
-        c10 = c10 + coopLoadT<coop_mat16x16<f32, C>>(&residual[t1 + r0], COLUMNS);
-        c11 = c11 + coopLoadT<coop_mat16x16<f32, C>>(&residual[t1 + r1], COLUMNS);
-        c12 = c12 + coopLoadT<coop_mat16x16<f32, C>>(&residual[t1 + r2], COLUMNS);
-        c13 = c13 + coopLoadT<coop_mat16x16<f32, C>>(&residual[t1 + r3], COLUMNS);
-        c14 = c14 + coopLoadT<coop_mat16x16<f32, C>>(&residual[t1 + r4], COLUMNS);
-        let t2 = min(first_token + sub_token + 32u, last_token) * COLUMNS + place;
-        c20 = c20 + coopLoadT<coop_mat16x16<f32, C>>(&residual[t2 + r0], COLUMNS);
-        c21 = c21 + coopLoadT<coop_mat16x16<f32, C>>(&residual[t2 + r1], COLUMNS);
-        c22 = c22 + coopLoadT<coop_mat16x16<f32, C>>(&residual[t2 + r2], COLUMNS);
-        c23 = c23 + coopLoadT<coop_mat16x16<f32, C>>(&residual[t2 + r3], COLUMNS);
-        c24 = c24 + coopLoadT<coop_mat16x16<f32, C>>(&residual[t2 + r4], COLUMNS);
-        let t3 = min(first_token + sub_token + 48u, last_token) * COLUMNS + place;
-        c30 = c30 + coopLoadT<coop_mat16x16<f32, C>>(&residual[t3 + r0], COLUMNS);
-        c31 = c31 + coopLoadT<coop_mat16x16<f32, C>>(&residual[t3 + r1], COLUMNS);
-        c32 = c32 + coopLoadT<coop_mat16x16<f32, C>>(&residual[t3 + r2], COLUMNS);
-        c33 = c33 + coopLoadT<coop_mat16x16<f32, C>>(&residual[t3 + r3], COLUMNS);
-        c34 = c34 + coopLoadT<coop_mat16x16<f32, C>>(&residual[t3 + r4], COLUMNS);
+#for t in 0..4
+        let t$t = min(first_token + sub_token + $t * 16u, last_token) * COLUMNS + place;
+#for r in 0..5
+        c$t$r = c$t$r + coopLoadT<coop_mat16x16<f32, C>>(&residual[t$t + r$r], COLUMNS);
+#end
+#end
     }
     prepare_values(lid);
     workgroupBarrier();
@@ -199,58 +150,29 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         // The next slab is on its way while this one is multiplied; behind the last the last is fetched again.
         carried = fetch(first_slab + min(n + 1u, slabs - 1u), first_token, tokens, first_row, lid);
         for (var k = 0u; k < 2u * OCTETS; k += 4u) {
-            let w0 = coopLoad<coop_mat16x16<f16, B>>(&weights[(sub_row + 0u) * STRIDE + k], STRIDE);
-            let w1 = coopLoad<coop_mat16x16<f16, B>>(&weights[(sub_row + 16u) * STRIDE + k], STRIDE);
-            let w2 = coopLoad<coop_mat16x16<f16, B>>(&weights[(sub_row + 32u) * STRIDE + k], STRIDE);
-            let w3 = coopLoad<coop_mat16x16<f16, B>>(&weights[(sub_row + 48u) * STRIDE + k], STRIDE);
-            let x0 = coopLoadT<coop_mat16x16<f16, A>>(&inputs[(sub_token + 0u) * STRIDE + k], STRIDE);
-            c00 = coopMultiplyAdd(x0, w0, c00);
-            c01 = coopMultiplyAdd(x0, w1, c01);
-            c02 = coopMultiplyAdd(x0, w2, c02);
-            c03 = coopMultiplyAdd(x0, w3, c03);
-            let x1 = coopLoadT<coop_mat16x16<f16, A>>(&inputs[(sub_token + 16u) * STRIDE + k], STRIDE);
-            c10 = coopMultiplyAdd(x1, w0, c10);
-            c11 = coopMultiplyAdd(x1, w1, c11);
-            c12 = coopMultiplyAdd(x1, w2, c12);
-            c13 = coopMultiplyAdd(x1, w3, c13);
-            let x2 = coopLoadT<coop_mat16x16<f16, A>>(&inputs[(sub_token + 32u) * STRIDE + k], STRIDE);
-            c20 = coopMultiplyAdd(x2, w0, c20);
-            c21 = coopMultiplyAdd(x2, w1, c21);
-            c22 = coopMultiplyAdd(x2, w2, c22);
-            c23 = coopMultiplyAdd(x2, w3, c23);
-            let x3 = coopLoadT<coop_mat16x16<f16, A>>(&inputs[(sub_token + 48u) * STRIDE + k], STRIDE);
-            c30 = coopMultiplyAdd(x3, w0, c30);
-            c31 = coopMultiplyAdd(x3, w1, c31);
-            c32 = coopMultiplyAdd(x3, w2, c32);
-            c33 = coopMultiplyAdd(x3, w3, c33);
+#for r in 0..4
+            let w$r = coopLoad<coop_mat16x16<f16, B>>(&weights[(sub_row + $r * 16u) * STRIDE + k], STRIDE);
+#end
+#for t in 0..4
+            let x$t = coopLoadT<coop_mat16x16<f16, A>>(&inputs[(sub_token + $t * 16u) * STRIDE + k], STRIDE);
+#for r in 0..4
+            c$t$r = coopMultiplyAdd(x$t, w$r, c$t$r);
+#end
+#end
             if WIDE {
                 let w4 = coopLoad<coop_mat16x16<f16, B>>(&weights[(sub_row + 64u) * STRIDE + k], STRIDE);
-                c04 = coopMultiplyAdd(x0, w4, c04);
-                c14 = coopMultiplyAdd(x1, w4, c14);
-                c24 = coopMultiplyAdd(x2, w4, c24);
-                c34 = coopMultiplyAdd(x3, w4, c34);
+#for t in 0..4
+                c$t4 = coopMultiplyAdd(x$t, w4, c$t4);
+#end
             }
         }
         workgroupBarrier();
     }
-    if down > 0u && across > 0u { coopStoreT(c00, &sums[first + 0u * SUM_COLUMNS + 0u], SUM_COLUMNS); }
-    if down > 0u && across > 1u { coopStoreT(c01, &sums[first + 0u * SUM_COLUMNS + 16u], SUM_COLUMNS); }
-    if down > 0u && across > 2u { coopStoreT(c02, &sums[first + 0u * SUM_COLUMNS + 32u], SUM_COLUMNS); }
-    if down > 0u && across > 3u { coopStoreT(c03, &sums[first + 0u * SUM_COLUMNS + 48u], SUM_COLUMNS); }
-    if down > 0u && across > 4u && WIDE { coopStoreT(c04, &sums[first + 0u * SUM_COLUMNS + 64u], SUM_COLUMNS); }
-    if down > 1u && across > 0u { coopStoreT(c10, &sums[first + 16u * SUM_COLUMNS + 0u], SUM_COLUMNS); }
-    if down > 1u && across > 1u { coopStoreT(c11, &sums[first + 16u * SUM_COLUMNS + 16u], SUM_COLUMNS); }
-    if down > 1u && across > 2u { coopStoreT(c12, &sums[first + 16u * SUM_COLUMNS + 32u], SUM_COLUMNS); }
-    if down > 1u && across > 3u { coopStoreT(c13, &sums[first + 16u * SUM_COLUMNS + 48u], SUM_COLUMNS); }
-    if down > 1u && across > 4u && WIDE { coopStoreT(c14, &sums[first + 16u * SUM_COLUMNS + 64u], SUM_COLUMNS); }
-    if down > 2u && across > 0u { coopStoreT(c20, &sums[first + 32u * SUM_COLUMNS + 0u], SUM_COLUMNS); }
-    if down > 2u && across > 1u { coopStoreT(c21, &sums[first + 32u * SUM_COLUMNS + 16u], SUM_COLUMNS); }
-    if down > 2u && across > 2u { coopStoreT(c22, &sums[first + 32u * SUM_COLUMNS + 32u], SUM_COLUMNS); }
-    if down > 2u && across > 3u { coopStoreT(c23, &sums[first + 32u * SUM_COLUMNS + 48u], SUM_COLUMNS); }
-    if down > 2u && across > 4u && WIDE { coopStoreT(c24, &sums[first + 32u * SUM_COLUMNS + 64u], SUM_COLUMNS); }
-    if down > 3u && across > 0u { coopStoreT(c30, &sums[first + 48u * SUM_COLUMNS + 0u], SUM_COLUMNS); }
-    if down > 3u && across > 1u { coopStoreT(c31, &sums[first + 48u * SUM_COLUMNS + 16u], SUM_COLUMNS); }
-    if down > 3u && across > 2u { coopStoreT(c32, &sums[first + 48u * SUM_COLUMNS + 32u], SUM_COLUMNS); }
-    if down > 3u && across > 3u { coopStoreT(c33, &sums[first + 48u * SUM_COLUMNS + 48u], SUM_COLUMNS); }
-    if down > 3u && across > 4u && WIDE { coopStoreT(c34, &sums[first + 48u * SUM_COLUMNS + 64u], SUM_COLUMNS); }
+#for t in 0..4
+#for r in 0..5
+    if down > $t && across > $r && ($r < 4 || WIDE) {
+        coopStoreT(c$t$r, &sums[first + $t * 16u * SUM_COLUMNS + $r * 16u], SUM_COLUMNS);
+    }
+#end
+#end
 }

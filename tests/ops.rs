@@ -71,7 +71,10 @@ fn kernels_on_emulated_matrices_match_their_references() {
     let mut ways = BTreeSet::new();
     // Drivers take seconds for each of these kernels: one case of each way through them.
     check_some(options, |_, _, kernels| {
-        let on_matrices = kernels.iter().filter(|kernel| kernel.source.ends_with("_matrix"));
+        // The smallest heads there are in every way, since the kernel grows with them.
+        let small =
+            |kernel: &&Kernel| kernel.overrides.iter().all(|(name, value)| *name != "HEAD_DIM" || *value <= 48.0);
+        let on_matrices = kernels.iter().filter(|kernel| kernel.source.ends_with("_matrix")).filter(small);
         on_matrices.map(|kernel| ways.insert(way(kernel))).fold(false, |any, new| any | new)
     });
     // Their factors are half floats.

@@ -74,7 +74,7 @@ const ROWS: u32 = 4;
 /// Invocations of a workgroup of turn.wgsl.
 const TURN_LANES: u32 = 64;
 /// Queries, and keys, of a tile of attention_matrix.wgsl.
-const MATRIX_TILE: u32 = 32;
+const MATRIX_TILE: u32 = 64;
 
 impl Attention {
     /// The largest head the prefill kernel has registers for.
@@ -119,7 +119,8 @@ impl Attention {
 
     /// Whether the cooperative matrix kernel takes these heads; f32 caches carry more than its f16 operands do.
     fn fits_matrices(&self, state: StateType, traits: &Traits) -> bool {
-        let memory = MATRIX_TILE * (3 * (self.head_dim * 2 + 16) + 80 + (self.head_dim + 4) * 4);
+        // A tile of keys, one of weights, one of scores, and a word.
+        let memory = MATRIX_TILE * (self.head_dim * 2 + 16 + 144 + 160) + 16;
         traits.cooperative_matrix
             && state.format != KvFormat::F32
             && self.head_dim.is_multiple_of(16)
@@ -130,7 +131,7 @@ impl Attention {
     fn prefill_matrix(&self, state: StateType) -> Kernel {
         Kernel {
             source: "attention_matrix",
-            slots: vec![("KV", state.format.reader())],
+            slots: vec![("KV", state.format.run_reader(self.head_dim))],
             overrides: self.score_overrides(state),
             bindings: [self.score_bindings(), vec![("output", Bind::Output(0))]].concat(),
             workgroups: [Extent::Tokens { per: MATRIX_TILE }, Extent::Fixed(self.heads), Extent::Fixed(1)],

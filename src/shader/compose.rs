@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::library::text;
+use super::repeat::repeat;
 
 /// A composed, parsed and validated kernel.
 #[derive(Debug, Clone)]
@@ -55,12 +56,12 @@ pub enum ShaderError {
         /// The slot's name.
         slot: String,
     },
-    /// naga refused the text.
+    /// A repetition that is none, or text that naga refused.
     #[error("shader {kernel}: {message}")]
     Invalid {
         /// The kernel composed.
         kernel: String,
-        /// naga's words, with the line.
+        /// What is wrong; naga's words, with the line.
         message: String,
     },
 }
@@ -77,7 +78,8 @@ pub fn compose(kernel: &str, slots: &[(&str, &str)]) -> Result<Composed, ShaderE
     for enable in &composer.enables {
         let _ = writeln!(wgsl, "{enable}");
     }
-    wgsl.push_str(&number_bindings(&composer.body));
+    let body = repeat(&composer.body).map_err(|message| ShaderError::Invalid { kernel: kernel.into(), message })?;
+    wgsl.push_str(&number_bindings(&body));
     let bindings = reflect(kernel, &wgsl)?;
     Ok(Composed { wgsl, bindings })
 }

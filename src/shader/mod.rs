@@ -9,6 +9,7 @@
 mod compose;
 mod emulate;
 mod library;
+mod repeat;
 
 pub use compose::{Binding, BindingKind, Composed, ShaderError, compose};
 pub use emulate::emulate_matrices;

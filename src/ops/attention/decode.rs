@@ -154,7 +154,7 @@ impl Decode<'_> {
         let tiles = kv_heads * (heads / kv_heads).div_ceil(share.heads);
         let mut kernel = Kernel {
             source: "attention_decode",
-            slots: vec![("KV", self.state.format.decode_reader(self.attention.head_dim)), reduce],
+            slots: vec![("KV", self.state.format.run_reader(self.attention.head_dim)), reduce],
             overrides,
             bindings: self.operands.queries.clone(),
             workgroups: [
@@ -264,8 +264,8 @@ impl Decode<'_> {
 }
 
 impl KvFormat {
-    /// The snippet by which decode reads caches with heads of this size: fills the slot `KV`.
-    fn decode_reader(self, head_dim: u32) -> String {
+    /// The snippet that reads caches with heads of this size in the largest loads: fills the slot `KV`.
+    pub(super) fn run_reader(self, head_dim: u32) -> String {
         if self.runs(head_dim) { "lib/kv_f16_runs".into() } else { self.reader() }
     }
 

@@ -31,6 +31,7 @@ const SLOTS: &[(&str, Option<&str>, &str)] = &[
     ("TILE", Some("gemv_staged"), "lib/rows_"),
     ("TILE", Some("gemv_integer"), "lib/rows_"),
     ("QUANTIZED", None, "lib/quantized_"),
+    ("WEIGHTED", None, "lib/weighted_"),
     ("VALUES_OF", None, "lib/values_"),
     ("CODES_OF", None, "lib/codes_"),
     ("ROW", Some("gemv_integer"), "lib/rounded_"),
@@ -144,6 +145,11 @@ fn slot_choices(kernel: &str) -> Vec<Vec<(&'static str, &'static str)>> {
         choices.retain(|choice: &Vec<(&str, &str)>| {
             let has = |name: &str| choice.iter().any(|(_, file)| *file == name);
             !(has("lib/result_piece") && has("lib/quantized_row"))
+        });
+        // Two results are rounded where two are made.
+        choices.retain(|choice: &Vec<(&str, &str)>| {
+            let has = |name: &str| choice.iter().any(|(_, file)| *file == name);
+            if has("lib/weighted_pair") { !has("lib/quantized_row") } else { !has("lib/quantized_pair") }
         });
     }
     choices

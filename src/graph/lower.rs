@@ -52,7 +52,7 @@ pub fn lower(spec: &ModelSpec, options: &LowerOptions<'_>) -> Result<Graph, Grap
         hidden_size,
         weight_ids: HashMap::new(),
         rounded: HashMap::new(),
-        rounding: HashMap::new(),
+        rounding: Vec::new(),
         gathered: HashMap::new(),
         graph,
     };
@@ -88,10 +88,19 @@ struct Lowering<'a> {
     weight_ids: HashMap<Vec<WeightSpec>, TensorId>,
     /// By activation: the same in 8-bit blocks.
     rounded: HashMap<TensorId, TensorId>,
-    /// By activation: the node that makes it, and what it would be if it wrote 8-bit blocks too.
-    rounding: HashMap<TensorId, (usize, Box<dyn Op>)>,
+    /// Ops of this unit that can also round what they make.
+    rounding: Vec<Rounding>,
     /// Activations with their columns in the order of this vector.
     gathered: HashMap<(TensorId, TensorId), TensorId>,
+}
+
+/// An op that can also write in 8-bit blocks what it makes.
+struct Rounding {
+    node: usize,
+    /// What it is then.
+    op: Box<dyn Op>,
+    /// What it makes, and rounds then.
+    outputs: Vec<TensorId>,
 }
 
 impl Lowering<'_> {
@@ -242,9 +251,9 @@ impl Lowering<'_> {
         let output = self.hidden(name, rows, width);
         let logit_rows_only = rows == Dim::LogitRows;
         let residual = residual.is_some();
-        let op = Norm { kind: spec.kind, eps: spec.eps, logit_rows_only, residual, quantized: false };
+        let op = Norm { kind: spec.kind, eps: spec.eps, logit_rows_only, pair: false, residual, quantized: false };
         self.node(op.clone(), inputs, vec![output]);
-        self.may_round(output, Norm { quantized: true, ..op });
+        self.may_round(&[output], Norm { quantized: true, ..op });
         output
     }
 

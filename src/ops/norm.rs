@@ -13,8 +13,9 @@ pub enum NormKind {
     Layer,
 }
 
-/// Inputs: x `(tokens, cols)`, weight `(cols)`, for [`NormKind::Layer`] also bias `(cols)`, then the residual
-/// `(rows, cols)` where there is one. Output: `(rows, cols)`, norm(x) + residual; few rows also rounded, where wanted.
+/// Inputs: x `(tokens, cols)`, weight `(cols)`, for [`NormKind::Layer`] also bias `(cols)`, of a pair all four in one
+/// vector; then the residual `(rows, cols)` where there is one. Outputs: `(rows, cols)`, norm(x) + residual, of a
+/// pair one for each; then each of them rounded where wanted, few rows.
 #[derive(Debug, Clone)]
 pub struct Norm {
     /// Which norm.
@@ -23,10 +24,13 @@ pub struct Norm {
     pub eps: f32,
     /// The output is `(logit_rows, cols)`: only the rows whose logits are wanted, the step's trailing ones.
     pub logit_rows_only: bool,
+    /// Two weights and biases, each for an output of its own: a parallel layer's two norms, by one dispatch. Only of
+    /// [`NormKind::Layer`].
+    pub pair: bool,
     /// A residual follows the other inputs.
     pub residual: bool,
-    /// A second output holds the same in 8-bit blocks, as [`super::QuantizeRow`] makes it; written
-    /// where rows are few.
+    /// As many outputs more hold the same in 8-bit blocks, as [`super::QuantizeRow`] makes them; written where rows are
+    /// few.
     pub quantized: bool,
 }
 
@@ -36,10 +40,46 @@ const PREFILL_INVOCATIONS: u32 = 256;
 const SOFTWARE_INVOCATIONS: u32 = 8;
 
 impl Norm {
+    /// Vectors that weight a normed row: an input each, or the parts of one.
+    const fn vectors(&self) -> usize {
+        if matches!(self.kind, NormKind::Layer) { 2 } else { 1 }
+    }
+
+    /// Ways in which it is weighted.
+    const fn ways(&self) -> usize {
+        if self.pair { 2 } else { 1 }
+    }
+
     /// Which input the residual is; x stands in for an absent one, never read.
-    fn residual_input(&self) -> usize {
-        let after = if self.kind == NormKind::Layer { 3 } else { 2 };
-        if self.residual { after } else { 0 }
+    const fn residual_input(&self) -> usize {
+        match (self.residual, self.pair) {
+            (false, _) => 0,
+            (true, true) => 2,
+            (true, false) => 1 + self.vectors(),
+        }
+    }
+
+    fn bindings(&self, quantized: bool) -> Vec<(&'static str, Bind)> {
+        let mut bindings = vec![("x", Bind::Input(0)), ("residual", Bind::Input(self.residual_input()))];
+        match self.pair {
+            true => bindings.push(("vectors", Bind::Input(1))),
+            false => bindings.extend(["weight", "bias"].into_iter().take(self.vectors()).zip((1..).map(Bind::Input))),
+        }
+        bindings.extend(["output", "output_beside"].into_iter().take(self.ways()).zip((0..).map(Bind::Output)));
+        let rounded = ["quantized", "quantized_beside"].into_iter().zip((self.ways()..).map(Bind::Output));
+        bindings.extend(rounded.take(if quantized { self.ways() } else { 0 }));
+        bindings
+    }
+
+    /// What the slots of weights and of rounded rows are filled with.
+    fn slots(&self, quantized: bool) -> Vec<(&'static str, String)> {
+        let rounded = match (quantized, self.pair) {
+            (true, true) => ("QUANTIZED", "lib/quantized_pair".into()),
+            _ => quantized_slot(quantized),
+        };
+        let weighted = if self.pair { "lib/weighted_pair" } else { "lib/weighted_row" };
+        let weighted = (self.kind == NormKind::Layer).then(|| ("WEIGHTED", weighted.into()));
+        [rounded].into_iter().chain(weighted).collect()
     }
 
     fn rows(&self, step: Step) -> usize {
@@ -56,22 +96,13 @@ impl Op for Norm {
     }
 
     fn kernels(&self, call: &Call<'_>) -> Vec<Kernel> {
-        let cols = call.vector(1) as u32;
+        let cols = call.columns(0);
         let most = match call.phase {
             _ if call.traits.software => SOFTWARE_INVOCATIONS,
             Phase::Decode | Phase::Few => DECODE_INVOCATIONS,
             Phase::Prefill => PREFILL_INVOCATIONS,
         };
         let workgroup = (cols / 4).next_power_of_two().max(32).min(most).min(call.traits.invocations);
-        let mut bindings = vec![
-            ("x", Bind::Input(0)),
-            ("weight", Bind::Input(1)),
-            ("residual", Bind::Input(self.residual_input())),
-            ("output", Bind::Output(0)),
-        ];
-        if self.kind == NormKind::Layer {
-            bindings.push(("bias", Bind::Input(2)));
-        }
         let mut overrides = vec![
             ("WORKGROUP", f64::from(workgroup)),
             ("LANES", f64::from(workgroup)),
@@ -82,91 +113,104 @@ impl Op for Norm {
         ];
         let reduce = reduce_slot(call.traits, workgroup, &mut overrides);
         let quantized = self.quantized && call.phase != Phase::Prefill;
-        bindings.extend(quantized.then_some(("quantized", Bind::Output(1))));
         let rows = if self.logit_rows_only { Extent::LogitRows { per: 1 } } else { Extent::Tokens { per: 1 } };
         vec![Kernel {
             source: self.name(),
-            slots: vec![reduce, quantized_slot(quantized)],
+            slots: [vec![reduce], self.slots(quantized)].concat(),
             overrides,
-            bindings,
-            workgroups: [rows, Extent::Fixed(1), Extent::Fixed(1)],
+            bindings: self.bindings(quantized),
+            workgroups: [rows, Extent::Fixed(self.ways() as u32), Extent::Fixed(1)],
             scratch: vec![],
         }]
     }
 
     fn reference(&self, step: Step, inputs: &[HostInput<'_>], outputs: &mut [&mut [f32]]) {
-        let (x, weight) = (inputs[0].f32(), inputs[1].f32());
-        let cols = weight.len();
+        let x = inputs[0].f32();
+        let cols = x.len() / step.tokens as usize;
         let rows = self.rows(step);
         let first = step.tokens as usize - rows;
         let eps = f64::from(self.eps);
         let residual = self.residual.then(|| inputs[self.residual_input()].f32());
-        let pairs = x[first * cols..].chunks_exact(cols).zip(outputs[0].chunks_exact_mut(cols)).take(rows);
-        for (number, (row, output)) in pairs.enumerate() {
+        for (number, row) in x[first * cols..].chunks_exact(cols).enumerate().take(rows) {
             let mean = |of: &dyn Fn(f64) -> f64| row.iter().map(|x| of(f64::from(*x))).sum::<f64>() / cols as f64;
             let centre = if self.kind == NormKind::Layer { mean(&|x| x) } else { 0.0 };
             let scale = (mean(&|x| (x - centre) * (x - centre)) + eps).sqrt().recip();
-            for (at, value) in output.iter_mut().enumerate() {
-                let bias = if self.kind == NormKind::Layer { f64::from(inputs[2].f32()[at]) } else { 0.0 };
+            for (way, at) in (0..self.ways()).flat_map(|way| (0..cols).map(move |at| (way, at))) {
+                let vector = |index: usize| match self.pair {
+                    true => f64::from(inputs[1].f32()[(2 * way + index) * cols + at]),
+                    false => f64::from(inputs[1 + index].f32()[at]),
+                };
+                let bias = if self.kind == NormKind::Layer { vector(1) } else { 0.0 };
                 let added = residual.map_or(0.0, |residual| f64::from(residual[number * cols + at]));
-                *value = ((f64::from(row[at]) - centre) * scale * f64::from(weight[at]) + bias + added) as f32;
+                let normed = (f64::from(row[at]) - centre) * scale;
+                outputs[way][number * cols + at] = (normed * vector(0) + bias + added) as f32;
             }
         }
         if self.quantized && Phase::of(rows as u32, step.tokens) != Phase::Prefill {
-            let (normed, rounded) = outputs.split_at_mut(1);
-            rounded[0].copy_from_slice(normed[0]);
-            round_rows(rounded[0]);
+            let (normed, rounded) = outputs.split_at_mut(self.ways());
+            for (normed, rounded) in normed.iter().zip(rounded) {
+                rounded.copy_from_slice(normed);
+                round_rows(rounded);
+            }
         }
     }
 }
 
 pub(super) fn cases() -> Vec<Case> {
+    let sizes = [
+        (1, 1, 12, false, false, false),
+        (1, 1, 2560, false, true, false),
+        (1, 1, 2560, false, false, true),
+        (1, 1, 4544, false, false, true),
+        (1, 1, 576, false, true, true),
+        (5, 1, 576, false, false, true),
+        (2, 1, 2560, false, false, true),
+        (16, 1, 4544, false, false, true),
+        (6, 1, 100, false, true, false),
+        (19, 1, 576, false, true, true),
+        (7, 3, 100, true, false, false),
+        (7, 1, 160, true, false, true),
+        (8, 8, 160, true, false, true),
+        (33, 18, 160, true, false, true),
+        (3, 1, 4544, true, false, false),
+    ];
     let mut cases = Vec::new();
     for kind in [NormKind::Rms, NormKind::Layer] {
-        for (tokens, logit_rows, cols, logit_rows_only, residual, quantized) in [
-            (1, 1, 12, false, false, false),
-            (1, 1, 2560, false, true, false),
-            (1, 1, 2560, false, false, true),
-            (1, 1, 4544, false, false, true),
-            (1, 1, 576, false, true, true),
-            (5, 1, 576, false, false, true),
-            (2, 1, 2560, false, false, true),
-            (16, 1, 4544, false, false, true),
-            (6, 1, 100, false, true, false),
-            (19, 1, 576, false, true, true),
-            (7, 3, 100, true, false, false),
-            (7, 1, 160, true, false, true),
-            (8, 8, 160, true, false, true),
-            (33, 18, 160, true, false, true),
-            (3, 1, 4544, true, false, false),
-        ] {
-            let row = TensorType::f32([Dim::Tokens, Dim::Fixed(cols)]);
-            let rows = if logit_rows_only { Dim::LogitRows } else { Dim::Tokens };
-            let mut inputs = vec![CaseInput::Activation(row), CaseInput::Vector(cols as usize)];
-            if kind == NormKind::Layer {
-                inputs.push(CaseInput::Vector(cols as usize));
-            }
-            let output = TensorType::f32([rows, Dim::Fixed(cols)]);
-            inputs.extend(residual.then(|| CaseInput::Activation(output.clone())));
-            // Of many rows nothing is written there: it is as if it were not.
-            let rounded = quantized && output.shape[0].length(Step::new(tokens, 3, logit_rows).extents()) <= FEW_ROWS;
-            let mut outputs = vec![CaseInput::Activation(output.clone())];
-            outputs.extend(rounded.then(|| CaseInput::Activation(output.rounded())));
-            let op = Norm { kind, eps: 1e-5, logit_rows_only, residual, quantized };
-            cases.push(Case {
-                label: format!(
-                    "{} tokens {tokens} logit rows {logit_rows} only {logit_rows_only} cols {cols} residual {residual} \
-                     quantized {quantized}",
-                    op.name()
-                ),
-                op: Box::new(op),
-                inputs,
-                outputs,
-                step: Step::new(tokens, 3, logit_rows),
-                // Rounding brings a value half-way between two codes to either side.
-                max_nmse: if rounded { 1e-6 } else { 1e-11 },
-            });
-        }
+        cases.extend(sizes.map(|(tokens, logit_rows, cols, logit_rows_only, residual, quantized)| {
+            let op = Norm { kind, eps: 1e-5, logit_rows_only, pair: false, residual, quantized };
+            case(op, (tokens, logit_rows), cols)
+        }));
+    }
+    for (tokens, cols, quantized) in [(1, 2560, true), (1, 100, false), (3, 576, true), (19, 576, true)] {
+        let (kind, logit_rows_only, residual) = (NormKind::Layer, false, false);
+        let op = Norm { kind, eps: 1e-5, logit_rows_only, pair: true, residual, quantized };
+        cases.push(case(op, (tokens, 1), cols));
     }
     cases
+}
+
+fn case(op: Norm, (tokens, logit_rows): (u32, u32), cols: u32) -> Case {
+    let row = TensorType::f32([Dim::Tokens, Dim::Fixed(cols)]);
+    let rows = if op.logit_rows_only { Dim::LogitRows } else { Dim::Tokens };
+    let output = TensorType::f32([rows, Dim::Fixed(cols)]);
+    let mut inputs = vec![CaseInput::Activation(row)];
+    match op.pair {
+        true => inputs.push(CaseInput::Vector(4 * cols as usize)),
+        false => inputs.extend((0..op.vectors()).map(|_| CaseInput::Vector(cols as usize))),
+    }
+    inputs.extend(op.residual.then(|| CaseInput::Activation(output.clone())));
+    let step = Step::new(tokens, 3, logit_rows);
+    // Of many rows nothing is written there: it is as if it were not.
+    let rounded = op.quantized && output.shape[0].length(step.extents()) <= FEW_ROWS;
+    let mut outputs = vec![CaseInput::Activation(output.clone()); op.ways()];
+    outputs.extend((0..op.ways()).filter(|_| rounded).map(|_| CaseInput::Activation(output.rounded())));
+    Case {
+        label: format!("{tokens} tokens, {logit_rows} rows of logits, {cols} columns: {op:?}"),
+        op: Box::new(op),
+        inputs,
+        outputs,
+        step,
+        // Rounding brings a value half-way between two codes to either side.
+        max_nmse: if rounded { 1e-6 } else { 1e-11 },
+    }
 }

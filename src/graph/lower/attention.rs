@@ -74,7 +74,7 @@ impl Lowering<'_> {
         let op = RopeAttention { rope, attention: attention.clone() };
         self.node(op.clone(), inputs, vec![output, q, keys, values]);
         if spec.head_dim.is_multiple_of(DType::Q8_BLOCK as u32) {
-            self.may_round(output, RopeAttention { attention: Attention { quantized: true, ..attention }, ..op });
+            self.may_round(&[output], RopeAttention { attention: Attention { quantized: true, ..attention }, ..op });
         }
         Ok(output)
     }

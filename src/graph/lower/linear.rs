@@ -1,7 +1,7 @@
 //! Lowering of linears: one matmul where several agree, and what their inputs and weights need to be.
 
 use super::super::{GraphError, TensorId, TensorKind, Vector, Weight, WeightId};
-use super::{Held, Lowering, Ordered};
+use super::{Held, Lowering, Ordered, Rounding};
 use crate::model::{LinearSpec, VectorSpec, WeightSpec};
 use crate::ops::{Activation, Columns, GatherColumns, Matmul, Op, QuantizeRow};
 use crate::quant::BlockFormat;
@@ -46,7 +46,7 @@ impl Lowering<'_> {
         let op = Matmul { bias, residual, activation, columns, quantized: integer, ..Matmul::plain() };
         self.node(op.clone(), inputs, vec![output]);
         if columns.is_none() {
-            self.may_round(output, Matmul { rounds: true, ..op });
+            self.may_round(&[output], Matmul { rounds: true, ..op });
         }
         Ok(())
     }
@@ -110,23 +110,28 @@ impl Lowering<'_> {
         if let Some(known) = self.rounded.get(&x) {
             return *known;
         }
-        let output = self.rounded_tensor(x);
-        match self.rounding.remove(&x) {
-            Some((node, op)) => {
+        match self.rounding.iter().position(|rounding| rounding.outputs.contains(&x)) {
+            Some(at) => {
+                let Rounding { node, op, outputs } = self.rounding.swap_remove(at);
+                let rounded: Vec<_> = outputs.into_iter().map(|output| self.rounded_tensor(output)).collect();
                 self.graph.nodes[node].op = op;
-                self.graph.nodes[node].outputs.push(output);
+                self.graph.nodes[node].outputs.extend(rounded);
             }
-            None => self.node(QuantizeRow, vec![x], vec![output]),
+            None => {
+                let output = self.rounded_tensor(x);
+                self.node(QuantizeRow, vec![x], vec![output]);
+            }
         }
-        output
+        self.rounded[&x]
     }
 
-    /// Says that the op which was just made could also write its result `x` rounded, as this one does. It will where
-    /// anything reads that.
-    pub(super) fn may_round(&mut self, x: TensorId, op: impl Op + 'static) {
-        let columns = self.graph.activation(x).and_then(TensorType::columns);
+    /// Says that the op which was just made could also write its results, of one width, rounded, as this one does. It will
+    /// where anything reads one of them.
+    pub(super) fn may_round(&mut self, results: &[TensorId], op: impl Op + 'static) {
+        let columns = self.graph.activation(results[0]).and_then(TensorType::columns);
         if columns.is_some_and(|columns| columns.is_multiple_of(2 * DType::Q8_BLOCK as u32)) {
-            self.rounding.insert(x, (self.graph.nodes.len() - 1, Box::new(op)));
+            let (node, op) = (self.graph.nodes.len() - 1, Box::new(op));
+            self.rounding.push(Rounding { node, op, outputs: results.to_vec() });
         }
     }
 

@@ -70,7 +70,7 @@ impl Lowering<'_> {
         let inner = self.hidden(format!("{name} gated"), Dim::Tokens, up.weight.rows());
         let op = GatedActivation { activation, interleaved: false, groups: 1, quantized: false };
         self.node(op.clone(), vec![both], vec![inner]);
-        self.may_round(inner, GatedActivation { quantized: true, ..op });
+        self.may_round(&[inner], GatedActivation { quantized: true, ..op });
         Ok(inner)
     }
 

@@ -8,14 +8,13 @@
 use super::super::{GraphError, TensorId, Vector};
 use super::Lowering;
 use super::mlp::Inner;
-use crate::model::{LayerSpec, LinearSpec, MlpSpec};
-use crate::ops::Matmul;
+use crate::model::{LayerSpec, LinearSpec, MlpSpec, NormSpec, VectorSpec};
+use crate::ops::{Matmul, Norm, NormKind};
 use crate::tensor::Dim;
 
 impl Lowering<'_> {
     pub(super) fn parallel(&mut self, index: usize, layer: &LayerSpec, x: TensorId) -> Result<TensorId, GraphError> {
-        let normed = self.layer_norm(index, "attention norm", layer.attention_norm.as_ref(), x, x);
-        let mlp_input = self.layer_norm(index, "mlp norm", layer.mlp_norm.as_ref(), x, normed);
+        let [normed, mlp_input] = self.parallel_norms(index, layer, x);
         let qkv = self.qkv(index, &layer.attention, normed)?;
         let attended = self.attention(index, &layer.attention, qkv)?;
         let inner = self.mlp_inner(index, &layer.mlp, mlp_input)?;
@@ -24,6 +23,25 @@ impl Lowering<'_> {
             return self.mlp_joined(index, layer, inner, joined);
         };
         self.o_and_down(format!("layer {index} output"), [&layer.attention.o, down], [attended, *inner], x)
+    }
+
+    /// What attention reads, and what the MLP does: x normed, by one op where there are two norms of a kind.
+    fn parallel_norms(&mut self, index: usize, layer: &LayerSpec, x: TensorId) -> [TensorId; 2] {
+        if let (Some(first), Some(second)) = (&layer.attention_norm, &layer.mlp_norm)
+            && let Some(vectors) = norm_vectors([first, second])
+        {
+            let label = format!("{} …", vectors.label());
+            let inputs = vec![x, self.vector(label, Vector::Spec(vectors))];
+            let outputs = ["attention norm", "mlp norm"]
+                .map(|what| self.hidden(format!("layer {index} {what}"), Dim::Tokens, self.hidden_size));
+            let (kind, eps) = (first.kind, first.eps);
+            let op = Norm { kind, eps, logit_rows_only: false, pair: true, residual: false, quantized: false };
+            self.node(op.clone(), inputs, outputs.to_vec());
+            self.may_round(&outputs, Norm { quantized: true, ..op });
+            return outputs;
+        }
+        let normed = self.layer_norm(index, "attention norm", layer.attention_norm.as_ref(), x, x);
+        [normed, self.layer_norm(index, "mlp norm", layer.mlp_norm.as_ref(), x, normed)]
     }
 
     /// The MLP's last matrix, where it can lie beside attention's: each row one's blocks, then the other's.
@@ -75,4 +93,14 @@ impl Lowering<'_> {
         self.node(op, inputs, vec![output]);
         Ok(output)
     }
+}
+
+/// Weight and bias of two norms of rows one after the other, where one op can be both: LayerNorms alike, with all of these.
+fn norm_vectors(norms: [&NormSpec; 2]) -> Option<VectorSpec> {
+    let alike = norms
+        .iter()
+        .all(|norm| norm.kind == NormKind::Layer && !norm.one_plus && norm.eps.to_bits() == norms[0].eps.to_bits());
+    let vectors = norms.into_iter().flat_map(|norm| [norm.weight.as_ref(), norm.bias.as_ref()]);
+    let parts = vectors.map(|vector| Some(vector?.parts.clone())).collect::<Option<Vec<_>>>()?;
+    alike.then(|| VectorSpec { parts: parts.concat() })
 }

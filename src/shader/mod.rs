@@ -3,8 +3,9 @@
 //! A kernel is a file of `shaders/`; `#import name` inserts a file once; an import in capitals is a *slot*, bound
 //! to a file when the pipeline is built (`#import WEIGHTS` to `quant/q8_0`). `@bind` stands for the next free
 //! `@group(0) @binding(n)`, so that neither kernels nor snippets number their bindings. This is the only
-//! variation in shaders besides WGSL's own `override`: there is no conditional text. (Tests rewrite calls of cooperative
-//! matrices, see [`emulate_matrices`].) Nothing here needs a device.
+//! variation in shaders besides WGSL's own `override`: there is no conditional text. `#for` repeats lines, for values that
+//! need names of their own. (Tests rewrite calls of cooperative matrices, see [`emulate_matrices`].) Nothing here needs a
+//! device.
 
 mod compose;
 mod emulate;

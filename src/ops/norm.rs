@@ -126,7 +126,7 @@ impl Op for Norm {
 
     fn reference(&self, step: Step, inputs: &[HostInput<'_>], outputs: &mut [&mut [f32]]) {
         let x = inputs[0].f32();
-        let cols = x.len() / step.tokens as usize;
+        let cols = inputs[1].f32().len() / if self.pair { 4 } else { 1 };
         let rows = self.rows(step);
         let first = step.tokens as usize - rows;
         let eps = f64::from(self.eps);

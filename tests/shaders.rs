@@ -211,12 +211,12 @@ fn kernels(case: &Case, [inputs, outputs]: &[Vec<Operand>; 2], traits: &Traits) 
     phases.iter().flat_map(|phase| case.op.kernels(&call(*phase))).collect()
 }
 
-/// Bytes of workgroup memory.
-fn workgroup_bytes(module: &naga::Module) -> u32 {
+/// Bytes of each variable in workgroup memory.
+fn workgroup_sizes(module: &naga::Module) -> Vec<u32> {
     let mut layouter = naga::proc::Layouter::default();
     layouter.update(module.to_ctx()).expect("validated modules have a layout");
     let shared = module.global_variables.iter().filter(|(_, variable)| variable.space == naga::AddressSpace::WorkGroup);
-    shared.map(|(_, variable)| layouter[variable.ty].size.next_multiple_of(16)).sum()
+    shared.map(|(_, variable)| layouter[variable.ty].size).collect()
 }
 
 /// What is wrong with a kernel chosen for an adapter, its constants filled in.
@@ -252,7 +252,12 @@ fn defect(kernel: &Kernel, traits: &Traits) -> Option<String> {
         return Some(error);
     }
     let invocations: u32 = module.entry_points[0].workgroup_size.iter().product();
-    let memory = workgroup_bytes(&module);
+    let sizes = workgroup_sizes(&module);
+    // Drivers place them one behind the other, and NVIDIA's loads a matrix from the multiple of 16 bytes below its place.
+    if composed.wgsl.contains("coopLoad") && sizes.iter().any(|bytes| !bytes.is_multiple_of(16)) {
+        return Some(format!("has workgroup variables of {sizes:?} B beside matrices, not all multiples of 16"));
+    }
+    let memory: u32 = sizes.iter().map(|bytes| bytes.next_multiple_of(16)).sum();
     let storage = composed.bindings.iter().filter(|binding| binding.kind != BindingKind::Uniform).count();
     let within = invocations <= traits.invocations && memory <= traits.workgroup_storage && storage <= 8;
     (!within).then(|| format!("has {invocations} invocations, {memory} B of workgroup memory, {storage} buffers"))

@@ -151,10 +151,5 @@ pub static SNIPPETS: &[(&str, &str)] = files![
 
 /// A file's text by its name without `.wgsl`.
 pub fn text(name: &str) -> Option<&'static str> {
-    if let Ok(folder) = std::env::var("WGPT_SHADERS")
-        && let Ok(text) = std::fs::read_to_string(format!("{folder}/{name}.wgsl"))
-    {
-        return Some(Box::leak(text.into_boxed_str()));
-    }
     KERNELS.iter().chain(SNIPPETS).find(|(file, _)| *file == name).map(|(_, text)| *text)
 }

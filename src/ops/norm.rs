@@ -40,31 +40,28 @@ const PREFILL_INVOCATIONS: u32 = 256;
 const SOFTWARE_INVOCATIONS: u32 = 8;
 
 impl Norm {
-    /// Vectors that weight a normed row: an input each, or the parts of one.
-    const fn vectors(&self) -> usize {
-        if matches!(self.kind, NormKind::Layer) { 2 } else { 1 }
+    /// The vectors that weight a normed row, an input each.
+    const fn vectors(&self) -> &'static [&'static str] {
+        match (self.kind, self.pair) {
+            (_, true) => &["vectors"],
+            (NormKind::Layer, false) => &["weight", "bias"],
+            (NormKind::Rms, false) => &["weight"],
+        }
     }
 
-    /// Ways in which it is weighted.
+    /// Ways in which it is weighted, with an output each.
     const fn ways(&self) -> usize {
         if self.pair { 2 } else { 1 }
     }
 
     /// Which input the residual is; x stands in for an absent one, never read.
     const fn residual_input(&self) -> usize {
-        match (self.residual, self.pair) {
-            (false, _) => 0,
-            (true, true) => 2,
-            (true, false) => 1 + self.vectors(),
-        }
+        if self.residual { 1 + self.vectors().len() } else { 0 }
     }
 
     fn bindings(&self, quantized: bool) -> Vec<(&'static str, Bind)> {
         let mut bindings = vec![("x", Bind::Input(0)), ("residual", Bind::Input(self.residual_input()))];
-        match self.pair {
-            true => bindings.push(("vectors", Bind::Input(1))),
-            false => bindings.extend(["weight", "bias"].into_iter().take(self.vectors()).zip((1..).map(Bind::Input))),
-        }
+        bindings.extend(self.vectors().iter().copied().zip((1..).map(Bind::Input)));
         bindings.extend(["output", "output_beside"].into_iter().take(self.ways()).zip((0..).map(Bind::Output)));
         let rounded = ["quantized", "quantized_beside"].into_iter().zip((self.ways()..).map(Bind::Output));
         bindings.extend(rounded.take(if quantized { self.ways() } else { 0 }));
@@ -181,8 +178,10 @@ pub(super) fn cases() -> Vec<Case> {
             case(op, (tokens, logit_rows), cols)
         }));
     }
-    for (tokens, cols, quantized) in [(1, 2560, true), (1, 100, false), (3, 576, true), (19, 576, true)] {
-        let (kind, logit_rows_only, residual) = (NormKind::Layer, false, false);
+    for (tokens, cols, residual, quantized) in
+        [(1, 2560, false, true), (1, 100, true, false), (3, 576, false, true), (19, 576, true, true)]
+    {
+        let (kind, logit_rows_only) = (NormKind::Layer, false);
         let op = Norm { kind, eps: 1e-5, logit_rows_only, pair: true, residual, quantized };
         cases.push(case(op, (tokens, 1), cols));
     }
@@ -194,10 +193,8 @@ fn case(op: Norm, (tokens, logit_rows): (u32, u32), cols: u32) -> Case {
     let rows = if op.logit_rows_only { Dim::LogitRows } else { Dim::Tokens };
     let output = TensorType::f32([rows, Dim::Fixed(cols)]);
     let mut inputs = vec![CaseInput::Activation(row)];
-    match op.pair {
-        true => inputs.push(CaseInput::Vector(4 * cols as usize)),
-        false => inputs.extend((0..op.vectors()).map(|_| CaseInput::Vector(cols as usize))),
-    }
+    let length = if op.pair { 4 * cols } else { cols } as usize;
+    inputs.extend(op.vectors().iter().map(|_| CaseInput::Vector(length)));
     inputs.extend(op.residual.then(|| CaseInput::Activation(output.clone())));
     let step = Step::new(tokens, 3, logit_rows);
     // Of many rows nothing is written there: it is as if it were not.

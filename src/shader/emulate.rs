@@ -138,13 +138,9 @@ pub fn emulate_matrices(wgsl: &str) -> String {
 
 /// How long the call is that begins here, and what stands for it.
 fn rewrite<'w>(call: &'w str, accesses: &mut BTreeSet<Access<'w>>) -> (usize, String) {
-    const ZEROS: &str = "coop_mat16x16<f32, C>()";
     const TYPES: [(&str, &str); 2] =
         [("coop_mat16x16<f32, C>", "mat2x4<f32>"), ("coop_mat16x16<f16, A>", "mat4x4<f32>")];
     const MULTIPLY: &str = "coopMultiplyAdd(";
-    if call.starts_with(ZEROS) {
-        return (ZEROS.len(), "mat2x4<f32>()".into());
-    }
     if let Some((matrix, plain)) = TYPES.iter().find(|(matrix, _)| call.starts_with(matrix)) {
         return (matrix.len(), (*plain).into());
     }

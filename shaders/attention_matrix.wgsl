@@ -39,7 +39,7 @@ const SLACK: f32 = 8.0;
 @bind var<storage, read> slopes: array<f32>;              // (heads), for ALiBi
 @bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens, columns / 4)
 
-// Matrices are loaded from multiples of 16 bytes: so all of these are as large.
+// Matrices are loaded from multiples of 16 bytes: so the size of each of these is one.
 var<workgroup> tile: array<vec4<f16>, TILE_QUADS>;             // (queries, keys or values, head_dim)
 var<workgroup> weights: array<vec4<f16>, TILE * WEIGHTS_ROW>;  // (queries, keys)
 var<workgroup> scores: array<f32, TILE * SCORES_ROW>;          // (queries, half the keys); or 16 columns of the result

@@ -119,7 +119,7 @@ impl Attention {
 
     /// Whether the cooperative matrix kernel takes these heads; f32 caches carry more than its f16 operands do.
     fn fits_matrices(&self, state: StateType, traits: &Traits) -> bool {
-        // A tile of keys, one of weights, one of scores, and a word.
+        // A tile of keys, one of weights, one of scores, and the flag.
         let memory = MATRIX_TILE * (self.head_dim * 2 + 16 + 144 + 160) + 16;
         traits.cooperative_matrix
             && state.format != KvFormat::F32

@@ -30,8 +30,7 @@ impl Lowering<'_> {
         if let (Some(first), Some(second)) = (&layer.attention_norm, &layer.mlp_norm)
             && let Some(vectors) = norm_vectors([first, second])
         {
-            let label = format!("{} …", vectors.label());
-            let inputs = vec![x, self.vector(label, Vector::Spec(vectors))];
+            let inputs = vec![x, self.vector(vectors.label(), Vector::Spec(vectors))];
             let outputs = ["attention norm", "mlp norm"]
                 .map(|what| self.hidden(format!("layer {index} {what}"), Dim::Tokens, self.hidden_size));
             let (kind, eps) = (first.kind, first.eps);

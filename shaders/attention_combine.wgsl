@@ -5,15 +5,14 @@
 #import REDUCE
 #import QUANTIZED
 #import attended_row
+#import pieces
 
 override WORKGROUP: u32;  // invocations, head_dim / 4 at least
 override LANES: u32;      // = WORKGROUP
 override HEADS: u32;
 override HEAD_DIM: u32;
 override PIECES: u32;     // pieces of a head there is room for
-override SPLIT: u32;      // positions of a piece
 override ALONE: u32;      // tokens that see no more have no pieces
-override WINDOW: u32;     // positions seen, the token's own included; 0: all
 override STRANDS: u32 = WORKGROUP / (HEAD_DIM / 4u);
 
 const AT_ONCE = 4u;    // pieces that a lane loads before it uses the first
@@ -26,12 +25,13 @@ var<workgroup> strands: array<vec4<f32>, WORKGROUP>;
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let position = step.position + workgroup.z;
-    let seen = select(position + 1u, min(WINDOW, position + 1u), WINDOW > 0u);
+    let seen = seen_from(position);
     if seen <= ALONE {
         return;
     }
     let quads = HEAD_DIM / 4u;
-    let pieces = (seen + SPLIT - 1u) / SPLIT;
+    let length = piece_length(seen);
+    let pieces = (seen + length - 1u) / length;
     let row = (workgroup.z * HEADS + workgroup.x) * PIECES;
     var most = NONE;
     for (var piece = lid; piece < pieces; piece += WORKGROUP) {

@@ -15,8 +15,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let tiles = TILES / KV_HEADS;
     let position = step.position + workgroup.z;
     let seen = seen_from(position);
-    let begin = position + 1u - seen + workgroup.x * SPLIT;
-    let end = min(begin + SPLIT, position + 1u);
+    let length = piece_length(seen);
+    let begin = position + 1u - seen + workgroup.x * length;
+    let end = min(begin + length, position + 1u);
     let first_head = workgroup.y % tiles * TILE_HEADS;
     let part = Part(workgroup.z, workgroup.y / tiles, first_head, position, begin, end, workgroup.x);
     if ((seen <= ALONE) != WHOLE) | (begin >= end) {

@@ -64,8 +64,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let tiles = TILES / KV_HEADS;
     let position = step.position;
     let seen = seen_from(position);
-    let begin = position + 1u - seen + workgroup.x * SPLIT;
-    let end = min(begin + SPLIT, position + 1u);
+    let length = piece_length(seen);
+    let begin = position + 1u - seen + workgroup.x * length;
+    let end = min(begin + length, position + 1u);
     let first_head = workgroup.y % tiles * TILE_HEADS;
     let part = Part(0u, workgroup.y / tiles, first_head, position, begin, end, workgroup.x);
     if ((seen <= ALONE) != WHOLE) | (begin >= end) {
@@ -87,11 +88,13 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     }
     score_keys(part, cached, lid);
     if newest & (lid == own % WORKGROUP) {
-        var all: array<vec4<f32>, MAX_HEADS>;
-        for (var run = 0u; run < RUNS; run++) {
-            all = products(run, fresh_values(0u, run), all);
+        for (var h = 0u; h < TILE_HEADS; h++) {
+            var sum = 0.0;
+            for (var run = 0u; run < RUNS; run++) {
+                sum += product(query_run(h, run), fresh_values(0u, run));
+            }
+            store_score(part, h, own, sum);
         }
-        store_scores(part, own, all);
     }
     weigh(count, lid);
     add_values(part, cached, lid);

@@ -1,11 +1,12 @@
 // Attention of one token (Vaswani et al. 2017) over a part of its context, by one workgroup: scores, their softmax, the
-// weighted sum of values, for up to TILE_HEADS query heads of one key/value head, which share its reads. Lanes first
-// stride over positions, one score a lane; then over (strand, run of a value): each strand adds up every STRANDS-th
-// position. Kernels that attend call these steps one after the other; products are fma throughout, so that all of them
-// make the same bits. Depends on the slots KV or CACHES (key_run, value_run), REDUCE and RESULT (finish), and on the
-// binding `slopes`.
+// weighted sum of values, for up to TILE_HEADS query heads of one key/value head, which share its reads. A lane is a run
+// of one strand, of keys as of values: neighbours read neighbouring bytes, and each strand takes every STRANDS-th
+// position. Kernels that attend call these steps one after the other; products are fma throughout, and runs are added in
+// their order, so that all of them make the same bits. Depends on the slots KV or CACHES (key_run, value_run), REDUCE and
+// RESULT (finish), and on the binding `slopes`.
 #import tanh
 #import alibi
+#import pieces
 
 override WORKGROUP: u32;       // invocations, at least as many as runs of a value
 override LANES: u32;           // = WORKGROUP
@@ -14,11 +15,10 @@ override KV_HEADS: u32;
 override HEAD_DIM: u32;
 override TILE_HEADS: u32;      // query heads of a workgroup, at most MAX_HEADS
 override CONTEXT_LENGTH: u32;  // positions that the cache has room for
-override SPLIT: u32;           // positions of a workgroup at most
 override ALONE: u32;           // so many positions, or fewer, are attended to by one workgroup
 override AT_ONCE: u32;         // values that a lane loads before it uses the first, at most MAX_AT_ONCE
+override AHEAD: bool;          // the first values are on their way while scores are computed
 override SCALE: f32;
-override WINDOW: u32;          // positions seen, the token's own included; 0: all
 override SOFTCAP: f32;         // scores are bent to ± this; 0: they are not
 // Sizes are named, since naga 30 loses count of overrides where a size is an expression without a name.
 override RUNS: u32 = (HEAD_DIM / 4u + RUN_QUADS - 1u) / RUN_QUADS;  // loads that bring a key or a value
@@ -27,6 +27,10 @@ override QUERY_QUADS: u32 = TILE_HEADS * QUERY_ROW;
 override TILE_POSITIONS: u32 = TILE_HEADS * SPLIT;
 override STRANDS: u32 = WORKGROUP / RUNS;
 override STRAND_QUADS: u32 = RUN_QUADS * WORKGROUP;
+override RUN_PLACES: u32 = RUN_QUADS * 4u;                            // products that a lane has room for
+override HEAD_PLACES: u32 = select(4u, TILE_HEADS, TILE_HEADS < 3u);  // of them, those of a key with the tile's queries
+// Keys that a lane loads before products are added up: more of a strand would cost registers.
+override KEYS_AT_ONCE: u32 = min(RUN_PLACES / HEAD_PLACES, 16u / RUN_QUADS);
 override TILES: u32 = KV_HEADS * ((HEADS / KV_HEADS + TILE_HEADS - 1u) / TILE_HEADS);  // workgroups of a token's part
 
 const MAX_HEADS = 4u;
@@ -47,18 +51,13 @@ struct Part {
 
 var<workgroup> queries: array<vec4<f32>, QUERY_QUADS>;  // (tile heads, runs, RUN_QUADS): zeros behind head_dim
 var<workgroup> weights: array<f32, TILE_POSITIONS>;     // (tile heads, positions)
-var<workgroup> strands: array<vec4<f32>, STRAND_QUADS>;  // (RUN_QUADS, lanes)
+var<workgroup> strands: array<vec4<f32>, STRAND_QUADS>;  // (RUN_QUADS, lanes): sums of values; before, products of keys
 
 var<private> loaded: array<array<vec4<f32>, RUN_QUADS>, MAX_AT_ONCE>;  // runs of values: AT_ONCE positions of a strand
 // By tile head: the greatest score, the sum of weights, the weighted sum of a lane's runs.
-var<private> maxima: array<f32, MAX_HEADS> = array<f32, MAX_HEADS>(NONE, NONE, NONE, NONE);
+var<private> maxima: array<f32, MAX_HEADS>;
 var<private> sums: array<f32, MAX_HEADS>;
 var<private> values: array<vec4<f32>, MAX_VALUES>;  // (tile heads, RUN_QUADS)
-
-// Positions that the token at `position` sees.
-fn seen_from(position: u32) -> u32 {
-    return select(position + 1u, min(WINDOW, position + 1u), WINDOW > 0u);
-}
 
 // A tile head's number. The last tile of a group may be partly empty: it repeats the last head.
 fn head_of(part: Part, h: u32) -> u32 {
@@ -73,49 +72,87 @@ fn bend(score: f32) -> f32 {
     return score;
 }
 
-// `before` and the products of run `run` of a key with the tile's queries.
-fn products(
-    run: u32,
-    key: array<vec4<f32>, RUN_QUADS>,
-    before: array<vec4<f32>, MAX_HEADS>,
-) -> array<vec4<f32>, MAX_HEADS> {
+// The product of a run of a key with what the query has there.
+fn product(query: array<vec4<f32>, RUN_QUADS>, key: array<vec4<f32>, RUN_QUADS>) -> f32 {
+    var queries = query;
     var keys = key;
-    var all = before;
+    var sums = vec4(0.0);
     for (var i = 0u; i < RUN_QUADS; i++) {
-        for (var h = 0u; h < TILE_HEADS; h++) {
-            all[h] = fma(queries[h * QUERY_ROW + run * RUN_QUADS + i], keys[i], all[h]);
-        }
+        sums = fma(queries[i], keys[i], sums);
     }
-    return all;
+    return (sums.x + sums.y) + (sums.z + sums.w);
 }
 
-// The scores of the part's position `at`, from the products of all runs.
-fn store_scores(part: Part, at: u32, products: array<vec4<f32>, MAX_HEADS>) {
-    var all = products;
-    for (var h = 0u; h < TILE_HEADS; h++) {
-        let bent = bend((all[h].x + all[h].y) + (all[h].z + all[h].w));
-        let score = biased(bent, head_of(part, h), part.begin + at, part.position);
-        weights[h * SPLIT + at] = score;
-        maxima[h] = max(maxima[h], score);
+// Run `run` of a tile head's query.
+fn query_run(h: u32, run: u32) -> array<vec4<f32>, RUN_QUADS> {
+    var quads: array<vec4<f32>, RUN_QUADS>;
+    for (var i = 0u; i < RUN_QUADS; i++) {
+        quads[i] = queries[h * QUERY_ROW + run * RUN_QUADS + i];
     }
+    return quads;
 }
 
-// Scores of the part's first `count` positions, of keys in the cache.
+// The score of the part's position `at`, from the product of all runs.
+fn store_score(part: Part, h: u32, at: u32, product: f32) {
+    weights[h * SPLIT + at] = biased(bend(product), head_of(part, h), part.begin + at, part.position);
+}
+
+// Scores of the part's first `count` positions, of keys in the cache. Products of runs pass through `strands`: of
+// KEYS_AT_ONCE keys of each strand, as many as it has room for.
 fn score_keys(part: Part, count: u32, lid: u32) {
     let row = part.kv_head * CONTEXT_LENGTH + part.begin;
-    for (var at = lid; at < count; at += WORKGROUP) {
-        var all: array<vec4<f32>, MAX_HEADS>;
-        for (var run = 0u; run < RUNS; run++) {
-            all = products(run, key_run(row + at, run), all);
+    let strand = lid / RUNS;
+    let run = lid % RUNS;
+    var own: array<array<vec4<f32>, RUN_QUADS>, MAX_HEADS>;
+    for (var h = 0u; h < TILE_HEADS; h++) {
+        own[h] = query_run(h, run);
+    }
+    for (var first = 0u; first < count; first += KEYS_AT_ONCE * STRANDS) {
+        var found: array<vec4<f32>, RUN_QUADS>;
+        for (var n = 0u; n < KEYS_AT_ONCE; n++) {
+            let key = key_run(row + min(first + n * STRANDS + strand, count - 1u), run);
+            for (var h = 0u; h < TILE_HEADS; h++) {
+                let place = n * HEAD_PLACES + h;
+                found[place / 4u][place % 4u] = product(own[h], key);
+            }
         }
-        store_scores(part, at, all);
+        workgroupBarrier();  // products before these may still be read
+        for (var i = 0u; i < RUN_QUADS; i++) {
+            strands[i * WORKGROUP + lid] = found[i];
+        }
+        workgroupBarrier();
+        add_products(part, first, count, lid);
     }
 }
 
-// Scores become weights. Each lane reads the scores that it wrote: those of its stride.
+// Adds up the products of KEYS_AT_ONCE keys of each strand, from the part's position `first` on: a score a lane.
+fn add_products(part: Part, first: u32, count: u32, lid: u32) {
+    for (var i = lid; i < STRANDS * RUN_PLACES; i += WORKGROUP) {
+        let strand = i / RUN_PLACES;
+        let place = i % RUN_PLACES;
+        let h = place % HEAD_PLACES;
+        let at = first + place / HEAD_PLACES * STRANDS + strand;
+        if (at >= count) | (h >= TILE_HEADS) {
+            continue;
+        }
+        let start = place / 4u * WORKGROUP + strand * RUNS;
+        var sum = 0.0;
+        for (var run = 0u; run < RUNS; run++) {
+            sum += strands[start + run][place % 4u];
+        }
+        store_score(part, h, at, sum);
+    }
+}
+
+// Scores become weights: those of a lane's stride.
 fn weigh(count: u32, lid: u32) {
+    workgroupBarrier();
     for (var h = 0u; h < TILE_HEADS; h++) {
-        maxima[h] = reduce_max(maxima[h], lid);
+        var most = NONE;
+        for (var at = lid; at < count; at += WORKGROUP) {
+            most = max(most, weights[h * SPLIT + at]);
+        }
+        maxima[h] = reduce_max(most, lid);
         var sum = 0.0;
         for (var at = lid; at < count; at += WORKGROUP) {
             let weight = exp(weights[h * SPLIT + at] - maxima[h]);
@@ -128,46 +165,48 @@ fn weigh(count: u32, lid: u32) {
 }
 
 fn add_value(at: u32, value: array<vec4<f32>, RUN_QUADS>) {
+    add_weighted(at, 1.0, value);
+}
+
+// Adds a value by the weights of the part's position `at`, and by `share`, which is 1, or 0 where it does not count.
+fn add_weighted(at: u32, share: f32, value: array<vec4<f32>, RUN_QUADS>) {
     var quads = value;
     for (var h = 0u; h < TILE_HEADS; h++) {
-        let weight = vec4(weights[h * SPLIT + at]);
+        let weight = vec4(share * weights[h * SPLIT + at]);
         for (var i = 0u; i < RUN_QUADS; i++) {
             values[h * RUN_QUADS + i] = fma(weight, quads[i], values[h * RUN_QUADS + i]);
         }
     }
 }
 
-// Loads AT_ONCE values of a strand, from the part's position `first` on, of `count` that are in the cache. Behind the
-// last one a load repeats it: loads that depend on nothing wait together.
-fn load_values(part: Part, first: u32, count: u32, lid: u32) {
-    let row = part.kv_head * CONTEXT_LENGTH + part.begin;
-    for (var i = 0u; i < AT_ONCE; i++) {
-        loaded[i] = value_run(row + min(first + i * STRANDS, count - 1u), lid % RUNS);
-    }
-}
-
-// The first values are on their way while scores are computed.
+// A strand's first values on their way while scores are computed: with AHEAD, where few workgroups run.
 fn load_first_values(part: Part, count: u32, lid: u32) {
-    if count > 0u {
-        load_values(part, lid / RUNS, count, lid);
+    let row = part.kv_head * CONTEXT_LENGTH + part.begin;
+    if AHEAD & (count > 0u) {
+        for (var i = 0u; i < AT_ONCE; i++) {
+            loaded[i] = value_run(row + min(lid / RUNS + i * STRANDS, count - 1u), lid % RUNS);
+        }
     }
 }
 
-// Adds up the part's first `count` positions, of values in the cache.
+// Adds up the part's first `count` positions, of values in the cache, AT_ONCE of a strand at a time. Behind the last one a
+// load repeats it: loads that depend on nothing wait together.
 fn add_values(part: Part, count: u32, lid: u32) {
     let strand = lid / RUNS;
-    if strand >= STRANDS {
-        return;
-    }
-    for (var first = strand; first < count; first += AT_ONCE * STRANDS) {
-        if first != strand {
-            load_values(part, first, count, lid);
-        }
+    let row = part.kv_head * CONTEXT_LENGTH + part.begin;
+    var first = strand;
+    if AHEAD & (count > 0u) {
         for (var i = 0u; i < AT_ONCE; i++) {
             let at = first + i * STRANDS;
-            if at < count {
-                add_value(at, loaded[i]);
-            }
+            add_weighted(min(at, count - 1u), select(0.0, 1.0, at < count), loaded[i]);
+        }
+        first += AT_ONCE * STRANDS;
+    }
+    for (; first < count; first += AT_ONCE * STRANDS) {
+        for (var i = 0u; i < AT_ONCE; i++) {
+            let at = first + i * STRANDS;
+            let held = min(at, count - 1u);
+            add_weighted(held, select(0.0, 1.0, at < count), value_run(row + held, lid % RUNS));
         }
     }
 }

@@ -4,11 +4,13 @@
 
 mod cases;
 mod decode;
+mod pieces;
 
 use rayon::prelude::*;
 
 pub(super) use self::cases::cases;
 pub(super) use self::decode::Operands;
+pub use self::pieces::Pieces;
 use super::quantize_row::round_rows;
 use super::{Bind, Call, Extent, HostInput, Kernel, KvFormat, Op, Phase, StateType, Step, Traits};
 use crate::tensor::FEW_ROWS;

@@ -36,7 +36,7 @@ mod softcap;
 mod tuning;
 
 pub use activation::{Activation, GatedActivation};
-pub use attention::{Alibi, Attention};
+pub use attention::{Alibi, Attention, Pieces};
 pub use case::{Case, CaseInput, CaseValue, Numbers, all_cases};
 pub use choose::{Choose, Chosen};
 pub use embed::Embed;
@@ -98,13 +98,8 @@ pub enum Extent {
         /// Rows a workgroup covers.
         per: u32,
     },
-    /// One for each `per` positions of the context, rounded up.
-    Context {
-        /// Positions a workgroup covers.
-        per: u32,
-        /// Workgroups at most.
-        most: u32,
-    },
+    /// One for each piece of the context.
+    Pieces(Pieces),
     /// So many where a token sees a context of up to `most` positions, otherwise none.
     ContextUpTo {
         /// Positions.
@@ -128,10 +123,7 @@ impl Extent {
             Self::Fixed(count) => count,
             Self::Tokens { per } => step.tokens.div_ceil(per),
             Self::LogitRows { per } => step.logit_rows.div_ceil(per),
-            Self::Context { per, most } => {
-                let count = step.context.div_ceil(per);
-                if count < most { count } else { most }
-            }
+            Self::Pieces(pieces) => pieces.count(step),
             // The first token sees the least, the last one all.
             Self::ContextUpTo { most, count } => count * (step.position < most) as u32,
             Self::ContextBeyond { most, count } => count * (step.context > most) as u32,

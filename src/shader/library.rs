@@ -82,6 +82,7 @@ pub static SNIPPETS: &[(&str, &str)] = files![
     "lib/matrix_160",
     "lib/nibble_table",
     "lib/packed_f16",
+    "lib/pieces",
     "lib/quads_f16",
     "lib/quads_f32",
     "lib/quantized_none",

@@ -6,7 +6,7 @@
 //! kernel does all of it from the fused row, rope and append included. Invariants: what a token sees depends on its
 //! position, never on how much room the cache has; the fused kernel and the others make the same bits.
 
-use super::{Attention, KvFormat, StateType};
+use super::{Attention, KvFormat, Pieces, StateType};
 use crate::ops::quantize_row::quantized_slot;
 use crate::ops::{Bind, Call, Extent, Kernel, RopeAppend, Traits, reduce_slot};
 use crate::tensor::{DType, FEW_ROWS};
@@ -14,16 +14,17 @@ use crate::tensor::{DType, FEW_ROWS};
 /// Positions that one workgroup attends to by itself at most. More take another two dispatches, fewer leave most of a
 /// large GPU idle for longer.
 const ALONE: u32 = 512;
-/// Invocations of such a workgroup, where there is room for as many.
+/// Positions of a longest piece where there are more, or a little more than that.
+const SPLIT: u32 = 384;
+/// Positions of all pieces on a software adapter, where starting a workgroup costs more than idle processors.
+const SOFTWARE_SPLIT: u32 = 256;
+/// Invocations of a workgroup where there is room for as many: of few that run at a time more, since each must ask for
+/// much; of many as few as leave each the registers for what it asks for.
 const ALONE_LANES: u32 = 256;
-/// Positions of a workgroup where there are more: enough to hide its start, few enough that 2048 fill a large GPU.
-const SPLIT: u32 = 256;
-/// Invocations of such a workgroup, where there is room for as many.
-const SPLIT_LANES: u32 = 256;
-/// Values that a lane asks for before it uses the first: more where few workgroups run, which must each ask for much. At
-/// most `MAX_AT_ONCE` of attend.wgsl; none waits for memory on a software adapter.
-const ALONE_AT_ONCE: u32 = 8;
-const SPLIT_AT_ONCE: u32 = 4;
+const SPLIT_LANES: u32 = 128;
+/// Values that a lane asks for before it uses the first; `MAX_AT_ONCE` of attend.wgsl. None waits for memory on a
+/// software adapter.
+const AT_ONCE: u32 = 8;
 /// Query heads that share the reads of such a workgroup at most; `MAX_HEADS` of attend.wgsl.
 const SPLIT_HEADS: u32 = 4;
 /// Invocations of a workgroup that joins pieces; twice as many as a head has quads.
@@ -46,14 +47,12 @@ pub(in crate::ops) struct Operands {
 
 /// One kernel's share of a token.
 struct Share {
-    /// Positions of a workgroup.
-    positions: u32,
-    /// Invocations wanted.
-    lanes: u32,
     /// Query heads of a workgroup.
     heads: u32,
-    /// Values that a lane asks for at once.
-    at_once: u32,
+    /// Its invocations.
+    lanes: u32,
+    /// How what a token sees is cut.
+    pieces: Pieces,
     /// Whether it is all of what the token sees.
     whole: bool,
 }
@@ -110,16 +109,36 @@ struct Decode<'a> {
 
 impl Decode<'_> {
     fn kernels(&self) -> Vec<Kernel> {
-        let &Attention { heads, kv_heads, .. } = self.attention;
-        let (positions, lanes, at_once) = (ALONE, ALONE_LANES, ALONE_AT_ONCE);
-        let mut kernels = vec![self.attend(&Share { positions, lanes, heads: 1, at_once, whole: true })];
+        let mut kernels = vec![self.attend(&self.whole())];
         if self.most_seen() > ALONE {
-            let (positions, lanes, at_once) = (SPLIT, SPLIT_LANES, SPLIT_AT_ONCE);
-            let heads = (heads / kv_heads).min(SPLIT_HEADS);
-            kernels.push(self.attend(&Share { positions, lanes, heads, at_once, whole: false }));
-            kernels.push(self.combine());
+            let share = self.piece();
+            kernels.extend([self.attend(&share), self.combine(&share)]);
         }
         kernels
+    }
+
+    /// A head's share where a workgroup takes all that its token sees.
+    fn whole(&self) -> Share {
+        let lanes = self.lanes(ALONE_LANES, |_| ALONE, 1, true);
+        Share { heads: 1, lanes, pieces: Pieces::one(ALONE), whole: true }
+    }
+
+    /// The share of some heads where it is more.
+    fn piece(&self) -> Share {
+        let &Attention { heads, kv_heads, .. } = self.attention;
+        let group = (heads / kv_heads).min(SPLIT_HEADS);
+        let cut = |lanes: u32| match self.traits.software {
+            true => Pieces::new(SOFTWARE_SPLIT, u32::MAX, SOFTWARE_SPLIT, self.most_seen()),
+            false => Pieces::new(lanes / self.runs() * AT_ONCE, self.tiles(group), SPLIT, self.most_seen()),
+        };
+        let lanes = self.lanes(SPLIT_LANES, |lanes| cut(lanes).longest(), group, false);
+        Share { heads: group, lanes, pieces: cut(lanes), whole: false }
+    }
+
+    /// Workgroups of a token's part, by the query heads of each.
+    fn tiles(&self, heads: u32) -> u32 {
+        let &Attention { heads: all, kv_heads, .. } = self.attention;
+        kv_heads * (all / kv_heads).div_ceil(heads)
     }
 
     /// Positions that a token sees at most.
@@ -127,31 +146,26 @@ impl Decode<'_> {
         self.attention.window.unwrap_or(u32::MAX).min(self.state.context_length)
     }
 
-    /// Pieces that a head has at most.
-    fn pieces(&self) -> u32 {
-        self.most_seen().div_ceil(SPLIT)
-    }
-
-    fn scratch(&self) -> Vec<u64> {
+    fn scratch(&self, pieces: Pieces) -> Vec<u64> {
         let Attention { heads, head_dim, .. } = self.attention;
         let quads = 1 + u64::from(head_dim / 4);
-        vec![u64::from(self.tokens * heads) * u64::from(self.pieces()) * quads * 16]
+        vec![u64::from(self.tokens * heads) * u64::from(pieces.most()) * quads * 16]
     }
 
     fn attend(&self, share: &Share) -> Kernel {
-        let &Attention { heads, kv_heads, .. } = self.attention;
-        let workgroup = self.workgroup(share);
         let mut overrides = self.attention.score_overrides(self.state);
-        let reduce = reduce_slot(self.traits, workgroup, &mut overrides);
+        let reduce = reduce_slot(self.traits, share.lanes, &mut overrides);
         overrides.extend([
-            ("WORKGROUP", f64::from(workgroup)),
-            ("LANES", f64::from(workgroup)),
+            ("WORKGROUP", f64::from(share.lanes)),
+            ("LANES", f64::from(share.lanes)),
             ("TILE_HEADS", f64::from(share.heads)),
-            ("SPLIT", f64::from(share.positions)),
             ("ALONE", f64::from(ALONE)),
-            ("AT_ONCE", f64::from(if self.traits.software { 1 } else { share.at_once })),
+            ("AT_ONCE", f64::from(if self.traits.software { 1 } else { AT_ONCE })),
+            // Where few workgroups run registers are plenty.
+            ("AHEAD", f64::from(u8::from(share.whole))),
         ]);
-        let tiles = kv_heads * (heads / kv_heads).div_ceil(share.heads);
+        overrides.extend(share.pieces.overrides());
+        let tiles = self.tiles(share.heads);
         let mut kernel = Kernel {
             source: "attention_decode",
             slots: vec![("KV", self.state.format.run_reader(self.attention.head_dim)), reduce],
@@ -182,16 +196,16 @@ impl Decode<'_> {
             self.row(&mut kernel);
         } else {
             kernel.slots.extend([("RESULT", "lib/result_piece".into()), quantized_slot(false)]);
-            kernel.overrides.push(("PIECES", f64::from(self.pieces())));
+            kernel.overrides.push(("PIECES", f64::from(share.pieces.most())));
             kernel.bindings.push(("partials", Bind::Scratch(0)));
-            kernel.workgroups[0] = Extent::Context { per: SPLIT, most: self.pieces() };
+            kernel.workgroups[0] = Extent::Pieces(share.pieces);
             kernel.workgroups[1] = Extent::ContextBeyond { most: ALONE, count: tiles };
-            kernel.scratch = self.scratch();
+            kernel.scratch = self.scratch(share.pieces);
         }
         kernel
     }
 
-    fn combine(&self) -> Kernel {
+    fn combine(&self, share: &Share) -> Kernel {
         let Attention { heads, head_dim, window, .. } = self.attention;
         let quads = head_dim / 4;
         let workgroup = if self.traits.software { quads.next_power_of_two().max(16) } else { COMBINE_LANES };
@@ -200,11 +214,11 @@ impl Decode<'_> {
             ("LANES", f64::from(workgroup)),
             ("HEADS", f64::from(*heads)),
             ("HEAD_DIM", f64::from(*head_dim)),
-            ("PIECES", f64::from(self.pieces())),
-            ("SPLIT", f64::from(SPLIT)),
+            ("PIECES", f64::from(share.pieces.most())),
             ("ALONE", f64::from(ALONE)),
             ("WINDOW", f64::from(window.unwrap_or(0))),
         ];
+        overrides.extend(share.pieces.overrides());
         let reduce = reduce_slot(self.traits, workgroup, &mut overrides);
         let mut kernel = Kernel {
             source: "attention_combine",
@@ -216,7 +230,7 @@ impl Decode<'_> {
                 Extent::Fixed(1),
                 Extent::Tokens { per: 1 },
             ],
-            scratch: self.scratch(),
+            scratch: self.scratch(share.pieces),
         };
         self.row(&mut kernel);
         kernel
@@ -238,24 +252,28 @@ impl Decode<'_> {
         self.state.format.span(self.attention.head_dim) > 1
     }
 
-    /// Invocations of a workgroup: what is wanted, or half of it until it fits; on a software adapter the fewest.
-    fn workgroup(&self, share: &Share) -> u32 {
+    /// Loads that bring a key or a value.
+    fn runs(&self) -> u32 {
+        (self.attention.head_dim / 4).div_ceil(self.state.format.run_quads(self.attention.head_dim))
+    }
+
+    /// Invocations of a workgroup of so many heads: what is wanted, or half of it until it fits with the positions it
+    /// then has; on a software adapter the fewest.
+    fn lanes(&self, wanted: u32, positions: impl Fn(u32) -> u32, heads: u32, whole: bool) -> u32 {
         let run_quads = self.state.format.run_quads(self.attention.head_dim);
-        let runs = (self.attention.head_dim / 4).div_ceil(run_quads);
-        let least = runs.max(self.attention.head_dim / 4).next_power_of_two().max(16);
+        let least = self.runs().max(self.attention.head_dim / 4).next_power_of_two().max(16);
         if self.traits.software {
             return least;
         }
-        let row = runs * run_quads;
         let quads_of = |lanes: u32| {
             // Room for the fused kernel's own key and value in every case: lanes decide the order of sums.
-            let prepared = row * (share.heads + 2);
-            let row_quads = if share.whole && self.attention.quantized { lanes } else { 0 };
-            let turning = if share.whole && self.turns() { TURN_LANES } else { 1 };
+            let prepared = self.runs() * run_quads * (heads + 2);
+            let row_quads = if whole && self.attention.quantized { lanes } else { 0 };
+            let turning = if whole && self.turns() { TURN_LANES } else { 1 };
             prepared + run_quads * lanes + row_quads + turning
         };
-        let bytes = |lanes| 16 * quads_of(lanes) + 4 * (share.heads * share.positions + lanes) + 64;
-        let mut lanes = share.lanes.max(least);
+        let bytes = |lanes| 16 * quads_of(lanes) + 4 * (heads * positions(lanes) + lanes) + 64;
+        let mut lanes = wanted.max(least);
         while lanes > least && (lanes > self.traits.invocations || bytes(lanes) > self.traits.workgroup_storage) {
             lanes /= 2;
         }

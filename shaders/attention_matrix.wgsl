@@ -10,6 +10,7 @@ enable f16;
 enable wgpu_cooperative_matrix;
 #import step
 #import KV
+#import STORED
 #import tanh
 #import alibi
 
@@ -37,7 +38,7 @@ const SLACK: f32 = 8.0;
 
 @bind var<storage, read> q: array<vec4<f32>>;             // (tokens, heads, head_dim / 4)
 @bind var<storage, read> slopes: array<f32>;              // (heads), for ALiBi
-@bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens, columns / 4)
+@bind var<storage, read_write> output: array<Stored>;     // (tokens, columns / 4)
 
 // Matrices are loaded from multiples of 16 bytes: so the size of each of these is one.
 var<workgroup> tile: array<vec4<f16>, TILE_QUADS>;             // (queries, keys or values, head_dim)
@@ -242,8 +243,8 @@ fn main(
         coopStoreT(result$b, &scores[sub_row * SCORES_ROW], SCORES_ROW);
         workgroupBarrier();
         if first_token + row <= last_token {
-            output[place + $b * 4u + side * 2u] = scores4(row, side * 2u) / sum;
-            output[place + $b * 4u + side * 2u + 1u] = scores4(row, side * 2u + 1u) / sum;
+            output[place + $b * 4u + side * 2u] = stored(scores4(row, side * 2u) / sum);
+            output[place + $b * 4u + side * 2u + 1u] = stored(scores4(row, side * 2u + 1u) / sum);
         }
         workgroupBarrier();
     }

@@ -4,6 +4,7 @@
 // workgroup memory in slices of head_dim, values in runs of positions, so any head_dim fits in 16 KiB.
 #import step
 #import KV
+#import STORED
 #import tanh
 #import alibi
 
@@ -29,7 +30,7 @@ const NONE = -1.0e38;  // below every score, and far enough from -f32::MAX that 
 
 @bind var<storage, read> q: array<vec4<f32>>;             // (tokens, heads, head_dim / 4)
 @bind var<storage, read> slopes: array<f32>;              // (heads), for ALiBi
-@bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens, columns / 4)
+@bind var<storage, read_write> output: array<Stored>;     // (tokens, columns / 4)
 
 var<workgroup> tile: array<vec4<f32>, TILE_QUADS>;      // (keys, 16 quads) or (VALUES, head_dim / 4)
 var<workgroup> weights: array<vec4<f32>, WEIGHTS_LEN>;  // (row sets, keys), one band's rows in a vec4
@@ -160,7 +161,7 @@ fn main(
             let quad = column + i * COLUMNS;
             if token + r <= last_token && quad < quads {
                 let at = ((token + r) * HEADS + workgroup.y) * quads + quad;
-                output[at] = result[i * ROWS + r] / total[r];
+                output[at] = stored(result[i * ROWS + r] / total[r]);
             }
         }
     }

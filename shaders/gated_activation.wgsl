@@ -2,6 +2,7 @@
 // along x cover a row, along y tokens, along z a token's rows where it has several (experts).
 #import activation
 #import QUANTIZED
+#import STORED
 
 override COLS: u32;          // intermediate_size
 override GROUPS: u32;        // rows of a token
@@ -9,7 +10,7 @@ override WORKGROUP: u32 = 64u;
 override INTERLEAVED: bool;  // (gate, up) pairs; otherwise all of gate, then all of up
 
 @bind var<storage, read> x: array<vec4<f32>>;             // (tokens, groups, 2 intermediate_size / 4)
-@bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens, groups, intermediate_size / 4)
+@bind var<storage, read_write> output: array<Stored>;     // (tokens, groups, intermediate_size / 4)
 
 fn gated(number: u32, at: u32) -> vec4<f32> {
     let quads = COLS / 4u;
@@ -32,7 +33,7 @@ fn main(
     var value = vec4<f32>();
     if id.x < quads {
         value = gated(number, id.x);
-        output[number * quads + id.x] = value;
+        output[number * quads + id.x] = stored(value);
     }
     store_quantized(number, id.x, value, lid);
 }

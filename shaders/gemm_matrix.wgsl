@@ -13,6 +13,7 @@ enable wgpu_cooperative_matrix;
 #import WEIGHTS
 #import VALUES_OF
 #import TILE
+#import INPUTS
 
 override COLS: u32;          // input features
 override ROWS: u32;          // rows of this slice
@@ -29,7 +30,6 @@ override SLABS: u32 = (COLS + SLAB - 1u) / SLAB;
 override PART_ROWS: u32 = (ROWS + TILE_ROWS - 1u) / TILE_ROWS * TILE_ROWS;
 override SUM_COLUMNS: u32 = select(PART_ROWS, COLUMNS, DIRECT);
 
-@bind var<storage, read> narrowed: array<vec4<u32>>;  // (tokens, whole slabs): eight f16 each, zeros behind the last
 @bind var<storage, read> bias: array<f32>;            // (rows of the weight)
 @bind var<storage, read> residual: array<f32>;        // (tokens, columns)
 @bind var<storage, read_write> sums: array<f32>;      // (tokens, columns); or (parts, whole tiles of tokens, and of rows)
@@ -61,7 +61,7 @@ fn fetch(slab: u32, first_token: u32, tokens: u32, first_row: u32, lid: u32) -> 
         let i = lid + n * WORKGROUP;
         // What is computed of tokens behind the last is not kept.
         let token = min(first_token + i / OCTETS, tokens - 1u);
-        carried.inputs[n] = narrowed[(token * SLABS + slab) * OCTETS + i % OCTETS];
+        carried.inputs[n] = input_octet(token, slab, i % OCTETS);
     }
     for (var n = 0u; n < CHUNKS_CARRIED; n++) {
         let i = lid + n * WORKGROUP;

@@ -4,6 +4,7 @@
 // along y are the one or two ways in which a normed row is weighted.
 #import step
 #import REDUCE
+#import STORED
 #import WEIGHTED
 #import QUANTIZED
 

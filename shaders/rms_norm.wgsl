@@ -3,6 +3,7 @@
 #import step
 #import REDUCE
 #import QUANTIZED
+#import STORED
 
 override WORKGROUP: u32;         // invocations
 override LANES: u32;             // = WORKGROUP
@@ -14,7 +15,7 @@ override RESIDUAL: bool;          // something is added to the normed row
 @bind var<storage, read> x: array<vec4<f32>>;             // (tokens, hidden_size / 4)
 @bind var<storage, read> weight: array<vec4<f32>>;        // (hidden_size / 4)
 @bind var<storage, read> residual: array<vec4<f32>>;      // as the output; read with RESIDUAL only
-@bind var<storage, read_write> output: array<vec4<f32>>;  // (tokens or logit_rows, hidden_size / 4)
+@bind var<storage, read_write> output: array<Stored>;     // (tokens or logit_rows, hidden_size / 4)
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
@@ -34,7 +35,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             if RESIDUAL {
                 value += residual[group.x * quads + at];
             }
-            output[group.x * quads + at] = value;
+            output[group.x * quads + at] = stored(value);
         }
         store_quantized(group.x, at, value, lid);
     }

@@ -60,7 +60,7 @@ fn kernels_match_their_references_with_all_features() {
 /// not among them: they come through the same snippets as in other kernels, which are checked with all of them.
 fn way(kernel: &Kernel) -> (&'static str, Vec<(&'static str, String)>) {
     const CHOICES: [&str; 7] = ["DIRECT", "BIAS", "RESIDUAL", "LOGIT_ROWS", "ALIBI", "SOFTCAP", "WINDOW"];
-    let slots = kernel.slots.iter().filter(|(slot, _)| *slot == "TILE").cloned();
+    let slots = kernel.slots.iter().filter(|(slot, _)| ["TILE", "INPUTS", "STORED"].contains(slot)).cloned();
     let chosen = kernel.overrides.iter().filter(|(name, value)| CHOICES.contains(name) && *value != 0.0);
     (kernel.source, slots.chain(chosen.map(|(name, _)| (*name, String::new()))).collect())
 }
@@ -74,7 +74,8 @@ fn kernels_on_emulated_matrices_match_their_references() {
         // The smallest heads there are in every way, since the kernel grows with them.
         let small =
             |kernel: &&Kernel| kernel.overrides.iter().all(|(name, value)| *name != "HEAD_DIM" || *value <= 48.0);
-        let on_matrices = kernels.iter().filter(|kernel| kernel.source.ends_with("_matrix")).filter(small);
+        let follows = |source: &str| source.ends_with("_matrix") || source == "sum_parts_f16";
+        let on_matrices = kernels.iter().filter(|kernel| follows(kernel.source)).filter(small);
         on_matrices.map(|kernel| ways.insert(way(kernel))).fold(false, |any, new| any | new)
     });
     // Their factors are half floats.

@@ -38,6 +38,8 @@ const SLOTS: &[(&str, Option<&str>, &str)] = &[
     ("ROW", None, "lib/row_"),
     ("KEEP", Some("gemv_integer"), "lib/keep_"),
     ("KEEP", None, "lib/keep_none"),
+    ("STORED", None, "lib/stored_"),
+    ("INPUTS", None, "lib/inputs_"),
     ("TILE", Some("gemm_experts"), "lib/tile_"),
 ];
 
@@ -107,7 +109,7 @@ fn the_library_lists_every_file() {
 }
 
 /// Slots whose fillers have nothing to do with those of others: each meets some of them, not all.
-const APART: [&str; 2] = ["ROW", "KEEP"];
+const APART: [&str; 3] = ["ROW", "KEEP", "INPUTS"];
 
 /// Every choice of the slots that a kernel's text imports.
 fn slot_choices(kernel: &str) -> Vec<Vec<(&'static str, &'static str)>> {
@@ -190,7 +192,9 @@ fn parsed(kernel: &Kernel) -> Result<Arc<Parsed>, String> {
 fn operand(input: &CaseInput, case: &Case) -> Operand {
     match (input, input.fill(case.step, &mut Numbers::new(1))) {
         (CaseInput::Activation(ty), _) => Operand::Activation(ty.clone()),
-        (_, CaseValue::F32(values) | CaseValue::Q8(values, _)) => Operand::Vector(values.len()),
+        (_, CaseValue::F32(values) | CaseValue::F16(values) | CaseValue::Q8(values, _)) => {
+            Operand::Vector(values.len())
+        }
         (_, CaseValue::U32(_)) => Operand::Activation(TensorType { dtype: DType::U32, shape: vec![Dim::Tokens] }),
         (_, CaseValue::Weight(weight, _)) => Operand::Weight(weight),
         (_, CaseValue::State(state, _)) => Operand::State(state),
@@ -208,7 +212,11 @@ fn kernels(case: &Case, [inputs, outputs]: &[Vec<Operand>; 2], traits: &Traits) 
     let first = Phase::ALL.iter().position(|phase| *phase == Phase::of(tokens, tokens)).expect("one of them");
     let phases = &Phase::ALL[first..];
     let call = |phase| Call { phase, inputs, outputs, traits, largest: case.step.extents() };
-    phases.iter().flat_map(|phase| case.op.kernels(&call(*phase))).collect()
+    let kernels = |phase: &Phase| {
+        let [inputs, outputs] = case.taken(&call(*phase));
+        case.op.kernels(&Call { inputs: &inputs, outputs: &outputs, ..call(*phase) })
+    };
+    phases.iter().flat_map(kernels).collect()
 }
 
 /// Bytes of each variable in workgroup memory.

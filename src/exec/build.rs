@@ -4,7 +4,7 @@
 //! buffers made are those the plan counts.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use super::lane::{Lane, Placed, rows};
@@ -17,7 +17,7 @@ use super::{ExecError, Progress};
 use crate::gpu::{Buffer, BufferPart, Device, Dispatch, HostBuffer, HostUse, Readback, Usage};
 use crate::graph::{Buffers, Graph, Node, TensorId, TensorKind, WeightId};
 use crate::ops::{Bind, Kernel, Phase, Step};
-use crate::plan::{AdapterBytes, AdapterId, OffloadMode, Plan, Residency, node_kernels, weight_type};
+use crate::plan::{AdapterBytes, AdapterId, OffloadMode, Plan, Residency, halved, node_kernels, weight_type};
 use crate::quant::PackedLayout;
 use crate::tensor::Extents;
 
@@ -31,6 +31,8 @@ pub(super) struct LanePlan<'a> {
     /// The largest forward.
     pub(super) extents: Extents,
     pub(super) bytes: AdapterBytes,
+    /// Whether activations within units are ever read back, as f32.
+    pub(super) looked_into: bool,
 }
 
 impl LanePlan<'_> {
@@ -385,11 +387,16 @@ fn choose(lane: &Lane, plan: &LanePlan<'_>, places: &Places) -> Vec<Chosen> {
     let mut chosen = Vec::new();
     for unit in plan.units() {
         let key = plan.key(unit);
+        let weight = |id| &places[&(key, id)].ty;
+        let adapter = (&lane.device.traits, plan.extents);
+        let halved = match plan.looked_into {
+            true => BTreeSet::new(),
+            false => halved(plan.graph, &plan.graph.units[unit], adapter, weight),
+        };
         for node in plan.graph.units[unit].nodes.clone() {
             for phase in Phase::ALL {
                 let op = &plan.graph.nodes[node];
-                let weight = |id| &places[&(key, id)].ty;
-                let kernels = node_kernels(plan.graph, op, phase, (&lane.device.traits, plan.extents), weight);
+                let kernels = node_kernels(plan.graph, op, phase, adapter, &halved, weight);
                 chosen.push(Chosen { unit, node, phase, kernels });
             }
         }

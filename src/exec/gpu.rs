@@ -97,7 +97,7 @@ impl GpuExecutor {
         for (adapter, device) in devices.into_iter().enumerate() {
             let limits = AdapterLimits { max_binding: device.max_binding, traits: &device.traits };
             let bytes = plan.adapter_bytes(&unit_costs(&graph, &buffers, extents, limits), adapter);
-            let plan = LanePlan { graph: &graph, buffers: &buffers, plan, adapter, extents, bytes };
+            let plan = LanePlan { graph: &graph, buffers: &buffers, plan, adapter, extents, bytes, looked_into: false };
             let lane = Allocated::new(device, plan);
             allocated.push(lane.map_err(|(held, error)| Refusal { adapter, held, error })?);
         }

@@ -1,5 +1,7 @@
 //! One op alone, on an adapter and by its reference: what tests and benches run cases with.
 
+use half::f16;
+
 use super::ExecError;
 use crate::gpu::{Buffer, BufferPart, Device, Dispatch, GpuError, Usage};
 use crate::ops::{
@@ -53,6 +55,7 @@ pub struct PlacedCase<'c> {
 #[derive(Debug, Clone, Copy)]
 enum Stored {
     F32,
+    F16,
     /// A key or value cache.
     State(StateType),
     /// Rows of so many values in 8-bit blocks.
@@ -138,6 +141,10 @@ impl<'c> FilledCase<'c> {
         let step = device.buffer("step", size_of::<Step>() as u64, Usage::Uniform)?;
         device.write(&step, 0, bytemuck::bytes_of(&self.step));
         let largest = self.largest();
+        let [types, output_types] = self.operands(&device.traits);
+        let stored = [(&self.inputs, &types), (&self.outputs, &output_types)];
+        let [inputs, outputs] =
+            stored.map(|(values, types)| values.iter().zip(types).map(as_taken).collect::<Vec<_>>());
         // Activations have room for whole groups of rows, as those of a plan.
         let room = |operand: &CaseInput| match operand {
             CaseInput::Activation(ty) => ty.bytes(largest),
@@ -146,7 +153,7 @@ impl<'c> FilledCase<'c> {
         let upload_all = |values: &[CaseValue], operands: &[CaseInput]| -> Result<Vec<Slices>, GpuError> {
             values.iter().zip(operands).map(|(value, operand)| upload(device, value, room(operand))).collect()
         };
-        let first = upload_all(&self.inputs, &self.case.inputs)?;
+        let first = upload_all(&inputs, &self.case.inputs)?;
         let mut placed = vec![first.clone()];
         while placed.len() < copies.max(1) {
             // What is staged for uploads is freed.
@@ -155,21 +162,18 @@ impl<'c> FilledCase<'c> {
                 CaseValue::Weight(..) => upload(device, value, 0),
                 _ => Ok(first.clone()),
             };
-            placed.push(self.inputs.iter().zip(&first).map(copy).collect::<Result<_, GpuError>>()?);
+            placed.push(inputs.iter().zip(&first).map(copy).collect::<Result<_, GpuError>>()?);
         }
-        let formats = self.outputs.iter().map(|value| match value {
+        let formats = outputs.iter().map(|value| match value {
             CaseValue::State(ty, _) => Stored::State(*ty),
             CaseValue::Q8(_, cols) => Stored::Q8(*cols),
+            CaseValue::F16(_) => Stored::F16,
             _ => Stored::F32,
         });
-        let outputs =
-            upload_all(&self.outputs, &self.case.outputs)?.into_iter().zip(formats).map(|(mut made, stored)| {
-                let (buffer, bytes) = made.swap_remove(0);
-                (buffer, bytes, stored)
-            });
-        let operands = |values: &[CaseValue], cases: &[CaseInput]| -> Vec<Operand> {
-            values.iter().zip(cases).map(|(value, case)| operand(value, case)).collect()
-        };
+        let outputs = upload_all(&outputs, &self.case.outputs)?.into_iter().zip(formats).map(|(mut made, stored)| {
+            let (buffer, bytes) = made.swap_remove(0);
+            (buffer, bytes, stored)
+        });
         Ok(PlacedCase {
             case: self.case,
             rows: self.rows(),
@@ -177,10 +181,21 @@ impl<'c> FilledCase<'c> {
             step,
             inputs: placed,
             outputs: outputs.collect(),
-            types: operands(&self.inputs, &self.case.inputs),
-            output_types: operands(&self.outputs, &self.case.outputs),
+            types,
+            output_types,
             largest,
         })
+    }
+
+    /// Types of its inputs and outputs on an adapter of these traits.
+    fn operands(&self, traits: &Traits) -> [Vec<Operand>; 2] {
+        let operands = |values: &[CaseValue], cases: &[CaseInput]| -> Vec<Operand> {
+            values.iter().zip(cases).map(|(value, case)| operand(value, case)).collect()
+        };
+        let (inputs, outputs) =
+            (operands(&self.inputs, &self.case.inputs), operands(&self.outputs, &self.case.outputs));
+        let phase = Phase::of(self.rows(), self.step.tokens);
+        self.case.taken(&Call { phase, inputs: &inputs, outputs: &outputs, traits, largest: self.largest() })
     }
 
     /// What activations have room for.
@@ -266,6 +281,14 @@ impl PreparedCase {
     }
 }
 
+/// A value as its operand is stored: what could be f16 may be f32.
+fn as_taken((value, operand): (&CaseValue, &Operand)) -> CaseValue {
+    match value {
+        CaseValue::F16(values) if !operand.is_f16() => CaseValue::F32(values.clone()),
+        other => other.clone(),
+    }
+}
+
 /// All but the guard words.
 fn whole(buffer: &Buffer) -> BufferPart<'_> {
     buffer.part(0, buffer.bytes() - size_of_val(&GUARD) as u64)
@@ -275,6 +298,7 @@ fn decode(bytes: &[u8], stored: Stored) -> Vec<f32> {
     match stored {
         Stored::Q8(cols) => decode_q8(bytes, cols),
         Stored::State(state) => state.decode(bytes),
+        Stored::F16 => bytes.chunks_exact(2).map(|half| f16::from_le_bytes([half[0], half[1]]).to_f32()).collect(),
         Stored::F32 => {
             bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect()
         }
@@ -297,6 +321,10 @@ fn upload(device: &Device, value: &CaseValue, room: u64) -> Result<Slices, GpuEr
     match value {
         CaseValue::F32(values) => Ok(vec![with_guard(bytemuck::cast_slice(values))?]),
         CaseValue::U32(values) => Ok(vec![with_guard(bytemuck::cast_slice(values))?]),
+        CaseValue::F16(values) => {
+            let halves: Vec<f16> = values.iter().map(|value| f16::from_f32(*value)).collect();
+            Ok(vec![with_guard(bytemuck::cast_slice(&halves))?])
+        }
         CaseValue::Q8(values, cols) => Ok(vec![with_guard(&encode_q8(values, *cols))?]),
         CaseValue::Weight(_, slices) => slices.iter().map(|bytes| with_guard(bytes)).collect(),
         CaseValue::State(ty, values) => Ok(vec![with_guard(&ty.encode(values))?]),
@@ -309,20 +337,26 @@ fn operand(value: &CaseValue, case: &CaseInput) -> Operand {
         (CaseValue::State(ty, _), _) => Operand::State(*ty),
         (_, CaseInput::Activation(ty)) => Operand::Activation(ty.clone()),
         (CaseValue::U32(_), _) => Operand::Activation(TensorType { dtype: DType::U32, shape: vec![Dim::Tokens] }),
-        (CaseValue::F32(values) | CaseValue::Q8(values, _), _) => Operand::Vector(values.len()),
+        (CaseValue::F32(values) | CaseValue::F16(values) | CaseValue::Q8(values, _), _) => {
+            Operand::Vector(values.len())
+        }
     }
 }
 
 fn value_slice(value: &CaseValue) -> &[f32] {
     match value {
-        CaseValue::F32(values) | CaseValue::Q8(values, _) | CaseValue::State(_, values) => values,
+        CaseValue::F32(values) | CaseValue::F16(values) | CaseValue::Q8(values, _) | CaseValue::State(_, values) => {
+            values
+        }
         other => panic!("not an output: {other:?}"),
     }
 }
 
 fn host_input(value: &CaseValue) -> HostInput<'_> {
     match value {
-        CaseValue::F32(values) | CaseValue::Q8(values, _) | CaseValue::State(_, values) => HostInput::F32(values),
+        CaseValue::F32(values) | CaseValue::F16(values) | CaseValue::Q8(values, _) | CaseValue::State(_, values) => {
+            HostInput::F32(values)
+        }
         CaseValue::U32(ids) => HostInput::U32(ids),
         CaseValue::Weight(ty, packed) => {
             let slices = ty.slices.iter().zip(packed);

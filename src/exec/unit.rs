@@ -210,7 +210,7 @@ fn lane(
     let made = nodes.iter().flat_map(|node| &node.outputs);
     let activations = made.filter(|id| matches!(graph.tensors[id.0].kind, TensorKind::Activation(_)));
     bytes.readback = activations.map(|id| activation_bytes(graph, *id, tokens)).fold(bytes.readback, u64::max);
-    let plan = LanePlan { graph, buffers, plan: &plan, adapter: 0, extents, bytes };
+    let plan = LanePlan { graph, buffers, plan: &plan, adapter: 0, extents, bytes, looked_into: true };
     let allocated = Allocated::new(device, plan).map_err(|(_, error)| error)?;
     allocated.load(source, packed, &mut |_| ())
 }

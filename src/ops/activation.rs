@@ -1,7 +1,7 @@
 //! Activation functions, and `gated_activation`: act(gate) · up.
 
 use super::quantize_row::{quantized_slot, round_rows};
-use super::{Bind, Call, Case, CaseInput, Extent, HostInput, Kernel, Op, Phase, Step};
+use super::{Bind, Call, Case, CaseInput, Extent, HostInput, Kernel, Op, Phase, Step, stored_slot};
 use crate::tensor::{Dim, TensorType};
 
 /// An activation function. Its number is the override `ACTIVATION` of shaders/lib/activation.wgsl.
@@ -90,7 +90,7 @@ impl Op for GatedActivation {
         bindings.extend(quantized.then_some(("quantized", Bind::Output(1))));
         vec![Kernel {
             source: "gated_activation",
-            slots: vec![quantized_slot(quantized)],
+            slots: vec![quantized_slot(quantized), stored_slot(call, 0)],
             overrides: vec![
                 self.activation.constant(),
                 ("WORKGROUP", f64::from(INVOCATIONS)),
@@ -106,6 +106,10 @@ impl Op for GatedActivation {
             ],
             scratch: vec![],
         }]
+    }
+
+    fn writes_f16(&self, output: usize, call: &Call<'_>) -> bool {
+        call.phase == Phase::Prefill && output == 0
     }
 
     fn reference(&self, step: Step, inputs: &[HostInput<'_>], outputs: &mut [&mut [f32]]) {
@@ -137,11 +141,12 @@ pub(super) fn cases() -> Vec<Case> {
             (2, 1, 1568, false, true),
             (16, 1, 96, true, true),
             (21, 1, 260, false, false),
+            (33, 1, 288, false, false),
         ] {
             let output = TensorType::f32([Dim::Tokens, Dim::Fixed(groups * cols)]);
             let mut outputs = vec![CaseInput::Activation(output.clone())];
             outputs.extend(quantized.then(|| CaseInput::Activation(output.rounded())));
-            cases.push(Case {
+            let mut case = Case {
                 label: format!(
                     "gated_activation {activation:?} tokens {tokens} cols {groups}x{cols} interleaved {interleaved} \
                      quantized {quantized}"
@@ -151,7 +156,11 @@ pub(super) fn cases() -> Vec<Case> {
                 outputs,
                 step: Step::new(tokens, 3, 1),
                 max_nmse: if quantized { 1e-6 } else { 1e-11 },
-            });
+            };
+            if tokens == 33 {
+                case.halve_outputs();
+            }
+            cases.push(case);
         }
     }
     cases

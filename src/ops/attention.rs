@@ -12,7 +12,7 @@ pub(super) use self::cases::cases;
 pub(super) use self::decode::Operands;
 pub use self::pieces::Pieces;
 use super::quantize_row::round_rows;
-use super::{Bind, Call, Extent, HostInput, Kernel, KvFormat, Op, Phase, StateType, Step, Traits};
+use super::{Bind, Call, Extent, HostInput, Kernel, KvFormat, Op, Phase, StateType, Step, Traits, stored_slot};
 use crate::tensor::FEW_ROWS;
 
 /// `softmax(softcap(q · kᵀ · scale) + causal mask) · v` (Vaswani et al. 2017); query heads share key/value heads in
@@ -130,10 +130,10 @@ impl Attention {
             && memory <= traits.workgroup_storage
     }
 
-    fn prefill_matrix(&self, state: StateType) -> Kernel {
+    fn prefill_matrix(&self, state: StateType, call: &Call<'_>) -> Kernel {
         Kernel {
             source: "attention_matrix",
-            slots: vec![("KV", state.format.run_reader(self.head_dim))],
+            slots: vec![("KV", state.format.run_reader(self.head_dim)), stored_slot(call, 0)],
             overrides: self.score_overrides(state),
             bindings: [self.score_bindings(), vec![("output", Bind::Output(0))]].concat(),
             workgroups: [Extent::Tokens { per: MATRIX_TILE }, Extent::Fixed(self.heads), Extent::Fixed(1)],
@@ -141,8 +141,8 @@ impl Attention {
         }
     }
 
-    fn prefill(&self, state: StateType, traits: &Traits) -> Kernel {
-        let PrefillShape { workgroup, keys } = PrefillShape::choose(traits);
+    fn prefill(&self, state: StateType, call: &Call<'_>) -> Kernel {
+        let PrefillShape { workgroup, keys } = PrefillShape::choose(call.traits);
         // Values pass through the keys' tile of COLUMNS · COLUMNS · keys quads, a power of two of positions at a time.
         let fit = COLUMNS * COLUMNS * keys / (self.head_dim / 4);
         let values = (1 << fit.max(1).ilog2()).min(COLUMNS * keys);
@@ -154,7 +154,7 @@ impl Attention {
         ]);
         Kernel {
             source: "attention_prefill",
-            slots: vec![("KV", state.format.reader())],
+            slots: vec![("KV", state.format.reader()), stored_slot(call, 0)],
             overrides,
             bindings: [self.score_bindings(), vec![("output", Bind::Output(0))]].concat(),
             workgroups: [
@@ -247,10 +247,16 @@ impl Op for Attention {
             Phase::Decode => self.by_decode(call, 1),
             Phase::Few => self.by_decode(call, FEW_ROWS),
             Phase::Prefill if self.fits_matrices(state, call.traits) => {
-                self.turned_back(self.prefill_matrix(state), state)
+                self.turned_back(self.prefill_matrix(state, call), state)
             }
-            Phase::Prefill => self.turned_back(self.prefill(state, call.traits), state),
+            Phase::Prefill => self.turned_back(self.prefill(state, call), state),
         }
+    }
+
+    fn writes_f16(&self, output: usize, call: &Call<'_>) -> bool {
+        // What is turned back is so in its place.
+        let turned = Call::state(&call.inputs[1]).format.span(self.head_dim) > 1;
+        call.phase == Phase::Prefill && output == 0 && !turned
     }
 
     fn reference(&self, step: Step, inputs: &[HostInput<'_>], outputs: &mut [&mut [f32]]) {

@@ -1,14 +1,16 @@
 //! Test and bench cases: an op with operand types, a step, and how close kernel and reference must be.
 
+use half::f16;
+
 use super::quantize_row::round_rows;
-use super::{Op, StateType, Step, WeightType};
+use super::{Call, Op, Operand, StateType, Step, WeightType};
 use crate::quant::BlockFormat;
 use crate::tensor::{DType, TensorType};
 
 /// An operand that a case fills with seeded numbers.
 #[derive(Debug, Clone)]
 pub enum CaseInput {
-    /// An activation; values around 1 with a few outliers.
+    /// An activation; values around 1 with a few outliers. One of f16 is f32 where the op's kernels don't take it.
     Activation(TensorType),
     /// Token ids below `vocab_size`.
     Tokens {
@@ -71,6 +73,51 @@ pub struct Case {
     pub max_nmse: f64,
 }
 
+impl Case {
+    /// Has every f32 activation that it makes as f16.
+    pub(super) fn halve_outputs(&mut self) {
+        self.outputs.iter_mut().for_each(halve);
+        self.label.push_str(", to f16");
+        self.max_nmse = self.max_nmse.max(1e-7);
+    }
+
+    /// Has an activation that it takes as f16.
+    pub(super) fn halve_input(&mut self, input: usize) {
+        halve(&mut self.inputs[input]);
+        self.label.push_str(&format!(", {input} of f16"));
+    }
+
+    /// The operands of a call, f16 only where the op's kernels take or make it: what a plan would give them.
+    pub fn taken(&self, call: &Call<'_>) -> [Vec<Operand>; 2] {
+        let wide = |operands: &[Operand]| -> Vec<Operand> {
+            let wide = |ty: &TensorType| TensorType { dtype: DType::F32, ..ty.clone() };
+            let of = |operand: &Operand| match operand {
+                Operand::Activation(ty) if operand.is_f16() => Operand::Activation(wide(ty)),
+                other => other.clone(),
+            };
+            operands.iter().map(of).collect()
+        };
+        let (inputs, outputs) = (wide(call.inputs), wide(call.outputs));
+        let wide = Call { inputs: &inputs, outputs: &outputs, ..call.clone() };
+        let take = |operands: &[Operand], wide: &[Operand], takes: &dyn Fn(usize) -> bool| -> Vec<Operand> {
+            let pairs = operands.iter().zip(wide).enumerate();
+            pairs.map(|(at, (operand, wide))| if takes(at) { operand } else { wide }.clone()).collect()
+        };
+        [
+            take(call.inputs, &inputs, &|input| self.op.reads_f16(input, &wide)),
+            take(call.outputs, &outputs, &|output| self.op.writes_f16(output, &wide)),
+        ]
+    }
+}
+
+fn halve(operand: &mut CaseInput) {
+    if let CaseInput::Activation(ty) = operand
+        && ty.dtype == DType::F32
+    {
+        *ty = ty.halved();
+    }
+}
+
 /// Every case of every op.
 pub fn all_cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -99,6 +146,8 @@ pub enum CaseValue {
     F32(Vec<f32>),
     /// Token ids.
     U32(Vec<u32>),
+    /// An activation of f16, its values rounded.
+    F16(Vec<f32>),
     /// An activation of 8-bit blocks, its values rounded, and their number in a row.
     Q8(Vec<f32>, usize),
     /// A weight: its type and each slice's packed bytes.
@@ -119,6 +168,7 @@ impl CaseValue {
         }
         match self {
             Self::F32(values) => Self::F32(part(values, at, of)),
+            Self::F16(values) => Self::F16(part(values, at, of)),
             Self::U32(ids) => Self::U32(part(ids, at, of)),
             Self::Q8(values, cols) => Self::Q8(part(values, at, of), *cols),
             other => panic!("not an activation: {other:?}"),
@@ -132,11 +182,18 @@ impl CaseInput {
         match self {
             Self::Activation(ty) => {
                 let mut values = numbers.values(ty.elements(step.extents()) as usize);
-                if ty.dtype != DType::Q8 {
-                    return CaseValue::F32(values);
+                match ty.dtype {
+                    DType::Q8 => {
+                        round_rows(&mut values);
+                        let cols = ty.columns().expect("rows of 8-bit blocks have a fixed length");
+                        CaseValue::Q8(values, cols as usize)
+                    }
+                    DType::F16 => {
+                        values.iter_mut().for_each(|value| *value = f16::from_f32(*value).to_f32());
+                        CaseValue::F16(values)
+                    }
+                    DType::F32 | DType::U32 => CaseValue::F32(values),
                 }
-                round_rows(&mut values);
-                CaseValue::Q8(values, ty.columns().expect("rows of 8-bit blocks have a fixed length") as usize)
             }
             Self::Vector(len) => CaseValue::F32(numbers.values(*len)),
             Self::Values(values) => CaseValue::F32(values.clone()),

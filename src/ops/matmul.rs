@@ -16,6 +16,7 @@ mod cases;
 mod matrix;
 
 pub(super) use cases::{cases, whole_blocks};
+use matrix::SLAB;
 
 /// Where an op's result lands in a wider tensor: columns from `start` on of rows `of` wide. Attention and
 /// gated activation write quads: for them both are multiples of 4.
@@ -177,6 +178,17 @@ impl Op for Matmul {
             kernels
         });
         kernels.chain((self.rounds && !keeps).then(|| rounding(call)).into_iter().flatten()).collect()
+    }
+
+    fn reads_f16(&self, input: usize, call: &Call<'_>) -> bool {
+        let is_x = input == 0 || self.beside && input == self.beside_input();
+        is_x && self.runs_on_matrices(call) && self.parts(call).iter().all(|cols| cols.is_multiple_of(SLAB))
+            // Many rows are not read rounded.
+            || self.quantized && input >= self.quantized_input() && call.phase == Phase::Prefill
+    }
+
+    fn writes_f16(&self, output: usize, call: &Call<'_>) -> bool {
+        output == 0 && self.runs_on_matrices(call) && self.sums_to_f16(call)
     }
 
     fn reference(&self, step: Step, inputs: &[HostInput<'_>], outputs: &mut [&mut [f32]]) {

@@ -12,7 +12,7 @@
 use std::fmt::Debug;
 
 use crate::quant::{BlockFormat, PackedLayout};
-use crate::tensor::{Extents, FEW_ROWS, TensorType};
+use crate::tensor::{DType, Extents, FEW_ROWS, TensorType};
 
 mod activation;
 mod attention;
@@ -206,6 +206,13 @@ pub enum Operand {
     State(StateType),
 }
 
+impl Operand {
+    /// Whether it is an activation of f16 rows.
+    pub fn is_f16(&self) -> bool {
+        matches!(self, Self::Activation(ty) if ty.dtype == DType::F16)
+    }
+}
+
 /// What an adapter can do, as far as choosing kernels goes. Plain data, filled by the gpu room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Traits {
@@ -323,6 +330,16 @@ pub trait Op: Debug + Send + Sync {
     /// Its dispatches, in order, for this call.
     fn kernels(&self, call: &Call<'_>) -> Vec<Kernel>;
 
+    /// Whether its kernels for many rows take the `input`-th input as [`DType::F16`] where this call has it as f32.
+    fn reads_f16(&self, _input: usize, _call: &Call<'_>) -> bool {
+        false
+    }
+
+    /// Whether they write the `output`-th output so: all for which they do, or none.
+    fn writes_f16(&self, _output: usize, _call: &Call<'_>) -> bool {
+        false
+    }
+
     /// The same in plain loops, f64 accumulation. Outputs are whole buffers: activations `(rows, …)`, states
     /// `(kv_heads, context_length, head_dim)` as f32, read and written in place.
     fn reference(&self, step: Step, inputs: &[HostInput<'_>], outputs: &mut [&mut [f32]]);
@@ -334,6 +351,11 @@ pub(crate) fn weight_bindings(input: usize, weight: &WeightType, slice: usize) -
     (0..weight.slices[slice].1.regions.len())
         .map(|region| (REGIONS[region], Bind::Weight { input, slice, region }))
         .collect()
+}
+
+/// The slot binding of how quads of the `output`-th output are stored.
+pub(crate) fn stored_slot(call: &Call<'_>, output: usize) -> (&'static str, String) {
+    ("STORED", if call.outputs[output].is_f16() { "lib/stored_f16" } else { "lib/stored_f32" }.into())
 }
 
 /// The slot binding of a weight's format.

@@ -1,7 +1,7 @@
 //! `rms_norm`, `layer_norm`: each row brought to unit scale, then weighted.
 
 use super::quantize_row::{quantized_slot, round_rows};
-use super::{Bind, Call, Case, CaseInput, Extent, HostInput, Kernel, Op, Phase, Step, reduce_slot};
+use super::{Bind, Call, Case, CaseInput, Extent, HostInput, Kernel, Op, Phase, Step, reduce_slot, stored_slot};
 use crate::tensor::{Dim, FEW_ROWS, TensorType};
 
 /// Which norm.
@@ -113,12 +113,16 @@ impl Op for Norm {
         let rows = if self.logit_rows_only { Extent::LogitRows { per: 1 } } else { Extent::Tokens { per: 1 } };
         vec![Kernel {
             source: self.name(),
-            slots: [vec![reduce], self.slots(quantized)].concat(),
+            slots: [vec![reduce, stored_slot(call, 0)], self.slots(quantized)].concat(),
             overrides,
             bindings: self.bindings(quantized),
             workgroups: [rows, Extent::Fixed(self.ways() as u32), Extent::Fixed(1)],
             scratch: vec![],
         }]
+    }
+
+    fn writes_f16(&self, output: usize, call: &Call<'_>) -> bool {
+        call.phase == Phase::Prefill && output < self.ways()
     }
 
     fn reference(&self, step: Step, inputs: &[HostInput<'_>], outputs: &mut [&mut [f32]]) {
@@ -172,6 +176,7 @@ pub(super) fn cases() -> Vec<Case> {
         (3, 1, 4544, true, false, false),
     ];
     let mut cases = Vec::new();
+    cases.extend(halved_cases());
     for kind in [NormKind::Rms, NormKind::Layer] {
         cases.extend(sizes.map(|(tokens, logit_rows, cols, logit_rows_only, residual, quantized)| {
             let op = Norm { kind, eps: 1e-5, logit_rows_only, pair: false, residual, quantized };
@@ -186,6 +191,17 @@ pub(super) fn cases() -> Vec<Case> {
         cases.push(case(op, (tokens, 1), cols));
     }
     cases
+}
+
+/// Many rows as f16.
+fn halved_cases() -> impl Iterator<Item = Case> {
+    let kinds = [(NormKind::Rms, false), (NormKind::Layer, false), (NormKind::Layer, true)];
+    kinds.into_iter().map(|(kind, pair)| {
+        let op = Norm { kind, eps: 1e-5, logit_rows_only: false, pair, residual: false, quantized: false };
+        let mut case = case(op, (21, 1), 576);
+        case.halve_outputs();
+        case
+    })
 }
 
 fn case(op: Norm, (tokens, logit_rows): (u32, u32), cols: u32) -> Case {

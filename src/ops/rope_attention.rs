@@ -72,6 +72,10 @@ impl Op for RopeAttention {
         self.attention.fused(&self.rope, Call::state(&call.outputs[2]), call.traits, operands)
     }
 
+    fn writes_f16(&self, output: usize, call: &Call<'_>) -> bool {
+        call.phase == Phase::Prefill && output == 0 && self.attention.format.span(self.attention.head_dim) == 1
+    }
+
     fn reference(&self, step: Step, inputs: &[HostInput<'_>], outputs: &mut [&mut [f32]]) {
         let (attended, rest) = outputs.split_at_mut(1);
         let (states, rounded) = rest.split_at_mut(3);

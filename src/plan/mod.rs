@@ -16,8 +16,8 @@ mod turns;
 
 pub use bytes::Bytes;
 pub use cost::{
-    AdapterLimits, CHOICES_IN_FLIGHT, UnitCost, buffer_bytes, largest_forward, node_kernels, slices, unit_costs,
-    weight_type,
+    AdapterLimits, CHOICES_IN_FLIGHT, UnitCost, buffer_bytes, halved, largest_forward, node_kernels, slices,
+    unit_costs, weight_type,
 };
 pub use error::PlanError;
 pub use estimate::{Bound, Estimate, HostCost, Rates};

@@ -10,6 +10,8 @@ pub const FEW_ROWS: u32 = 16;
 pub enum DType {
     /// 32-bit float: the residual stream and all activations.
     F32,
+    /// 16-bit float: rows that only cooperative matrices multiply, whole slabs of [`DType::F16_SLAB`] values.
+    F16,
     /// 32-bit unsigned integer: token ids.
     U32,
     /// Rows rounded to 8 bits, for integer dot products: a scale for each [`DType::Q8_BLOCK`] values. Only forwards of
@@ -21,11 +23,15 @@ impl DType {
     /// Values of [`DType::Q8`] that share a scale; a row's length is a multiple of twice as many.
     pub const Q8_BLOCK: usize = 16;
 
+    /// A row of [`DType::F16`] is a multiple of it long: the columns that pass through workgroup memory at a time.
+    pub const F16_SLAB: usize = 32;
+
     /// Bytes of so many elements of whole rows. Of [`DType::Q8`] a block takes its codes, its scale, and the sum of
     /// its values.
     pub const fn bytes(self, elements: u64) -> u64 {
         match self {
             Self::F32 | Self::U32 => 4 * elements,
+            Self::F16 => 2 * elements,
             Self::Q8 => elements / Self::Q8_BLOCK as u64 * (Self::Q8_BLOCK as u64 + 8),
         }
     }
@@ -82,6 +88,11 @@ impl TensorType {
         Self { dtype: DType::Q8, shape: self.shape.clone() }
     }
 
+    /// The same values as f16.
+    pub fn halved(&self) -> Self {
+        Self { dtype: DType::F16, shape: self.shape.clone() }
+    }
+
     /// Elements in a forward of these extents.
     pub fn elements(&self, extents: Extents) -> u64 {
         let most = if self.dtype == DType::Q8 { FEW_ROWS } else { u32::MAX };
@@ -119,6 +130,7 @@ impl std::fmt::Display for TensorType {
             .collect();
         let dtype = match self.dtype {
             DType::F32 => "f32",
+            DType::F16 => "f16",
             DType::U32 => "u32",
             DType::Q8 => "q8",
         };

@@ -61,6 +61,12 @@ pub(in crate::ops) fn cases() -> Vec<Case> {
         cases.push(case(shape, KvFormat::F32, scale, None, None, Some(Alibi::Exact)));
         cases.push(case(shape, KvFormat::F32, scale, Some(37), None, Some(Alibi::Rounded { scale: 0.125 })));
     }
+    // Results of f16, by both kernels of prompts.
+    for (shape, format) in [(&shapes[8], KvFormat::F16), (&shapes[9], KvFormat::F32), (&shapes[13], KvFormat::F16)] {
+        let mut case = case(shape, format, 0.1, None, None, None);
+        case.halve_outputs();
+        cases.push(case);
+    }
     cases.push(case(&shapes[3], KvFormat::F32, 1e4, None, None, None));
     cases.push(case(&shapes[9], KvFormat::F32, 1e4, None, None, None));
     cases

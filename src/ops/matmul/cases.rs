@@ -50,6 +50,27 @@ pub(in crate::ops) fn cases() -> Vec<Case> {
     cases.extend([1, 3, 11, 18].map(odd_columns_case));
     cases.extend(cut_cases());
     cases.extend(direct_cases());
+    cases.extend(halved_cases());
+    cases
+}
+
+/// Rows of f16 in and out, for cooperative matrices: whole, in two tensors of which one or both are f16; sums that are
+/// shared, and several slices.
+fn halved_cases() -> Vec<Case> {
+    let (plain, f16) = (Matmul::plain(), &crate::quant::F16);
+    let gelu = Matmul { bias: true, activation: Activation::GeluErf, ..plain.clone() };
+    let beside = Matmul { residual: true, beside: true, ..plain.clone() };
+    let mut cases = vec![
+        case(Matmul { bias: true, ..plain.clone() }, f16, (40, 96, 160, 96)),
+        case(gelu.clone(), called("q4_0"), (130, 160, 96, 160)),
+        case(gelu.clone(), f16, (40, 96, 64, 32)),
+        case(gelu, f16, (21, 160, 1664, 160)),
+        beside_case(beside.clone(), f16, (40, 64, &[64, 160], 64)),
+        beside_case(beside, called("q8_0"), (40, 64, &[96, 64], 64)),
+    ];
+    cases.iter_mut().for_each(|case| case.halve_outputs());
+    cases.iter_mut().for_each(|case| case.halve_input(0));
+    cases[4].halve_input(3);
     cases
 }
 

@@ -2,12 +2,16 @@
 //! where several workgroups share the columns of a tile.
 
 use super::{Columns, Matmul, logit_rows, values_slot};
-use crate::ops::{Activation, Bind, Call, Extent, Kernel, Traits, WeightType, weight_bindings, weight_slot};
+use crate::ops::{
+    Activation, Bind, Call, Extent, Kernel, Operand, Phase, Traits, WeightType, weight_bindings, weight_slot,
+};
+use crate::quant::PackedLayout;
+use crate::tensor::DType;
 
 /// Tokens of a tile.
 const TILE_TOKENS: u32 = 128;
 /// Columns that pass through workgroup memory at a time; narrowed rows are padded to whole slabs.
-const SLAB: u32 = 32;
+pub(super) const SLAB: u32 = DType::F16_SLAB as u32;
 /// Workgroup memory of the largest tile, bytes.
 const MEMORY: u32 = (160 + TILE_TOKENS) * (SLAB + 8) * 2 + 16 * 4;
 /// Tiles of tokens of the prompts that tiles are chosen for.
@@ -57,7 +61,42 @@ impl Cut {
     }
 }
 
+/// Where a matmul's rows come from as f16.
+struct Inputs {
+    /// Kernels that make them, where they are not so already.
+    kernels: Vec<Kernel>,
+    slot: &'static str,
+    bindings: Vec<(&'static str, Bind)>,
+    overrides: Vec<(&'static str, f64)>,
+    /// Bytes of the scratch buffers they are made in.
+    scratch: Vec<u64>,
+}
+
 impl Matmul {
+    /// Whether these rows go through cooperative matrices.
+    pub(super) fn runs_on_matrices(&self, call: &Call<'_>) -> bool {
+        call.phase == Phase::Prefill && !call.traits.software && suits(call.weight(1), call.traits)
+    }
+
+    /// Columns of each tensor that x is in.
+    pub(super) fn parts(&self, call: &Call<'_>) -> Vec<u32> {
+        let cols = call.weight(1).cols as u32;
+        let first = if self.beside { call.columns(0) } else { cols };
+        [first, cols - first].into_iter().filter(|cols| *cols > 0).collect()
+    }
+
+    /// Whether all sums go through `sum_parts`, whole octets of them, to be an input and nothing else.
+    pub(super) fn sums_to_f16(&self, call: &Call<'_>) -> bool {
+        let weight = call.weight(1);
+        let whole = |(first_row, layout): &(usize, PackedLayout)| {
+            let (rows, cols) = (layout.rows as u32, weight.cols as u32);
+            let direct = self.direct(weight, *first_row as u32, rows, call);
+            let direct = direct && Cut::choose(rows, cols, direct).parts == 1;
+            !direct && first_row.is_multiple_of(8) && rows.is_multiple_of(8)
+        };
+        self.columns.is_none() && !self.residual && weight.slices.iter().all(whole)
+    }
+
     /// The kernels for one slice of the weight.
     pub(super) fn on_matrices(&self, weight: &WeightType, slice: usize, call: &Call<'_>) -> Vec<Kernel> {
         let (first_row, layout) = &weight.slices[slice];
@@ -66,74 +105,166 @@ impl Matmul {
         let Cut { tile, parts } = Cut::choose(rows, cols, direct);
         let direct = direct && parts == 1;
         let logit_rows = logit_rows(call);
-        let (per, most): (fn(u32) -> Extent, u32) = match logit_rows {
-            true => (|per| Extent::LogitRows { per }, call.largest.logit_rows),
-            false => (|per| Extent::Tokens { per }, call.largest.tokens),
-        };
-        let mut scratch = vec![u64::from(most) * u64::from(cols.next_multiple_of(SLAB)) * 2];
+        let (per, most) = rows_of(call);
+        let Inputs { mut kernels, slot, bindings, overrides: of_inputs, mut scratch } = self.inputs(call);
+        let sums = if direct { Bind::Output(0) } else { Bind::Scratch(scratch.len()) };
         let part_rows = rows.next_multiple_of(tile);
         if !direct {
             scratch.push(u64::from(parts * most.next_multiple_of(TILE_TOKENS)) * u64::from(part_rows) * 4);
         }
-        let flag = |name, value| (name, f64::from(u8::from(value)));
-        let kernel = |source, slots, overrides, bindings, workgroups| {
-            let scratch = scratch.clone();
-            Kernel { source, slots, overrides, bindings, workgroups, scratch }
-        };
-        let mut kernels = Vec::new();
         // Every slice reads the same rows.
-        if slice == 0 {
-            kernels.push(kernel(
-                "narrow",
-                vec![self.row_slot(false)],
-                self.row_overrides(call)
-                    .into_iter()
-                    .chain([("COLS", f64::from(cols)), flag("LOGIT_ROWS", logit_rows)])
-                    .collect(),
-                self.row_bindings(false).into_iter().chain([("narrowed", Bind::Scratch(0))]).collect(),
-                [Extent::Fixed((cols.next_multiple_of(SLAB) / 8).div_ceil(64)), per(1), Extent::Fixed(1)],
-            ));
-        }
+        kernels.truncate(if slice == 0 { kernels.len() } else { 0 });
         let epilogue = self.epilogue_bindings();
-        let sums = if direct { Bind::Output(0) } else { Bind::Scratch(1) };
-        let mut bindings = vec![("narrowed", Bind::Scratch(0)), ("sums", sums)];
+        let mut bindings = [bindings, vec![("sums", sums)]].concat();
         bindings.extend(epilogue.into_iter().filter(|(name, _)| *name != "output"));
         bindings.extend(weight_bindings(1, weight, slice));
         let common = self.overrides(weight, *first_row, layout);
         let mut overrides: Vec<_> = common.iter().copied().filter(|(name, _)| *name != "ACTIVATION").collect();
+        overrides.extend(of_inputs);
         overrides.extend([("PARTS", f64::from(parts)), flag("DIRECT", direct), flag("LOGIT_ROWS", logit_rows)]);
-        kernels.push(kernel(
-            "gemm_matrix",
-            vec![("TILE", format!("lib/matrix_{tile}")), weight_slot(weight), values_slot(weight)],
+        kernels.push(Kernel {
+            source: "gemm_matrix",
+            slots: vec![
+                ("TILE", format!("lib/matrix_{tile}")),
+                ("INPUTS", slot.into()),
+                weight_slot(weight),
+                values_slot(weight),
+            ],
             overrides,
             bindings,
-            [per(TILE_TOKENS), Extent::Fixed(rows.div_ceil(tile)), Extent::Fixed(parts)],
-        ));
+            workgroups: [per(TILE_TOKENS), Extent::Fixed(rows.div_ceil(tile)), Extent::Fixed(parts)],
+            scratch: vec![],
+        });
         if !direct {
-            let mut overrides: Vec<_> = common.into_iter().filter(|(name, _)| *name != "COLS").collect();
+            let halves = call.outputs[0].is_f16();
+            let unknown = if halves { ["COLS", "RESIDUAL", "FIRST_COLUMN"].as_slice() } else { &["COLS"] };
+            let mut overrides: Vec<_> = common.into_iter().filter(|(name, _)| !unknown.contains(name)).collect();
             overrides.extend([("PARTS", f64::from(parts)), ("PART_ROWS", f64::from(part_rows))]);
             overrides.push(flag("LOGIT_ROWS", logit_rows));
-            kernels.push(kernel(
-                "sum_parts",
-                vec![],
+            let bound = epilogue.into_iter().filter(|(name, _)| !halves || *name != "residual");
+            kernels.push(Kernel {
+                source: if halves { "sum_parts_f16" } else { "sum_parts" },
+                slots: vec![],
                 overrides,
-                epilogue.into_iter().chain([("parts", Bind::Scratch(1))]).collect(),
-                [Extent::Fixed(rows.div_ceil(256)), per(1), Extent::Fixed(1)],
-            ));
+                bindings: bound.chain([("parts", sums)]).collect(),
+                workgroups: [
+                    Extent::Fixed(rows.div_ceil(if halves { 8 * 256 } else { 256 })),
+                    per(1),
+                    Extent::Fixed(1),
+                ],
+                scratch: vec![],
+            });
         }
+        kernels.iter_mut().for_each(|kernel| kernel.scratch = scratch.clone());
         kernels
+    }
+
+    /// x as f16: as it comes, or made so.
+    fn inputs(&self, call: &Call<'_>) -> Inputs {
+        let bindings = self.row_bindings(false);
+        let halves: Vec<bool> = bindings.iter().map(|(_, bind)| input_of(*bind, call).is_f16()).collect();
+        if halves.contains(&true) && self.beside {
+            return self.inputs_beside(call, &halves);
+        }
+        let cols = call.weight(1).cols as u32;
+        let mut inputs = Inputs {
+            kernels: vec![],
+            slot: "lib/inputs_whole",
+            bindings: vec![("narrowed", Bind::Input(0))],
+            overrides: vec![],
+            scratch: vec![],
+        };
+        if !halves[0] {
+            let mut kernel = narrow(self.row_slot(false), bindings, (cols, Bind::Scratch(0)), call);
+            kernel.overrides.extend(self.row_overrides(call));
+            inputs.bindings = vec![("narrowed", Bind::Scratch(0))];
+            inputs.scratch = vec![narrowed_bytes(cols, call)];
+            inputs.kernels = vec![kernel];
+        }
+        inputs
+    }
+
+    /// x in two tensors, each of whole slabs.
+    fn inputs_beside(&self, call: &Call<'_>, halves: &[bool]) -> Inputs {
+        let parts = self.parts(call);
+        let mut inputs = Inputs {
+            kernels: vec![],
+            slot: "lib/inputs_beside",
+            bindings: vec![],
+            overrides: vec![("FIRST_SLABS", f64::from(parts[0] / SLAB))],
+            scratch: vec![],
+        };
+        let names = ["narrowed", "narrowed_beside"];
+        for (((_, bind), name), (cols, halves)) in
+            self.row_bindings(false).into_iter().zip(names).zip(parts.into_iter().zip(halves))
+        {
+            let mut made = bind;
+            if !halves {
+                made = Bind::Scratch(inputs.scratch.len());
+                let slot = ("ROW", "lib/row_whole".into());
+                inputs.kernels.push(narrow(slot, vec![("input", bind)], (cols, made), call));
+                inputs.scratch.push(narrowed_bytes(cols, call));
+            }
+            inputs.bindings.push((name, made));
+        }
+        inputs
     }
 
     /// Whether sums may go to the output as they are, 16 rows of 16 at a time and aligned to 16 bytes.
     fn direct(&self, weight: &WeightType, first_row: u32, rows: u32, call: &Call<'_>) -> bool {
         let Columns { start, of } = self.columns(weight.rows);
-        let room = if logit_rows(call) { call.largest.logit_rows } else { call.largest.tokens };
         self.activation == Activation::Identity
-            && room.is_multiple_of(16)
+            && rows_of(call).1.is_multiple_of(16)
             && rows.is_multiple_of(16)
             && (start + first_row).is_multiple_of(4)
             && of.is_multiple_of(4)
     }
+}
+
+/// Workgroups for all rows by how many each takes, and the rows of the largest forward.
+fn rows_of(call: &Call<'_>) -> (fn(u32) -> Extent, u32) {
+    match logit_rows(call) {
+        true => (|per| Extent::LogitRows { per }, call.largest.logit_rows),
+        false => (|per| Extent::Tokens { per }, call.largest.tokens),
+    }
+}
+
+fn input_of<'c>(bind: Bind, call: &Call<'c>) -> &'c Operand {
+    match bind {
+        Bind::Input(input) => &call.inputs[input],
+        other => panic!("x is an input, not {other:?}"),
+    }
+}
+
+/// Bytes of all rows of so many columns as f16.
+fn narrowed_bytes(cols: u32, call: &Call<'_>) -> u64 {
+    u64::from(rows_of(call).1) * u64::from(cols.next_multiple_of(SLAB)) * 2
+}
+
+/// The kernel that makes rows of `cols` f16.
+fn narrow(
+    row: (&'static str, String),
+    mut bindings: Vec<(&'static str, Bind)>,
+    (cols, to): (u32, Bind),
+    call: &Call<'_>,
+) -> Kernel {
+    bindings.push(("narrowed", to));
+    Kernel {
+        source: "narrow",
+        slots: vec![row],
+        overrides: vec![("COLS", f64::from(cols)), flag("LOGIT_ROWS", logit_rows(call))],
+        bindings,
+        workgroups: [
+            Extent::Fixed((cols.next_multiple_of(SLAB) / 8).div_ceil(64)),
+            rows_of(call).0(1),
+            Extent::Fixed(1),
+        ],
+        scratch: vec![],
+    }
+}
+
+fn flag(name: &'static str, value: bool) -> (&'static str, f64) {
+    (name, f64::from(u8::from(value)))
 }
 
 #[cfg(test)]

@@ -229,32 +229,28 @@ fn operands<'w>(
     (node.inputs.iter().map(operand).collect(), node.outputs.iter().map(operand).collect())
 }
 
-/// Activations of a unit that are f16 where there are many rows: those that nothing but matrices multiplied by
-/// cooperative ones read, and that their writer can make so. They save a pass over each such activation.
+/// Activations of a unit that are f16 where there are many rows: those that only matmuls on cooperative matrices read, which
+/// would make them f16 in a pass of its own, and that their writer can make so.
 pub fn halved<'w>(
     graph: &Graph,
     unit: &Unit,
     (traits, largest): (&Traits, Extents),
     weight: impl Fn(WeightId) -> &'w WeightType,
 ) -> BTreeSet<TensorId> {
-    let (mut writable, mut kept) = (BTreeSet::new(), BTreeSet::from([unit.output]));
+    let (mut written, mut kept) = (BTreeSet::new(), BTreeSet::from([unit.output]));
     let mut together: Vec<Vec<TensorId>> = Vec::new();
     for node in &graph.nodes[unit.nodes.clone()] {
         let (inputs, outputs) = operands(graph, node, |_| false, &weight);
         let call = Call { phase: Phase::Prefill, inputs: &inputs, outputs: &outputs, traits, largest };
         let reads = node.inputs.iter().enumerate();
         kept.extend(reads.filter(|(input, _)| !node.op.reads_f16(*input, &call)).map(|(_, id)| *id));
-        let writes = node.outputs.iter().enumerate();
+        let writes = node.outputs.iter().copied().enumerate();
         let (halves, others): (Vec<_>, Vec<_>) = writes.partition(|(output, _)| node.op.writes_f16(*output, &call));
+        let halves: Vec<TensorId> = halves.into_iter().map(|(_, id)| id).collect();
         // Several nodes write one tensor where each has columns of it.
-        kept.extend(
-            others
-                .into_iter()
-                .chain(halves.iter().filter(|(_, id)| writable.contains(*id)).copied())
-                .map(|(_, id)| *id),
-        );
-        writable.extend(halves.iter().map(|(_, id)| **id));
-        together.push(halves.into_iter().map(|(_, id)| *id).collect());
+        let again = halves.iter().copied().filter(|id| !written.insert(*id));
+        kept.extend(others.into_iter().map(|(_, id)| id).chain(again));
+        together.push(halves);
     }
     together.retain(|ids| ids.iter().all(|id| !kept.contains(id)));
     together.into_iter().flatten().collect()

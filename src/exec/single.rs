@@ -146,14 +146,14 @@ impl<'c> FilledCase<'c> {
         let [inputs, outputs] =
             stored.map(|(values, types)| values.iter().zip(types).map(as_taken).collect::<Vec<_>>());
         // Activations have room for whole groups of rows, as those of a plan.
-        let room = |operand: &CaseInput| match operand {
-            CaseInput::Activation(ty) => ty.bytes(largest),
+        let room = |operand: &Operand| match operand {
+            Operand::Activation(ty) => ty.bytes(largest),
             _ => 0,
         };
-        let upload_all = |values: &[CaseValue], operands: &[CaseInput]| -> Result<Vec<Slices>, GpuError> {
+        let upload_all = |values: &[CaseValue], operands: &[Operand]| -> Result<Vec<Slices>, GpuError> {
             values.iter().zip(operands).map(|(value, operand)| upload(device, value, room(operand))).collect()
         };
-        let first = upload_all(&inputs, &self.case.inputs)?;
+        let first = upload_all(&inputs, &types)?;
         let mut placed = vec![first.clone()];
         while placed.len() < copies.max(1) {
             // What is staged for uploads is freed.
@@ -170,7 +170,7 @@ impl<'c> FilledCase<'c> {
             CaseValue::F16(_) => Stored::F16,
             _ => Stored::F32,
         });
-        let outputs = upload_all(&outputs, &self.case.outputs)?.into_iter().zip(formats).map(|(mut made, stored)| {
+        let outputs = upload_all(&outputs, &output_types)?.into_iter().zip(formats).map(|(mut made, stored)| {
             let (buffer, bytes) = made.swap_remove(0);
             (buffer, bytes, stored)
         });

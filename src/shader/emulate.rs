@@ -182,8 +182,13 @@ mod tests {
 
     #[test]
     fn kernels_on_matrices_become_kernels_without() {
-        let weights = [("TILE", "lib/matrix_160"), ("WEIGHTS", "quant/q8_0"), ("VALUES_OF", "lib/values_plain")];
-        let caches = [("KV", "lib/kv_f16")];
+        let weights = [
+            ("TILE", "lib/matrix_160"),
+            ("INPUTS", "lib/inputs_whole"),
+            ("WEIGHTS", "quant/q8_0"),
+            ("VALUES_OF", "lib/values_plain"),
+        ];
+        let caches = [("KV", "lib/kv_f16"), ("STORED", "lib/stored_f32")];
         for (kernel, slots) in [("gemm_matrix", &weights[..]), ("attention_matrix", &caches)] {
             let wgsl = compose(kernel, slots).expect("it composes").wgsl;
             let rewritten = emulate_matrices(&wgsl);

@@ -22,9 +22,11 @@ const SOFTWARE_SPLIT: u32 = 256;
 /// much; of many as few as leave each the registers for what it asks for.
 const ALONE_LANES: u32 = 256;
 const SPLIT_LANES: u32 = 128;
-/// Values that a lane asks for before it uses the first; `MAX_AT_ONCE` of attend.wgsl. None waits for memory on a
-/// software adapter.
+/// Values that a lane asks for before it uses the first at most; `MAX_AT_ONCE` of attend.wgsl. None waits for memory on
+/// a software adapter.
 const AT_ONCE: u32 = 8;
+/// Quads of them: more would cost registers.
+const QUADS_AT_ONCE: u32 = 16;
 /// Query heads that share the reads of such a workgroup at most; `MAX_HEADS` of attend.wgsl.
 const SPLIT_HEADS: u32 = 4;
 /// Invocations of a workgroup that joins pieces; twice as many as a head has quads.
@@ -129,7 +131,7 @@ impl Decode<'_> {
         let group = (heads / kv_heads).min(SPLIT_HEADS);
         let cut = |lanes: u32| match self.traits.software {
             true => Pieces::new(SOFTWARE_SPLIT, u32::MAX, SOFTWARE_SPLIT, self.most_seen()),
-            false => Pieces::new(lanes / self.runs() * AT_ONCE, self.tiles(group), SPLIT, self.most_seen()),
+            false => Pieces::new(lanes / self.runs() * self.at_once(), self.tiles(group), SPLIT, self.most_seen()),
         };
         let lanes = self.lanes(SPLIT_LANES, |lanes| cut(lanes).longest(), group, false);
         Share { heads: group, lanes, pieces: cut(lanes), whole: false }
@@ -160,7 +162,7 @@ impl Decode<'_> {
             ("LANES", f64::from(share.lanes)),
             ("TILE_HEADS", f64::from(share.heads)),
             ("ALONE", f64::from(ALONE)),
-            ("AT_ONCE", f64::from(if self.traits.software { 1 } else { AT_ONCE })),
+            ("AT_ONCE", f64::from(self.at_once())),
             // Where few workgroups run registers are plenty.
             ("AHEAD", f64::from(u8::from(share.whole))),
         ]);
@@ -250,6 +252,12 @@ impl Decode<'_> {
 
     fn turns(&self) -> bool {
         self.state.format.span(self.attention.head_dim) > 1
+    }
+
+    /// Values that a lane asks for before it uses the first.
+    fn at_once(&self) -> u32 {
+        let run_quads = self.state.format.run_quads(self.attention.head_dim);
+        if self.traits.software { 1 } else { AT_ONCE.min(QUADS_AT_ONCE / run_quads) }
     }
 
     /// Loads that bring a key or a value.

@@ -27,10 +27,11 @@ override QUERY_QUADS: u32 = TILE_HEADS * QUERY_ROW;
 override TILE_POSITIONS: u32 = TILE_HEADS * SPLIT;
 override STRANDS: u32 = WORKGROUP / RUNS;
 override STRAND_QUADS: u32 = RUN_QUADS * WORKGROUP;
-override RUN_PLACES: u32 = RUN_QUADS * 4u;                            // products that a lane has room for
-override HEAD_PLACES: u32 = select(4u, TILE_HEADS, TILE_HEADS < 3u);  // of them, those of a key with the tile's queries
-// Keys that a lane loads before products are added up: more of a strand would cost registers.
-override KEYS_AT_ONCE: u32 = min(RUN_PLACES / HEAD_PLACES, 16u / RUN_QUADS);
+// Places of a lane for products: those of a key with the tile's queries, and those of all keys that it loads before
+// products are added up. There is room for RUN_QUADS quads of them; more than 16 quads of keys would cost registers.
+override HEAD_PLACES: u32 = select(4u, TILE_HEADS, TILE_HEADS < 3u);
+override KEYS_AT_ONCE: u32 = min(4u * RUN_QUADS / HEAD_PLACES, 16u / RUN_QUADS);
+override PLACES: u32 = KEYS_AT_ONCE * HEAD_PLACES;
 override TILES: u32 = KV_HEADS * ((HEADS / KV_HEADS + TILE_HEADS - 1u) / TILE_HEADS);  // workgroups of a token's part
 
 const MAX_HEADS = 4u;
@@ -97,8 +98,7 @@ fn store_score(part: Part, h: u32, at: u32, product: f32) {
     weights[h * SPLIT + at] = biased(bend(product), head_of(part, h), part.begin + at, part.position);
 }
 
-// Scores of the part's first `count` positions, of keys in the cache. Products of runs pass through `strands`: of
-// KEYS_AT_ONCE keys of each strand, as many as it has room for.
+// Scores of the part's first `count` positions, of keys in the cache. Products of runs pass through `strands`.
 fn score_keys(part: Part, count: u32, lid: u32) {
     let row = part.kv_head * CONTEXT_LENGTH + part.begin;
     let strand = lid / RUNS;
@@ -117,7 +117,7 @@ fn score_keys(part: Part, count: u32, lid: u32) {
             }
         }
         workgroupBarrier();  // products before these may still be read
-        for (var i = 0u; i < RUN_QUADS; i++) {
+        for (var i = 0u; i < PLACES / 4u; i++) {
             strands[i * WORKGROUP + lid] = found[i];
         }
         workgroupBarrier();
@@ -127,9 +127,9 @@ fn score_keys(part: Part, count: u32, lid: u32) {
 
 // Adds up the products of KEYS_AT_ONCE keys of each strand, from the part's position `first` on: a score a lane.
 fn add_products(part: Part, first: u32, count: u32, lid: u32) {
-    for (var i = lid; i < STRANDS * RUN_PLACES; i += WORKGROUP) {
-        let strand = i / RUN_PLACES;
-        let place = i % RUN_PLACES;
+    for (var i = lid; i < STRANDS * PLACES; i += WORKGROUP) {
+        let strand = i / PLACES;
+        let place = i % PLACES;
         let h = place % HEAD_PLACES;
         let at = first + place / HEAD_PLACES * STRANDS + strand;
         if (at >= count) | (h >= TILE_HEADS) {

@@ -1,6 +1,7 @@
 // Rows as f16 for gemm_matrix, padded with zeros to whole slabs of 32 columns. An invocation writes eight values.
 #import step
 #import ROW
+#import stored_f16
 
 override COLS: u32;        // a multiple of 4
 override LOGIT_ROWS: bool; // as many rows as logits are wanted, else one per token
@@ -8,12 +9,11 @@ override OCTETS: u32 = (COLS + 31u) / 32u * 4u;
 
 @bind var<storage, read_write> narrowed: array<vec4<u32>>;  // (tokens, octets)
 
-fn halves(token: u32, at: u32) -> vec2<u32> {
+fn halves(token: u32, at: u32) -> Stored {
     if at >= COLS / 4u {
-        return vec2<u32>();
+        return Stored();
     }
-    let values = row4(token, at);
-    return vec2<u32>(pack2x16float(values.xy), pack2x16float(values.zw));
+    return stored(row4(token, at));
 }
 
 @compute @workgroup_size(64)

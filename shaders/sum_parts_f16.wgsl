@@ -1,6 +1,7 @@
 // As sum_parts, to rows of f16 for another gemm_matrix. An invocation makes eight values.
 #import step
 #import activation
+#import stored_f16
 
 override ROWS: u32;          // rows of this slice, a multiple of 8
 override FIRST_ROW: u32;     // the slice's first row in the weight, a multiple of 8
@@ -15,7 +16,7 @@ override BIAS: bool;
 @bind var<storage, read_write> output: array<vec4<u32>>;  // (tokens, columns / 8)
 
 // Quad `quad` of the slice's rows, added up.
-fn summed(token: u32, tokens: u32, quad: u32) -> vec2<u32> {
+fn summed(token: u32, tokens: u32, quad: u32) -> Stored {
     let part = (tokens + 127u) / 128u * 128u * (PART_ROWS / 4u);
     var sum = vec4<f32>();
     for (var n = 0u; n < PARTS; n++) {
@@ -24,8 +25,7 @@ fn summed(token: u32, tokens: u32, quad: u32) -> vec2<u32> {
     if BIAS {
         sum += bias[FIRST_ROW / 4u + quad];
     }
-    let value = activate4(sum);
-    return vec2(pack2x16float(value.xy), pack2x16float(value.zw));
+    return stored(activate4(sum));
 }
 
 @compute @workgroup_size(256)

@@ -163,9 +163,7 @@ impl Op for Matmul {
                 Phase::Decode | Phase::Few => vec![gemv(weight, layout, call)],
                 // A CPU gains nothing from tiles in workgroup memory and pays for their barriers.
                 Phase::Prefill if call.traits.software => vec![gemv(weight, layout, call)],
-                Phase::Prefill if matrix::suits(weight, call.traits) => {
-                    return self.on_matrices(weight, slice, call);
-                }
+                Phase::Prefill if self.runs_on_matrices(call) => return self.on_matrices(weight, slice, call),
                 Phase::Prefill => vec![gemm(layout, call)],
             };
             for kernel in &mut kernels {

@@ -2,9 +2,7 @@
 //! where several workgroups share the columns of a tile.
 
 use super::{Columns, Matmul, logit_rows, values_slot};
-use crate::ops::{
-    Activation, Bind, Call, Extent, Kernel, Operand, Phase, Traits, WeightType, weight_bindings, weight_slot,
-};
+use crate::ops::{Activation, Bind, Call, Extent, Kernel, Phase, Traits, WeightType, weight_bindings, weight_slot};
 use crate::quant::PackedLayout;
 use crate::tensor::DType;
 
@@ -18,12 +16,6 @@ const MEMORY: u32 = (160 + TILE_TOKENS) * (SLAB + 8) * 2 + 16 * 4;
 const TYPICAL: u32 = 4;
 /// Workgroups that a large GPU runs at a time: two on each of an H100's 132 processors.
 const RESIDENT: u32 = 264;
-
-/// Whether the adapter multiplies these weights on cooperative matrices.
-pub(super) fn suits(weight: &WeightType, traits: &Traits) -> bool {
-    // Half precision products would lose what f32 weights carry.
-    traits.cooperative_matrix && traits.workgroup_storage >= MEMORY && weight.format.name() != "f32"
-}
 
 /// How a weight is cut: rows of a tile, and the workgroups that share its columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,10 +64,20 @@ struct Inputs {
     scratch: Vec<u64>,
 }
 
+impl Inputs {
+    /// Adds a tensor of f16.
+    fn bind(&mut self, bind: Bind) {
+        self.bindings.push((["narrowed", "narrowed_beside"][self.bindings.len()], bind));
+    }
+}
+
 impl Matmul {
     /// Whether these rows go through cooperative matrices.
     pub(super) fn runs_on_matrices(&self, call: &Call<'_>) -> bool {
-        call.phase == Phase::Prefill && !call.traits.software && suits(call.weight(1), call.traits)
+        let Traits { cooperative_matrix, software, workgroup_storage, .. } = call.traits;
+        let able = *cooperative_matrix && !software && *workgroup_storage >= MEMORY;
+        // Half precision products would lose what f32 weights carry.
+        call.phase == Phase::Prefill && able && call.weight(1).format.name() != "f32"
     }
 
     /// Columns of each tensor that x is in.
@@ -88,22 +90,24 @@ impl Matmul {
     /// Whether all sums go through `sum_parts`, whole octets of them, to be an input and nothing else.
     pub(super) fn sums_to_f16(&self, call: &Call<'_>) -> bool {
         let weight = call.weight(1);
-        let whole = |(first_row, layout): &(usize, PackedLayout)| {
-            let (rows, cols) = (layout.rows as u32, weight.cols as u32);
-            let direct = self.direct(weight, *first_row as u32, rows, call);
-            let direct = direct && Cut::choose(rows, cols, direct).parts == 1;
-            !direct && first_row.is_multiple_of(8) && rows.is_multiple_of(8)
-        };
+        let octets = |slice: &(usize, PackedLayout)| slice.0.is_multiple_of(8) && slice.1.rows.is_multiple_of(8);
+        let whole = |slice| !self.cut(weight, slice, call).1 && octets(slice);
         self.columns.is_none() && !self.residual && weight.slices.iter().all(whole)
+    }
+
+    /// How a slice is cut, and whether its sums go to the output as they are.
+    fn cut(&self, weight: &WeightType, (first_row, layout): &(usize, PackedLayout), call: &Call<'_>) -> (Cut, bool) {
+        let rows = layout.rows as u32;
+        let direct = self.direct(weight, *first_row as u32, rows, call);
+        let cut = Cut::choose(rows, weight.cols as u32, direct);
+        (cut, direct && cut.parts == 1)
     }
 
     /// The kernels for one slice of the weight.
     pub(super) fn on_matrices(&self, weight: &WeightType, slice: usize, call: &Call<'_>) -> Vec<Kernel> {
         let (first_row, layout) = &weight.slices[slice];
-        let (rows, cols) = (layout.rows as u32, weight.cols as u32);
-        let direct = self.direct(weight, *first_row as u32, rows, call);
-        let Cut { tile, parts } = Cut::choose(rows, cols, direct);
-        let direct = direct && parts == 1;
+        let rows = layout.rows as u32;
+        let (Cut { tile, parts }, direct) = self.cut(weight, &weight.slices[slice], call);
         let logit_rows = logit_rows(call);
         let (per, most) = rows_of(call);
         let Inputs { mut kernels, slot, bindings, overrides: of_inputs, mut scratch } = self.inputs(call);
@@ -159,53 +163,33 @@ impl Matmul {
         kernels
     }
 
-    /// x as f16: as it comes, or made so.
+    /// x as f16: as it comes, or made so; each of its tensors by itself where one comes so, else all of it as one.
     fn inputs(&self, call: &Call<'_>) -> Inputs {
         let bindings = self.row_bindings(false);
-        let halves: Vec<bool> = bindings.iter().map(|(_, bind)| input_of(*bind, call).is_f16()).collect();
-        if halves.contains(&true) && self.beside {
-            return self.inputs_beside(call, &halves);
-        }
-        let cols = call.weight(1).cols as u32;
-        let mut inputs = Inputs {
-            kernels: vec![],
-            slot: "lib/inputs_whole",
-            bindings: vec![("narrowed", Bind::Input(0))],
-            overrides: vec![],
-            scratch: vec![],
-        };
-        if !halves[0] {
-            let mut kernel = narrow(self.row_slot(false), bindings, (cols, Bind::Scratch(0)), call);
-            kernel.overrides.extend(self.row_overrides(call));
-            inputs.bindings = vec![("narrowed", Bind::Scratch(0))];
-            inputs.scratch = vec![narrowed_bytes(cols, call)];
-            inputs.kernels = vec![kernel];
-        }
-        inputs
-    }
-
-    /// x in two tensors, each of whole slabs.
-    fn inputs_beside(&self, call: &Call<'_>, halves: &[bool]) -> Inputs {
+        let halved = |bind: &Bind| matches!(bind, Bind::Input(input) if call.inputs[*input].is_f16());
+        let apart = bindings.len() > 1 && bindings.iter().any(|(_, bind)| halved(bind));
         let parts = self.parts(call);
         let mut inputs = Inputs {
             kernels: vec![],
-            slot: "lib/inputs_beside",
+            slot: if apart { "lib/inputs_beside" } else { "lib/inputs_whole" },
             bindings: vec![],
-            overrides: vec![("FIRST_SLABS", f64::from(parts[0] / SLAB))],
+            overrides: apart.then(|| ("FIRST_SLABS", f64::from(parts[0] / SLAB))).into_iter().collect(),
             scratch: vec![],
         };
-        let names = ["narrowed", "narrowed_beside"];
-        for (((_, bind), name), (cols, halves)) in
-            self.row_bindings(false).into_iter().zip(names).zip(parts.into_iter().zip(halves))
-        {
-            let mut made = bind;
-            if !halves {
-                made = Bind::Scratch(inputs.scratch.len());
-                let slot = ("ROW", "lib/row_whole".into());
-                inputs.kernels.push(narrow(slot, vec![("input", bind)], (cols, made), call));
-                inputs.scratch.push(narrowed_bytes(cols, call));
+        if !apart && !halved(&bindings[0].1) {
+            let mut kernel = narrow(self.row_slot(false), bindings, (parts.iter().sum(), &mut inputs), call);
+            kernel.overrides.extend(self.row_overrides(call));
+            inputs.kernels.push(kernel);
+            return inputs;
+        }
+        for ((_, bind), cols) in bindings.into_iter().zip(parts) {
+            if halved(&bind) {
+                inputs.bind(bind);
+            } else {
+                let row = ("ROW", "lib/row_whole".into());
+                let kernel = narrow(row, vec![("input", bind)], (cols, &mut inputs), call);
+                inputs.kernels.push(kernel);
             }
-            inputs.bindings.push((name, made));
         }
         inputs
     }
@@ -229,26 +213,17 @@ fn rows_of(call: &Call<'_>) -> (fn(u32) -> Extent, u32) {
     }
 }
 
-fn input_of<'c>(bind: Bind, call: &Call<'c>) -> &'c Operand {
-    match bind {
-        Bind::Input(input) => &call.inputs[input],
-        other => panic!("x is an input, not {other:?}"),
-    }
-}
-
-/// Bytes of all rows of so many columns as f16.
-fn narrowed_bytes(cols: u32, call: &Call<'_>) -> u64 {
-    u64::from(rows_of(call).1) * u64::from(cols.next_multiple_of(SLAB)) * 2
-}
-
-/// The kernel that makes rows of `cols` f16.
+/// The kernel that makes rows of `cols` f16, in a scratch buffer that becomes one of the inputs.
 fn narrow(
     row: (&'static str, String),
     mut bindings: Vec<(&'static str, Bind)>,
-    (cols, to): (u32, Bind),
+    (cols, inputs): (u32, &mut Inputs),
     call: &Call<'_>,
 ) -> Kernel {
-    bindings.push(("narrowed", to));
+    let made = Bind::Scratch(inputs.scratch.len());
+    inputs.scratch.push(u64::from(rows_of(call).1) * u64::from(cols.next_multiple_of(SLAB)) * 2);
+    inputs.bind(made);
+    bindings.push(("narrowed", made));
     Kernel {
         source: "narrow",
         slots: vec![row],

@@ -9,8 +9,9 @@ use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::{Activations, Batch, ExecOptions, Executor, LogitRows, lower_checkpoint, open};
 use wgpt::gpu::{AdapterChoice, DeviceOptions, Tier};
 use wgpt::graph::TensorId;
-use wgpt::ops::KvFormat;
-use wgpt::tensor::DType;
+use wgpt::ops::{KvFormat, Traits, Tuning};
+use wgpt::plan::{halved, weight_type};
+use wgpt::tensor::{DType, Extents};
 
 /// Golden logits are f32; the kernels that a plain adapter runs are f32 too, whatever the weights are stored in. So
 /// differences are a few roundings, of the largest logit where logits are large.
@@ -127,6 +128,39 @@ fn rows_are_rounded_where_their_unit_reads_them() {
 }
 
 #[test]
+fn what_only_cooperative_matrices_read_is_f16() {
+    let adapter = Traits {
+        workgroup_storage: 48 << 10,
+        invocations: 1024,
+        workgroups: 65_535,
+        subgroup: Some(32),
+        f16: true,
+        cooperative_matrix: true,
+        software: false,
+        tuning: Tuning::default(),
+    };
+    let without = Traits { cooperative_matrix: false, ..adapter.clone() };
+    let extents = Extents { tokens: 64, logit_rows: 1 };
+    let names = |folder: &str, kv_format, traits: &Traits| {
+        let checkpoint = Checkpoint::open(&common::repository(folder)).expect("it opens");
+        let options = ExecOptions { kv_format: Some(kv_format), ..ExecOptions::default() };
+        let (_, graph) = lower_checkpoint(&checkpoint, &options).expect("it lowers");
+        let types: Vec<_> = graph.weights.iter().map(|weight| weight_type(weight, u64::MAX)).collect();
+        let unit = graph.units.iter().find(|unit| unit.name == "layer 0").expect("there are layers");
+        let halved = halved(&graph, unit, (traits, extents), |id| &types[id.0]);
+        halved.iter().map(|id| graph.tensors[id.0].name["layer 0 ".len()..].to_owned()).collect::<Vec<_>>()
+    };
+    let parallel = "checkpoints/tiny-gpt-neox-f16";
+    assert_eq!(names(parallel, KvFormat::F16, &adapter), ["attention norm", "mlp norm", "attention", "up"]);
+    let turned = names(parallel, KvFormat::Q8_0, &adapter);
+    assert_eq!(turned, ["attention norm", "mlp norm", "up"], "what is turned back is so as f32");
+    let sequential = names("checkpoints/tiny-llama-q8_0", KvFormat::F16, &adapter);
+    assert_eq!(sequential, ["attention norm", "attention", "mlp norm", "gated"]);
+    let f32 = names(parallel, KvFormat::F16, &without);
+    assert!(f32.is_empty(), "without matrices everything is f32: {f32:?}");
+}
+
+#[test]
 fn decoding_token_by_token_gives_the_prefill_s_logits() {
     for folder in committed_checkpoints() {
         let golden = golden(&folder);
@@ -147,8 +181,8 @@ fn decoding_token_by_token_gives_the_prefill_s_logits() {
 #[test]
 fn every_tier_gives_the_golden_logits() {
     let matrices = all_adapters()[0].features.iter().any(|name| name == "cooperative-matrix");
-    // Dense and quantized weights, layer norms in parallel layers, experts.
-    for name in ["tiny-llama-q4_0", "tiny-falcon-7b", "tiny-mixtral"] {
+    // Quantized weights, dense ones of f16 and of f32, layer norms in parallel layers, experts.
+    for name in ["tiny-llama-q4_0", "tiny-gpt-neox-f16", "tiny-falcon-7b", "tiny-mixtral"] {
         let folder = common::repository("checkpoints").join(name);
         let golden = golden(&folder);
         let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");

@@ -14,10 +14,9 @@ use crate::tensor::{DType, FEW_ROWS};
 /// Positions that one workgroup attends to by itself at most. More take another two dispatches, fewer leave most of a
 /// large GPU idle for longer.
 const ALONE: u32 = 512;
-/// Positions of a longest piece where there are more, or a little more than that.
-const SPLIT: u32 = 384;
-/// Positions of all pieces on a software adapter, where starting a workgroup costs more than idle processors.
-const SOFTWARE_SPLIT: u32 = 256;
+/// Positions of a longest piece where there are more, or a little more than that; on a software adapter of all pieces, since
+/// starting a workgroup costs more there than idle processors.
+const SPLIT: u32 = 256;
 /// Invocations of a workgroup where there is room for as many: of few that run at a time more, since each must ask for
 /// much; of many as few as leave each the registers for what it asks for.
 const ALONE_LANES: u32 = 256;
@@ -25,7 +24,7 @@ const SPLIT_LANES: u32 = 128;
 /// Values that a lane asks for before it uses the first at most; `MAX_AT_ONCE` of attend.wgsl. None waits for memory on
 /// a software adapter.
 const AT_ONCE: u32 = 8;
-/// Quads of them: more would cost registers.
+/// Quads of them where many workgroups run: more would cost registers that these share.
 const QUADS_AT_ONCE: u32 = 16;
 /// Query heads that share the reads of such a workgroup at most; `MAX_HEADS` of attend.wgsl.
 const SPLIT_HEADS: u32 = 4;
@@ -130,8 +129,8 @@ impl Decode<'_> {
         let &Attention { heads, kv_heads, .. } = self.attention;
         let group = (heads / kv_heads).min(SPLIT_HEADS);
         let cut = |lanes: u32| match self.traits.software {
-            true => Pieces::new(SOFTWARE_SPLIT, u32::MAX, SOFTWARE_SPLIT, self.most_seen()),
-            false => Pieces::new(lanes / self.runs() * self.at_once(), self.tiles(group), SPLIT, self.most_seen()),
+            true => Pieces::new(SPLIT, u32::MAX, SPLIT, self.most_seen()),
+            false => Pieces::new(lanes / self.runs() * self.at_once(false), self.tiles(group), SPLIT, self.most_seen()),
         };
         let lanes = self.lanes(SPLIT_LANES, |lanes| cut(lanes).longest(), group, false);
         Share { heads: group, lanes, pieces: cut(lanes), whole: false }
@@ -162,7 +161,7 @@ impl Decode<'_> {
             ("LANES", f64::from(share.lanes)),
             ("TILE_HEADS", f64::from(share.heads)),
             ("ALONE", f64::from(ALONE)),
-            ("AT_ONCE", f64::from(self.at_once())),
+            ("AT_ONCE", f64::from(self.at_once(share.whole))),
             // Where few workgroups run registers are plenty.
             ("AHEAD", f64::from(u8::from(share.whole))),
         ]);
@@ -255,9 +254,13 @@ impl Decode<'_> {
     }
 
     /// Values that a lane asks for before it uses the first.
-    fn at_once(&self) -> u32 {
+    fn at_once(&self, whole: bool) -> u32 {
         let run_quads = self.state.format.run_quads(self.attention.head_dim);
-        if self.traits.software { 1 } else { AT_ONCE.min(QUADS_AT_ONCE / run_quads) }
+        match self.traits.software {
+            true => 1,
+            false if whole => AT_ONCE,
+            false => AT_ONCE.min(QUADS_AT_ONCE / run_quads),
+        }
     }
 
     /// Loads that bring a key or a value.

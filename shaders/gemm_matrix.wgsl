@@ -7,6 +7,9 @@
 // DIRECT, that is the output, whose rows then have room for whole matrices; bias and residual are what sums begin with.
 // Otherwise it is a scratch buffer of whole tiles, from which `sum_parts` makes the output: where an activation
 // follows, or where weights have so few rows that workgroups along z share the columns.
+//
+// A dispatch may compute a second matmul of other inputs (slot SECOND), in tiles behind those of the first: together they
+// fill the last round of workgroups better. Each has a loop of its own: with a choice at every load a slab took 8 % longer.
 enable f16;
 enable wgpu_cooperative_matrix;
 #import step
@@ -14,6 +17,7 @@ enable wgpu_cooperative_matrix;
 #import VALUES_OF
 #import TILE
 #import INPUTS
+#import SECOND
 
 override COLS: u32;          // input features
 override ROWS: u32;          // rows of this slice
@@ -55,21 +59,32 @@ struct Carried {
     chunks: array<Chunk, CHUNKS_CARRIED>,
 }
 
-fn fetch(slab: u32, first_token: u32, tokens: u32, first_row: u32, lid: u32) -> Carried {
+// What a loop reads: 0 is the first matmul, 1 the second, which SECOND knows.
+fn octet0(token: u32, slab: u32, octet: u32) -> vec4<u32> {
+    return input_octet(token, slab, octet);
+}
+
+fn chunk0(row: u32, chunk: u32) -> Chunk {
+    return load_chunk(min(row, ROWS - 1u), chunk);
+}
+
+#for s in 0..2
+fn fetch$s(slab: u32, first_token: u32, tokens: u32, first_row: u32, lid: u32) -> Carried {
     var carried: Carried;
     for (var n = 0u; n < INPUTS; n++) {
         let i = lid + n * WORKGROUP;
         // What is computed of tokens behind the last is not kept.
         let token = min(first_token + i / OCTETS, tokens - 1u);
-        carried.inputs[n] = input_octet(token, slab, i % OCTETS);
+        carried.inputs[n] = octet$s(token, slab, i % OCTETS);
     }
     for (var n = 0u; n < CHUNKS_CARRIED; n++) {
         let i = lid + n * WORKGROUP;
-        let row = min(first_row + i / SLAB_CHUNKS, ROWS - 1u);
-        carried.chunks[n] = load_chunk(row, min(slab * SLAB_CHUNKS + i % SLAB_CHUNKS, CHUNKS - 1u));
+        let chunk = min(slab * SLAB_CHUNKS + i % SLAB_CHUNKS, CHUNKS - 1u);
+        carried.chunks[n] = chunk$s(first_row + i / SLAB_CHUNKS, chunk);
     }
     return carried;
 }
+#end
 
 fn quad(halves: vec2<u32>) -> vec4<f16> {
     return vec4<f16>(vec4<f32>(unpack2x16float(halves.x), unpack2x16float(halves.y)));
@@ -100,7 +115,9 @@ fn store(carried: Carried, slab: u32, lid: u32) {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let tokens = select(step.tokens, step.logit_rows, LOGIT_ROWS);
     let first_token = group.x * TILE_TOKENS;
-    let first_row = group.y * TILE_ROWS;
+    let second = PAIRED & (group.y >= TILES);
+    let rows = select(ROWS, SECOND_ROWS, second);
+    let first_row = select(group.y, group.y - TILES, second) * TILE_ROWS;
     let subgroup = lid / 32u;
     let sub_token = (subgroup % 2u) * 64u;
     let sub_row = (subgroup / 2u) * SUB_ROWS;
@@ -112,9 +129,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let part = group.z * ((tokens + TILE_TOKENS - 1u) / TILE_TOKENS * TILE_TOKENS);
     let first = (part + first_token + sub_token) * SUM_COLUMNS + select(0u, FIRST_COLUMN + FIRST_ROW, DIRECT)
         + first_row + sub_row;
+    let first_of_second = (first_token + sub_token) * SECOND_COLUMNS + first_row + sub_row;
     // How many matrices of this subgroup hold anything.
     let down = (max(tokens, first_token + sub_token) - first_token - sub_token + 15u) / 16u;
-    let across = (max(ROWS, first_row + sub_row) - first_row - sub_row + 15u) / 16u;
+    let across = (max(rows, first_row + sub_row) - first_row - sub_row + 15u) / 16u;
     // Matrices are loaded by all or none: those that hold nothing begin with what others do.
     let last_row = max(ROWS, 16u) - 16u;
     let last_token = (tokens + 15u) / 16u * 16u - 16u;
@@ -122,7 +140,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #for r in 0..5
     let r$r = min(first_row + sub_row + $r * 16u, last_row);
 #end
-    if DIRECT & BIAS {
+    if DIRECT & BIAS & !second {
 #for r in 0..5
         c0$r = coopLoadT<coop_mat16x16<f32, C>>(&bias[FIRST_ROW + r$r], 0u);
         c1$r = c0$r;
@@ -130,7 +148,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         c3$r = c0$r;
 #end
     }
-    if DIRECT & RESIDUAL {
+    if DIRECT & RESIDUAL & !second {
 #for t in 0..4
         let t$t = min(first_token + sub_token + $t * 16u, last_token) * COLUMNS + place;
 #for r in 0..5
@@ -142,36 +160,44 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
     let first_slab = group.z * SLABS / PARTS;
     let slabs = (group.z + 1u) * SLABS / PARTS - first_slab;
-    var carried = fetch(first_slab, first_token, tokens, first_row, lid);
-    for (var n = 0u; n < slabs; n++) {
-        let slab = first_slab + n;
-        store(carried, slab, lid);
-        workgroupBarrier();
-        // The next slab is on its way while this one is multiplied; behind the last the last is fetched again.
-        carried = fetch(first_slab + min(n + 1u, slabs - 1u), first_token, tokens, first_row, lid);
-        for (var k = 0u; k < 2u * OCTETS; k += 4u) {
+#for s in 0..2
+    if second == ($s == 1) {
+        var carried = fetch$s(first_slab, first_token, tokens, first_row, lid);
+        for (var n = 0u; n < slabs; n++) {
+            let slab = first_slab + n;
+            store(carried, slab, lid);
+            workgroupBarrier();
+            // The next slab is on its way while this one is multiplied; behind the last the last is fetched again.
+            carried = fetch$s(first_slab + min(n + 1u, slabs - 1u), first_token, tokens, first_row, lid);
+            for (var k = 0u; k < 2u * OCTETS; k += 4u) {
 #for r in 0..4
-            let w$r = coopLoad<coop_mat16x16<f16, B>>(&weights[(sub_row + $r * 16u) * STRIDE + k], STRIDE);
+                let w$r = coopLoad<coop_mat16x16<f16, B>>(&weights[(sub_row + $r * 16u) * STRIDE + k], STRIDE);
 #end
 #for t in 0..4
-            let x$t = coopLoadT<coop_mat16x16<f16, A>>(&inputs[(sub_token + $t * 16u) * STRIDE + k], STRIDE);
+                let x$t = coopLoadT<coop_mat16x16<f16, A>>(&inputs[(sub_token + $t * 16u) * STRIDE + k], STRIDE);
 #for r in 0..4
-            c$t$r = coopMultiplyAdd(x$t, w$r, c$t$r);
+                c$t$r = coopMultiplyAdd(x$t, w$r, c$t$r);
 #end
 #end
-            if WIDE {
-                let w4 = coopLoad<coop_mat16x16<f16, B>>(&weights[(sub_row + 64u) * STRIDE + k], STRIDE);
+                if WIDE {
+                    let w4 = coopLoad<coop_mat16x16<f16, B>>(&weights[(sub_row + 64u) * STRIDE + k], STRIDE);
 #for t in 0..4
-                c$t4 = coopMultiplyAdd(x$t, w4, c$t4);
+                    c$t4 = coopMultiplyAdd(x$t, w4, c$t4);
 #end
+                }
             }
+            workgroupBarrier();
         }
-        workgroupBarrier();
     }
+#end
 #for t in 0..4
 #for r in 0..5
     if down > $t && across > $r && ($r < 4 || WIDE) {
-        coopStoreT(c$t$r, &sums[first + $t * 16u * SUM_COLUMNS + $r * 16u], SUM_COLUMNS);
+        if second {
+            store_second(c$t$r, first_of_second + $t * 16u * SECOND_COLUMNS + $r * 16u);
+        } else {
+            coopStoreT(c$t$r, &sums[first + $t * 16u * SUM_COLUMNS + $r * 16u], SUM_COLUMNS);
+        }
     }
 #end
 #end

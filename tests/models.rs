@@ -9,8 +9,8 @@ use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::{Activations, Batch, ExecOptions, Executor, LogitRows, lower_checkpoint, open};
 use wgpt::gpu::{AdapterChoice, DeviceOptions, Tier};
 use wgpt::graph::TensorId;
-use wgpt::ops::{KvFormat, Traits, Tuning};
-use wgpt::plan::{halved, weight_type};
+use wgpt::ops::{KvFormat, Phase, Traits, Tuning};
+use wgpt::plan::{halved, unit_kernels, weight_type};
 use wgpt::tensor::{DType, Extents};
 
 /// Golden logits are f32; the kernels that a plain adapter runs are f32 too, whatever the weights are stored in. So
@@ -127,9 +127,9 @@ fn rows_are_rounded_where_their_unit_reads_them() {
     assert!(count > 20, "there are checkpoints of quantized weights, with {count} rounded rows");
 }
 
-#[test]
-fn what_only_cooperative_matrices_read_is_f16() {
-    let adapter = Traits {
+/// A large GPU.
+fn with_matrices() -> Traits {
+    Traits {
         workgroup_storage: 48 << 10,
         invocations: 1024,
         workgroups: 65_535,
@@ -138,7 +138,12 @@ fn what_only_cooperative_matrices_read_is_f16() {
         cooperative_matrix: true,
         software: false,
         tuning: Tuning::default(),
-    };
+    }
+}
+
+#[test]
+fn what_only_cooperative_matrices_read_is_f16() {
+    let adapter = with_matrices();
     let without = Traits { cooperative_matrix: false, ..adapter.clone() };
     let extents = Extents { tokens: 64, logit_rows: 1 };
     let names = |folder: &str, kv_format, traits: &Traits| {
@@ -158,6 +163,42 @@ fn what_only_cooperative_matrices_read_is_f16() {
     assert_eq!(sequential, ["attention norm", "attention", "mlp norm", "gated"]);
     let f32 = names(parallel, KvFormat::F16, &without);
     assert!(f32.is_empty(), "without matrices everything is f32: {f32:?}");
+}
+
+#[test]
+fn matrices_that_wait_for_nothing_share_a_dispatch() {
+    // By node of the first layer: what its kernels for many rows are called, and their scratch.
+    let many = |folder: &Path, traits: &Traits| {
+        let checkpoint = Checkpoint::open(folder).expect("it opens");
+        let (_, graph) = lower_checkpoint(&checkpoint, &ExecOptions::default()).expect("it lowers");
+        let types: Vec<_> = graph.weights.iter().map(|weight| weight_type(weight, u64::MAX)).collect();
+        let unit = graph.units.iter().find(|unit| unit.name == "layer 0").expect("there are layers");
+        let extents = Extents { tokens: 64, logit_rows: 1 };
+        let all = unit_kernels(&graph, unit, (traits, extents), |id| &types[id.0]).into_iter();
+        let all = all.filter(|own| own.phase == Phase::Prefill).map(|own| {
+            let name = &graph.tensors[graph.nodes[own.node].outputs[0].0].name["layer 0 ".len()..];
+            let sources = own.kernels.iter().map(|kernel| {
+                let both = kernel.slots.iter().any(|(_, file)| file == "lib/second_weight");
+                format!("{}{}", kernel.source, if both { " of two" } else { "" })
+            });
+            (name.to_owned(), sources.collect::<Vec<_>>())
+        });
+        all.filter(|(name, _)| ["qkv", "up"].contains(&name.as_str())).collect::<Vec<_>>()
+    };
+    let of = |name: &str, sources: &[&str]| (name.to_owned(), sources.iter().map(|s| (*s).to_owned()).collect());
+    let parallel = common::repository("checkpoints/tiny-gpt-neox-f16");
+    assert_eq!(many(&parallel, &with_matrices()), [of("qkv", &["gemm_matrix of two"]), of("up", &["sum_parts_f16"])]);
+    let without = many(&parallel, &Traits { cooperative_matrix: false, ..with_matrices() });
+    assert_eq!(without, [of("qkv", &["gemm"]), of("up", &["gemm"])]);
+    // The same layers, one part behind the other.
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    std::fs::copy(parallel.join("model.safetensors"), folder.path().join("model.safetensors")).expect("it is copied");
+    let config = std::fs::read_to_string(parallel.join("config.json")).expect("there is one");
+    let config = config.replace("\"use_parallel_residual\": true", "\"use_parallel_residual\": false");
+    std::fs::write(folder.path().join("config.json"), config).expect("it is written");
+    let sequential = many(folder.path(), &with_matrices());
+    let up = of("up", &["gemm_matrix", "sum_parts_f16"]);
+    assert_eq!(sequential, [of("qkv", &["gemm_matrix"]), up], "up waits for attention");
 }
 
 #[test]

@@ -40,6 +40,7 @@ const SLOTS: &[(&str, Option<&str>, &str)] = &[
     ("KEEP", None, "lib/keep_none"),
     ("STORED", None, "lib/stored_"),
     ("INPUTS", None, "lib/inputs_"),
+    ("SECOND", None, "lib/second_"),
     ("TILE", Some("gemm_experts"), "lib/tile_"),
 ];
 

@@ -4,7 +4,7 @@
 //! buffers made are those the plan counts.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 use super::lane::{Lane, Placed, rows};
@@ -17,7 +17,9 @@ use super::{ExecError, Progress};
 use crate::gpu::{Buffer, BufferPart, Device, Dispatch, HostBuffer, HostUse, Readback, Usage};
 use crate::graph::{Buffers, Graph, Node, TensorId, TensorKind, WeightId};
 use crate::ops::{Bind, Kernel, Phase, Step};
-use crate::plan::{AdapterBytes, AdapterId, OffloadMode, Plan, Residency, halved, node_kernels, weight_type};
+use crate::plan::{
+    AdapterBytes, AdapterId, NodeKernels, OffloadMode, Plan, Residency, unit_kernels, unit_kernels_apart, weight_type,
+};
 use crate::quant::PackedLayout;
 use crate::tensor::Extents;
 
@@ -278,21 +280,29 @@ impl<'a> Allocated<'a> {
             Bind::Output(n) => self.tensor(op.outputs[n], phase).whole(),
             Bind::Scratch(n) => self.lane.scratch[n].whole(),
             Bind::Tensor(n) => self.tensor(TensorId(n), phase).whole(),
-            Bind::Weight { input, slice, region } => {
-                let TensorKind::Weight(id) = self.plan.graph.tensors[op.inputs[input].0].kind else {
-                    panic!("input {input} of {op:?} is bound as a weight")
-                };
-                let placed = &self.places[&(key, id)];
-                let range = &placed.ty.slices[slice].1.regions[region];
-                let host = key.and_then(|unit| self.pinned.get(&(unit, id)));
-                let stays = key.is_some_and(|unit| self.plan.leaves_in_place(unit));
-                let buffer = match host.filter(|_| stays || phase == Phase::Decode && self.reads_in_place()) {
-                    Some(host) => host[slice].buffer(),
-                    None => &placed.slices[slice],
-                };
-                buffer.part(range.start, range.end - range.start)
-            }
+            Bind::Weight { input, slice, region } => self.weight(op.inputs[input], key, phase, (slice, region)),
+            Bind::TensorWeight { tensor, slice, region } => self.weight(TensorId(tensor), key, phase, (slice, region)),
         }
+    }
+
+    /// A region of a slice of a weight, where this phase reads it.
+    fn weight(
+        &self,
+        id: TensorId,
+        key: Option<usize>,
+        phase: Phase,
+        (slice, region): (usize, usize),
+    ) -> BufferPart<'_> {
+        let TensorKind::Weight(id) = self.plan.graph.tensors[id.0].kind else { panic!("{id:?} is bound as a weight") };
+        let placed = &self.places[&(key, id)];
+        let range = &placed.ty.slices[slice].1.regions[region];
+        let host = key.and_then(|unit| self.pinned.get(&(unit, id)));
+        let stays = key.is_some_and(|unit| self.plan.leaves_in_place(unit));
+        let buffer = match host.filter(|_| stays || phase == Phase::Decode && self.reads_in_place()) {
+            Some(host) => host[slice].buffer(),
+            None => &placed.slices[slice],
+        };
+        buffer.part(range.start, range.end - range.start)
     }
 
     /// The buffer of a tensor that is not a weight.
@@ -389,17 +399,13 @@ fn choose(lane: &Lane, plan: &LanePlan<'_>, places: &Places) -> Vec<Chosen> {
         let key = plan.key(unit);
         let weight = |id| &places[&(key, id)].ty;
         let adapter = (&lane.device.traits, plan.extents);
-        let halved = match plan.looked_into {
-            true => BTreeSet::new(),
-            false => halved(plan.graph, &plan.graph.units[unit], adapter, weight),
+        let (graph, of_unit) = (plan.graph, &plan.graph.units[unit]);
+        let kernels = match plan.looked_into {
+            true => unit_kernels_apart(graph, of_unit, adapter, weight),
+            false => unit_kernels(graph, of_unit, adapter, weight),
         };
-        for node in plan.graph.units[unit].nodes.clone() {
-            for phase in Phase::ALL {
-                let op = &plan.graph.nodes[node];
-                let kernels = node_kernels(plan.graph, op, phase, adapter, &halved, weight);
-                chosen.push(Chosen { unit, node, phase, kernels });
-            }
-        }
+        let of = |NodeKernels { node, phase, kernels }| Chosen { unit, node, phase, kernels };
+        chosen.extend(kernels.into_iter().map(of));
         let of_unit = chosen.iter_mut().filter(|chosen| chosen.unit == unit && chosen.phase == Phase::Decode);
         let mut rows: Vec<_> = of_unit.map(|chosen| &mut chosen.kernels).collect();
         bind_early(plan.graph, plan.graph.units[unit].nodes.clone(), &mut rows);

@@ -204,7 +204,9 @@ impl Bench {
             Bind::Input(_) => weight.part(0, self.size as u64 * 4),
             Bind::Output(_) => self.output.whole(),
             Bind::Scratch(n) => scratch[n].whole(),
-            Bind::Tensor(n) => panic!("tensor {n} of no graph is bound"),
+            Bind::Tensor(tensor) | Bind::TensorWeight { tensor, .. } => {
+                panic!("tensor {tensor} of no graph is bound")
+            }
             Bind::Weight { input, slice, region } => {
                 let range = &call.weight(input).slices[slice].1.regions[region];
                 weight.part(range.start, range.end - range.start)

@@ -231,7 +231,9 @@ impl PlacedCase<'_> {
                 Bind::Input(n) => whole(&inputs[n][0].0),
                 Bind::Output(n) => whole(&self.outputs[n].0),
                 Bind::Scratch(n) => scratch[n].whole(),
-                Bind::Tensor(n) => panic!("tensor {n} of no graph is bound"),
+                Bind::Tensor(tensor) | Bind::TensorWeight { tensor, .. } => {
+                    panic!("tensor {tensor} of no graph is bound")
+                }
                 Bind::Weight { input, slice, region } => {
                     let Operand::Weight(weight) = &self.types[input] else {
                         panic!("input {input} is bound as a weight")

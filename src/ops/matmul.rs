@@ -14,9 +14,11 @@ use crate::quant::PackedLayout;
 
 mod cases;
 mod matrix;
+mod pair;
 
 pub(super) use cases::{cases, whole_blocks};
 use matrix::SLAB;
+pub use pair::Pair;
 
 /// Where an op's result lands in a wider tensor: columns from `start` on of rows `of` wide. Attention and
 /// gated activation write quads: for them both are multiples of 4.
@@ -163,7 +165,7 @@ impl Op for Matmul {
                 Phase::Decode | Phase::Few => vec![gemv(weight, layout, call)],
                 // A CPU gains nothing from tiles in workgroup memory and pays for their barriers.
                 Phase::Prefill if call.traits.software => vec![gemv(weight, layout, call)],
-                Phase::Prefill if self.runs_on_matrices(call) => return self.on_matrices(weight, slice, call),
+                Phase::Prefill if self.runs_on_matrices(call) => return self.on_matrices(slice, call),
                 Phase::Prefill => vec![gemm(layout, call)],
             };
             for kernel in &mut kernels {
@@ -176,6 +178,10 @@ impl Op for Matmul {
             kernels
         });
         kernels.chain((self.rounds && !keeps).then(|| rounding(call)).into_iter().flatten()).collect()
+    }
+
+    fn as_matmul(&self) -> Option<&Matmul> {
+        Some(self)
     }
 
     fn reads_f16(&self, input: usize, call: &Call<'_>) -> bool {

@@ -44,7 +44,7 @@ pub use experts::{CombineExperts, MatmulExperts};
 pub use gather::GatherColumns;
 pub use host::{HostInput, HostSlice, HostWeight, fan_out};
 pub use kv::{KvFormat, StateType};
-pub use matmul::{Columns, Matmul};
+pub use matmul::{Columns, Matmul, Pair};
 pub use norm::{Norm, NormKind};
 pub use positions::AddPositions;
 pub use qk_norm::{NormGroups, QkNorm};
@@ -149,8 +149,17 @@ pub enum Bind {
     },
     /// The op's n-th scratch buffer.
     Scratch(usize),
-    /// A tensor of the graph that is none of the op's operands: see [`Kernel::EARLY`].
+    /// A tensor of the graph that is none of the op's operands: see [`Kernel::EARLY`] and [`Pair`].
     Tensor(usize),
+    /// As [`Self::Weight`], of a tensor of the graph that is none of the op's operands.
+    TensorWeight {
+        /// Which tensor.
+        tensor: usize,
+        /// Which row slice.
+        slice: usize,
+        /// Which region of its packed layout.
+        region: usize,
+    },
 }
 
 /// One dispatch, as data. The uniform `step` is bound by itself.
@@ -329,6 +338,11 @@ pub trait Op: Debug + Send + Sync {
 
     /// Its dispatches, in order, for this call.
     fn kernels(&self, call: &Call<'_>) -> Vec<Kernel>;
+
+    /// The matmul that it is, if it is one: they may share a dispatch, see [`Matmul::pair`].
+    fn as_matmul(&self) -> Option<&Matmul> {
+        None
+    }
 
     /// Whether its kernels for many rows take the `input`-th input as [`DType::F16`] where this call has it as f32.
     fn reads_f16(&self, _input: usize, _call: &Call<'_>) -> bool {

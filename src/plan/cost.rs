@@ -4,10 +4,11 @@
 //! kernels, so that what is counted here is what is allocated there. Invariant: what several units share carries a
 //! name, so that it is counted once on an adapter.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
-use crate::graph::{Buffers, Graph, Node, TensorId, TensorKind, Unit, VectorId, Weight, WeightId};
-use crate::ops::{Call, Choose, Kernel, Operand, Phase, Step, Traits, WeightType};
+use super::kernels::{NodeKernels, unit_kernels};
+use crate::graph::{Buffers, Graph, Node, TensorKind, VectorId, Weight, WeightId};
+use crate::ops::{Choose, Kernel, Phase, Step, Traits, WeightType};
 use crate::quant::{CHUNK_BYTES, PackedLayout, REGION_ALIGN};
 use crate::tensor::{Extents, TensorType};
 
@@ -110,7 +111,6 @@ fn unit_cost(
         output: graph.activation(unit.output).map_or(0, |ty| ty.bytes(extents)),
         ..UnitCost::default()
     };
-    let halved = halved(graph, unit, (traits, extents), |id| &types[id.0]);
     let (mut slots, mut states) = (HashMap::new(), HashMap::new());
     for node in &graph.nodes[unit.nodes.clone()] {
         for id in node.inputs.iter().chain(&node.outputs) {
@@ -132,13 +132,12 @@ fn unit_cost(
                 TensorKind::Vector(_) => {}
             }
         }
-        for phase in Phase::ALL {
-            let kernels = node_kernels(graph, node, phase, (traits, extents), &halved, |id| &types[id.0]);
-            let first = Step::new(1, 0, 1);
-            let run = kernels.iter().filter(|kernel| kernel.runs(first)).count();
-            cost.dispatches += if phase == Phase::Decode { run } else { 0 };
-            add_scratch(&mut cost.scratch, &kernels);
-        }
+    }
+    for NodeKernels { phase, kernels, .. } in unit_kernels(graph, unit, (traits, extents), |id| &types[id.0]) {
+        let first = Step::new(1, 0, 1);
+        let run = kernels.iter().filter(|kernel| kernel.runs(first)).count();
+        cost.dispatches += if phase == Phase::Decode { run } else { 0 };
+        add_scratch(&mut cost.scratch, &kernels);
     }
     cost.kv_cache = states.values().sum();
     cost.activations = slots.into_iter().chain(choice).collect();
@@ -196,62 +195,4 @@ pub fn slices(weight: &Weight, max_binding: u64) -> Vec<(usize, PackedLayout)> {
     let per_slice = ((max_binding.saturating_sub(slack)) / (row_bytes + 1)).max(1) as usize;
     let starts = (0..rows).step_by(per_slice);
     starts.map(|first| (first, weight.format.layout(per_slice.min(rows - first), cols))).collect()
-}
-
-/// The kernels of a node in a phase on an adapter, where this is the largest forward; `weight` gives the types of weights,
-/// `halved` the activations that are f16 where there are many rows.
-pub fn node_kernels<'w>(
-    graph: &Graph,
-    node: &Node,
-    phase: Phase,
-    (traits, largest): (&Traits, Extents),
-    halved: &BTreeSet<TensorId>,
-    weight: impl Fn(WeightId) -> &'w WeightType,
-) -> Vec<Kernel> {
-    let (inputs, outputs) = operands(graph, node, |id| phase == Phase::Prefill && halved.contains(&id), weight);
-    node.op.kernels(&Call { phase, inputs: &inputs, outputs: &outputs, traits, largest })
-}
-
-/// Types of a node's inputs and outputs.
-fn operands<'w>(
-    graph: &Graph,
-    node: &Node,
-    halved: impl Fn(TensorId) -> bool,
-    weight: impl Fn(WeightId) -> &'w WeightType,
-) -> (Vec<Operand>, Vec<Operand>) {
-    let operand = |id: &TensorId| match &graph.tensors[id.0].kind {
-        TensorKind::Activation(ty) if halved(*id) => Operand::Activation(ty.halved()),
-        TensorKind::Activation(ty) => Operand::Activation(TensorType::clone(ty)),
-        TensorKind::Weight(id) => Operand::Weight(weight(*id).clone()),
-        TensorKind::Vector(id) => Operand::Vector(graph.vectors[id.0].len()),
-        TensorKind::State(state) => Operand::State(*state),
-    };
-    (node.inputs.iter().map(operand).collect(), node.outputs.iter().map(operand).collect())
-}
-
-/// Activations of a unit that are f16 where there are many rows: those that only matmuls on cooperative matrices read, which
-/// would make them f16 in a pass of its own, and that their writer can make so.
-pub fn halved<'w>(
-    graph: &Graph,
-    unit: &Unit,
-    (traits, largest): (&Traits, Extents),
-    weight: impl Fn(WeightId) -> &'w WeightType,
-) -> BTreeSet<TensorId> {
-    let (mut written, mut kept) = (BTreeSet::new(), BTreeSet::from([unit.output]));
-    let mut together: Vec<Vec<TensorId>> = Vec::new();
-    for node in &graph.nodes[unit.nodes.clone()] {
-        let (inputs, outputs) = operands(graph, node, |_| false, &weight);
-        let call = Call { phase: Phase::Prefill, inputs: &inputs, outputs: &outputs, traits, largest };
-        let reads = node.inputs.iter().enumerate();
-        kept.extend(reads.filter(|(input, _)| !node.op.reads_f16(*input, &call)).map(|(_, id)| *id));
-        let writes = node.outputs.iter().copied().enumerate();
-        let (halves, others): (Vec<_>, Vec<_>) = writes.partition(|(output, _)| node.op.writes_f16(*output, &call));
-        let halves: Vec<TensorId> = halves.into_iter().map(|(_, id)| id).collect();
-        // Several nodes write one tensor where each has columns of it.
-        let again = halves.iter().copied().filter(|id| !written.insert(*id));
-        kept.extend(others.into_iter().map(|(_, id)| id).chain(again));
-        together.push(halves);
-    }
-    together.retain(|ids| ids.iter().all(|id| !kept.contains(id)));
-    together.into_iter().flatten().collect()
 }

@@ -8,6 +8,7 @@ mod bytes;
 mod cost;
 mod error;
 mod estimate;
+mod kernels;
 mod memory;
 mod pieces;
 mod policy;
@@ -16,11 +17,11 @@ mod turns;
 
 pub use bytes::Bytes;
 pub use cost::{
-    AdapterLimits, CHOICES_IN_FLIGHT, UnitCost, buffer_bytes, halved, largest_forward, node_kernels, slices,
-    unit_costs, weight_type,
+    AdapterLimits, CHOICES_IN_FLIGHT, UnitCost, buffer_bytes, largest_forward, slices, unit_costs, weight_type,
 };
 pub use error::PlanError;
 pub use estimate::{Bound, Estimate, HostCost, Rates};
+pub use kernels::{NodeKernels, halved, unit_kernels, unit_kernels_apart};
 pub use memory::{AdapterBytes, STAGING_SLOTS};
 pub use pieces::{LEAST_PIECE, chunks, pieces};
 pub use policy::{AdapterBudget, Offload, PlanRequest, plan};

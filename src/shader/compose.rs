@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use super::again::again;
 use super::library::text;
 use super::repeat::repeat;
 
@@ -103,6 +104,12 @@ impl Composer<'_> {
             if let Some(import) = line.strip_prefix("#import ") {
                 let file = self.resolve(import.trim())?;
                 self.insert(&file)?;
+            } else if let Some((slot, prefix)) = line.strip_prefix("#again ").and_then(|again| again.split_once(' ')) {
+                let file = self.resolve(slot)?;
+                let mut alone =
+                    Composer { seen: BTreeSet::new(), enables: BTreeSet::new(), body: String::new(), ..*self };
+                alone.insert(&file)?;
+                self.body.push_str(&again(&alone.body, prefix));
             } else if line.starts_with("enable ") {
                 // WGSL wants them before every declaration.
                 self.enables.insert(line.to_owned());

@@ -185,6 +185,7 @@ mod tests {
         let weights = [
             ("TILE", "lib/matrix_160"),
             ("INPUTS", "lib/inputs_whole"),
+            ("SECOND", "lib/second_weight"),
             ("WEIGHTS", "quant/q8_0"),
             ("VALUES_OF", "lib/values_plain"),
         ];

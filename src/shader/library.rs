@@ -112,6 +112,8 @@ pub static SNIPPETS: &[(&str, &str)] = files![
     "lib/rows_4x8",
     "lib/runs_f16",
     "lib/scan",
+    "lib/second_none",
+    "lib/second_weight",
     "lib/step",
     "lib/store_quantized",
     "lib/stored_f16",

@@ -12,6 +12,8 @@ const TILE_TOKENS: u32 = 128;
 pub(super) const SLAB: u32 = DType::F16_SLAB as u32;
 /// Workgroup memory of the largest tile, bytes.
 const MEMORY: u32 = (160 + TILE_TOKENS) * (SLAB + 8) * 2 + 16 * 4;
+/// Rows of a tile: the choices.
+const TILES: [u32; 2] = [128, 160];
 /// Tiles of tokens of the prompts that tiles are chosen for.
 const TYPICAL: u32 = 4;
 /// Workgroups that a large GPU runs at a time: two on each of an H100's 132 processors.
@@ -19,7 +21,7 @@ const RESIDENT: u32 = 264;
 
 /// How a weight is cut: rows of a tile, and the workgroups that share its columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Cut {
+pub(super) struct Cut {
     tile: u32,
     parts: u32,
 }
@@ -27,7 +29,7 @@ struct Cut {
 impl Cut {
     /// The cut that leaves the fewest processors idle; [`Self::cost`] was within a quarter of what trials measured.
     fn choose(rows: u32, cols: u32, direct: bool) -> Self {
-        let cuts = [128, 160].into_iter().flat_map(|tile| (1..=4).map(move |parts| Self { tile, parts }));
+        let cuts = TILES.into_iter().flat_map(|tile| (1..=4).map(move |parts| Self { tile, parts }));
         let cuts = cuts.filter(|cut| cut.parts == 1 || cols.div_ceil(SLAB) / cut.parts >= 16);
         cuts.min_by(|a, b| a.cost(rows, cols, direct).total_cmp(&b.cost(rows, cols, direct)))
             .expect("the undivided ones are always there")
@@ -35,30 +37,58 @@ impl Cut {
 
     /// Time of a typical prompt, in that of a slab of 128 rows while all processors are busy (1.1 µs on an H100).
     fn cost(self, rows: u32, cols: u32, direct: bool) -> f64 {
+        // Parts are written, read and added.
+        let sum =
+            if self.parts == 1 && direct { 0.0 } else { f64::from(2 * self.parts + 1) * f64::from(rows) * 0.0007 };
+        self.cost_of_tiles(self.tiles(rows), cols) + sum
+    }
+
+    /// Time of so many tiles of rows, of a typical prompt.
+    fn cost_of_tiles(self, tiles: u32, cols: u32) -> f64 {
         let slabs = f64::from(cols.div_ceil(SLAB)) / f64::from(self.parts);
         // As measured.
         let slab = if self.tile == 160 { 1.3 } else { 1.0 };
-        let workgroups = TYPICAL * rows.div_ceil(self.tile) * self.parts;
+        let workgroups = TYPICAL * tiles * self.parts;
         // A processor with one workgroup instead of two has it done sooner.
         let rest = match workgroups % RESIDENT {
             0 => 0.0,
             rest if rest <= RESIDENT / 2 => 0.62,
             _ => 1.0,
         };
-        let rounds = f64::from(workgroups / RESIDENT) + rest;
-        // Parts are written, read and added.
-        let sum =
-            if self.parts == 1 && direct { 0.0 } else { f64::from(2 * self.parts + 1) * f64::from(rows) * 0.0007 };
-        rounds * slabs * slab + sum
+        (f64::from(workgroups / RESIDENT) + rest) * slabs * slab
+    }
+
+    /// The cut with which two weights are done sooner by one dispatch than by one each, clearly: the first one's sums
+    /// direct, those of the second not.
+    pub(super) fn of_both([first, second]: [u32; 2], cols: u32) -> Option<Self> {
+        let cost = |rows, direct| Self::choose(rows, cols, direct).cost(rows, cols, direct);
+        let apart = cost(first, true) + cost(second, false);
+        let together = |cut: &Self| {
+            cut.cost_of_tiles(cut.tiles(first) + cut.tiles(second), cols) + cut.cost(second, cols, false)
+                - cut.cost(second, cols, true)
+        };
+        let cuts = TILES.map(|tile| Self { tile, parts: 1 });
+        let best = cuts.into_iter().min_by(|a, b| together(a).total_cmp(&together(b)))?;
+        (together(&best) < 0.97 * apart).then_some(best)
+    }
+
+    /// Workgroups along a weight's rows.
+    pub(super) const fn tiles(self, rows: u32) -> u32 {
+        rows.div_ceil(self.tile)
+    }
+
+    /// Bytes of the sums of so many tokens, in whole tiles.
+    pub(super) fn bytes(self, rows: u32, tokens: u32) -> u64 {
+        u64::from(self.parts * tokens.next_multiple_of(TILE_TOKENS)) * u64::from(rows.next_multiple_of(self.tile)) * 4
     }
 }
 
 /// Where a matmul's rows come from as f16.
-struct Inputs {
+pub(super) struct Inputs {
     /// Kernels that make them, where they are not so already.
-    kernels: Vec<Kernel>,
+    pub(super) kernels: Vec<Kernel>,
     slot: &'static str,
-    bindings: Vec<(&'static str, Bind)>,
+    pub(super) bindings: Vec<(&'static str, Bind)>,
     overrides: Vec<(&'static str, f64)>,
     /// Bytes of the scratch buffers they are made in.
     scratch: Vec<u64>,
@@ -104,67 +134,84 @@ impl Matmul {
     }
 
     /// The kernels for one slice of the weight.
-    pub(super) fn on_matrices(&self, weight: &WeightType, slice: usize, call: &Call<'_>) -> Vec<Kernel> {
-        let (first_row, layout) = &weight.slices[slice];
-        let rows = layout.rows as u32;
-        let (Cut { tile, parts }, direct) = self.cut(weight, &weight.slices[slice], call);
-        let logit_rows = logit_rows(call);
-        let (per, most) = rows_of(call);
-        let Inputs { mut kernels, slot, bindings, overrides: of_inputs, mut scratch } = self.inputs(call);
+    pub(super) fn on_matrices(&self, slice: usize, call: &Call<'_>) -> Vec<Kernel> {
+        let weight = call.weight(1);
+        let (cut, direct) = self.cut(weight, &weight.slices[slice], call);
+        let inputs = self.inputs(call);
+        let mut scratch = inputs.scratch.clone();
         let sums = if direct { Bind::Output(0) } else { Bind::Scratch(scratch.len()) };
-        let part_rows = rows.next_multiple_of(tile);
-        if !direct {
-            scratch.push(u64::from(parts * most.next_multiple_of(TILE_TOKENS)) * u64::from(part_rows) * 4);
-        }
         // Every slice reads the same rows.
-        kernels.truncate(if slice == 0 { kernels.len() } else { 0 });
-        let epilogue = self.epilogue_bindings();
-        let mut bindings = [bindings, vec![("sums", sums)]].concat();
-        bindings.extend(epilogue.into_iter().filter(|(name, _)| *name != "output"));
-        bindings.extend(weight_bindings(1, weight, slice));
-        let common = self.overrides(weight, *first_row, layout);
-        let mut overrides: Vec<_> = common.iter().copied().filter(|(name, _)| *name != "ACTIVATION").collect();
-        overrides.extend(of_inputs);
-        overrides.extend([("PARTS", f64::from(parts)), flag("DIRECT", direct), flag("LOGIT_ROWS", logit_rows)]);
-        kernels.push(Kernel {
-            source: "gemm_matrix",
-            slots: vec![
-                ("TILE", format!("lib/matrix_{tile}")),
-                ("INPUTS", slot.into()),
-                weight_slot(weight),
-                values_slot(weight),
-            ],
-            overrides,
-            bindings,
-            workgroups: [per(TILE_TOKENS), Extent::Fixed(rows.div_ceil(tile)), Extent::Fixed(parts)],
-            scratch: vec![],
-        });
+        let mut kernels = if slice == 0 { inputs.kernels.clone() } else { vec![] };
+        kernels.push(self.products(slice, cut, (&inputs, sums), call));
         if !direct {
-            let halves = call.outputs[0].is_f16();
-            let unknown = if halves { ["COLS", "RESIDUAL", "FIRST_COLUMN"].as_slice() } else { &["COLS"] };
-            let mut overrides: Vec<_> = common.into_iter().filter(|(name, _)| !unknown.contains(name)).collect();
-            overrides.extend([("PARTS", f64::from(parts)), ("PART_ROWS", f64::from(part_rows))]);
-            overrides.push(flag("LOGIT_ROWS", logit_rows));
-            let bound = epilogue.into_iter().filter(|(name, _)| !halves || *name != "residual");
-            kernels.push(Kernel {
-                source: if halves { "sum_parts_f16" } else { "sum_parts" },
-                slots: vec![],
-                overrides,
-                bindings: bound.chain([("parts", sums)]).collect(),
-                workgroups: [
-                    Extent::Fixed(rows.div_ceil(if halves { 8 * 256 } else { 256 })),
-                    per(1),
-                    Extent::Fixed(1),
-                ],
-                scratch: vec![],
-            });
+            scratch.push(cut.bytes(weight.slices[slice].1.rows as u32, rows_of(call).1));
+            kernels.push(self.sum(slice, cut, sums, call));
         }
         kernels.iter_mut().for_each(|kernel| kernel.scratch = scratch.clone());
         kernels
     }
 
+    /// The kernel that multiplies tiles, to the output or to sums.
+    pub(super) fn products(&self, slice: usize, cut: Cut, (inputs, sums): (&Inputs, Bind), call: &Call<'_>) -> Kernel {
+        let weight = call.weight(1);
+        let (first_row, layout) = &weight.slices[slice];
+        let epilogue = self.epilogue_bindings().into_iter().filter(|(name, _)| *name != "output");
+        let mut bindings = [inputs.bindings.clone(), vec![("sums", sums)]].concat();
+        bindings.extend(epilogue.chain(weight_bindings(1, weight, slice)));
+        let common = self.overrides(weight, *first_row, layout).into_iter();
+        let mut overrides: Vec<_> = common.filter(|(name, _)| *name != "ACTIVATION").collect();
+        overrides.extend(inputs.overrides.clone());
+        overrides.extend([
+            ("PARTS", f64::from(cut.parts)),
+            flag("DIRECT", sums == Bind::Output(0)),
+            flag("LOGIT_ROWS", logit_rows(call)),
+        ]);
+        let tiles = Extent::Fixed(cut.tiles(layout.rows as u32));
+        Kernel {
+            source: "gemm_matrix",
+            slots: vec![
+                ("TILE", format!("lib/matrix_{}", cut.tile)),
+                ("INPUTS", inputs.slot.into()),
+                ("SECOND", "lib/second_none".into()),
+                weight_slot(weight),
+                values_slot(weight),
+            ],
+            overrides,
+            bindings,
+            workgroups: [rows_of(call).0(TILE_TOKENS), tiles, Extent::Fixed(cut.parts)],
+            scratch: vec![],
+        }
+    }
+
+    /// The kernel that makes the output of sums.
+    pub(super) fn sum(&self, slice: usize, cut: Cut, sums: Bind, call: &Call<'_>) -> Kernel {
+        let weight = call.weight(1);
+        let (first_row, layout) = &weight.slices[slice];
+        let rows = layout.rows as u32;
+        let halves = call.outputs[0].is_f16();
+        let unknown = if halves { ["COLS", "RESIDUAL", "FIRST_COLUMN"].as_slice() } else { &["COLS"] };
+        let common = self.overrides(weight, *first_row, layout).into_iter();
+        let mut overrides: Vec<_> = common.filter(|(name, _)| !unknown.contains(name)).collect();
+        let part_rows = rows.next_multiple_of(cut.tile);
+        overrides.extend([("PARTS", f64::from(cut.parts)), ("PART_ROWS", f64::from(part_rows))]);
+        overrides.push(flag("LOGIT_ROWS", logit_rows(call)));
+        let bound = self.epilogue_bindings().into_iter().filter(|(name, _)| !halves || *name != "residual");
+        Kernel {
+            source: if halves { "sum_parts_f16" } else { "sum_parts" },
+            slots: vec![],
+            overrides,
+            bindings: bound.chain([("parts", sums)]).collect(),
+            workgroups: [
+                Extent::Fixed(rows.div_ceil(if halves { 8 * 256 } else { 256 })),
+                rows_of(call).0(1),
+                Extent::Fixed(1),
+            ],
+            scratch: vec![],
+        }
+    }
+
     /// x as f16: as it comes, or made so; each of its tensors by itself where one comes so, else all of it as one.
-    fn inputs(&self, call: &Call<'_>) -> Inputs {
+    pub(super) fn inputs(&self, call: &Call<'_>) -> Inputs {
         let bindings = self.row_bindings(false);
         let halved = |bind: &Bind| matches!(bind, Bind::Input(input) if call.inputs[*input].is_f16());
         let apart = bindings.len() > 1 && bindings.iter().any(|(_, bind)| halved(bind));
@@ -195,7 +242,7 @@ impl Matmul {
     }
 
     /// Whether sums may go to the output as they are, 16 rows of 16 at a time and aligned to 16 bytes.
-    fn direct(&self, weight: &WeightType, first_row: u32, rows: u32, call: &Call<'_>) -> bool {
+    pub(super) fn direct(&self, weight: &WeightType, first_row: u32, rows: u32, call: &Call<'_>) -> bool {
         let Columns { start, of } = self.columns(weight.rows);
         self.activation == Activation::Identity
             && rows_of(call).1.is_multiple_of(16)
@@ -206,7 +253,7 @@ impl Matmul {
 }
 
 /// Workgroups for all rows by how many each takes, and the rows of the largest forward.
-fn rows_of(call: &Call<'_>) -> (fn(u32) -> Extent, u32) {
+pub(super) fn rows_of(call: &Call<'_>) -> (fn(u32) -> Extent, u32) {
     match logit_rows(call) {
         true => (|per| Extent::LogitRows { per }, call.largest.logit_rows),
         false => (|per| Extent::Tokens { per }, call.largest.tokens),
@@ -254,5 +301,15 @@ mod tests {
         }
         assert!(Cut::choose(2560, 12800, true).parts > 1, "80 tiles do not fill 132 processors");
         assert_eq!(Cut::choose(64, 64, true).parts, 1, "nothing is gained by dividing a few columns");
+    }
+
+    #[test]
+    fn tiles_of_two_weights_share_a_dispatch_where_they_fill_the_processors_better() {
+        // qkv and up of Falcon-40B and 7B, of GPT-NeoX 2.8B, and of a model that fills no processor at all.
+        let cut = Some(Cut { tile: 128, parts: 1 });
+        assert_eq!(Cut::of_both([9216, 32768], 8192), cut, "5 rounds instead of 2 and 4");
+        assert_eq!(Cut::of_both([4672, 18176], 4544), cut, "3 rounds instead of 1 and 3");
+        assert_eq!(Cut::of_both([7680, 10240], 2560), None, "each fills one round by itself");
+        assert_eq!(Cut::of_both([192, 256], 64), cut, "one round of a few instead of two");
     }
 }

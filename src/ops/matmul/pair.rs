@@ -1,0 +1,67 @@
+//! Two matmuls of many rows in one dispatch on cooperative matrices, where neither waits for the other: their tiles fill the
+//! last round of workgroups together. The bits are those of two dispatches.
+
+use super::Matmul;
+use super::matrix::{Cut, rows_of};
+use crate::ops::{Bind, Call, Extent, Kernel, weight_bindings};
+
+/// What two matmuls run instead of their own kernels.
+#[derive(Debug, Clone)]
+pub struct Pair {
+    /// The products of both, in the place of the first, bound as its own are.
+    pub products: Kernel,
+    /// What it binds of the second one's, as that one's kernels would.
+    pub of_second: Vec<(&'static str, Bind)>,
+    /// What makes the output of the second one's sums, in its place. They are in its scratch until then.
+    pub sum: Kernel,
+}
+
+impl Matmul {
+    /// This one and `second`, where that is faster: this one's sums are its output, those of the second go through a
+    /// kernel of their own, and the weights are alike but for their rows.
+    pub fn pair(&self, call: &Call<'_>, second: &Self, second_call: &Call<'_>) -> Option<Pair> {
+        let cut = self.pair_cut(call, second, second_call)?;
+        let rows = second_call.weight(1).rows as u32;
+        let (sums, scratch) = (Bind::Scratch(0), vec![cut.bytes(rows, rows_of(second_call).1)]);
+        let mut products = self.products(0, cut, (&self.inputs(call), Bind::Output(0)), call);
+        let own = products.slots.iter_mut().find(|(slot, _)| *slot == "SECOND");
+        own.expect("a slot of this kernel").1 = "lib/second_weight".into();
+        let tiles = cut.tiles(call.weight(1).rows as u32);
+        products.overrides.extend([("TILES", f64::from(tiles)), ("SECOND_ROWS", f64::from(rows))]);
+        products.workgroups[1] = Extent::Fixed(tiles + cut.tiles(rows));
+        let mut sum = second.sum(0, cut, sums, second_call);
+        products.scratch.clone_from(&scratch);
+        sum.scratch = scratch;
+        let mut bound = second.inputs(second_call).bindings;
+        bound.extend(weight_bindings(1, second_call.weight(1), 0));
+        bound.push(("sums", sums));
+        let of_second = bound.into_iter().map(|(name, bind)| (of_second(name), bind)).collect();
+        Some(Pair { products, of_second, sum })
+    }
+
+    fn pair_cut(&self, call: &Call<'_>, second: &Self, second_call: &Call<'_>) -> Option<Cut> {
+        if ![(self, call), (second, second_call)].into_iter().all(|(op, call)| op.is_whole(call)) {
+            return None;
+        }
+        let [own, other] = [call.weight(1), second_call.weight(1)];
+        let alike = own.format.name() == other.format.name() && own.cols == other.cols;
+        let direct = |op: &Self, call: &Call<'_>| op.direct(call.weight(1), 0, call.weight(1).rows as u32, call);
+        if !alike || !direct(self, call) || direct(second, second_call) {
+            return None;
+        }
+        Cut::of_both([own.rows as u32, other.rows as u32], own.cols as u32)
+    }
+
+    /// Whether all of it is one multiplication of rows of f16 as they come.
+    fn is_whole(&self, call: &Call<'_>) -> bool {
+        let one = self.runs_on_matrices(call) && call.weight(1).slices.len() == 1 && !self.beside;
+        one && call.inputs[0].is_f16() && matches!(rows_of(call).0(1), Extent::Tokens { .. })
+    }
+}
+
+/// The name in lib/second_weight of what is bound by this one otherwise.
+fn of_second(name: &str) -> &'static str {
+    const NAMES: [&str; 5] = ["second_narrowed", "second_sums", "second_quants", "second_scales", "second_high_bits"];
+    let known = NAMES.into_iter().find(|known| known.strip_prefix("second_") == Some(name));
+    known.unwrap_or_else(|| panic!("{name} is bound for one matmul only"))
+}

@@ -1,6 +1,6 @@
 // Slot SECOND of gemm_matrix: the dispatch computes one matmul. Interface: lib/second_weight.
 const PAIRED: bool = false;
-const TILES: u32 = 0u;
+const FIRST_TILES: u32 = 0u;
 const SECOND_ROWS: u32 = 1u;
 const SECOND_COLUMNS: u32 = 0u;
 

@@ -3,7 +3,7 @@
 #again WEIGHTS second
 
 const PAIRED: bool = true;
-override TILES: u32;        // tiles of rows of the first weight
+override FIRST_TILES: u32;  // tiles of rows of the first weight
 override SECOND_ROWS: u32;  // rows of the second
 override SECOND_COLUMNS: u32 = (SECOND_ROWS + TILE_ROWS - 1u) / TILE_ROWS * TILE_ROWS;
 

@@ -13,7 +13,7 @@ pub(super) const SLAB: u32 = DType::F16_SLAB as u32;
 /// Workgroup memory of the largest tile, bytes.
 const MEMORY: u32 = (160 + TILE_TOKENS) * (SLAB + 8) * 2 + 16 * 4;
 /// Rows of a tile: the choices.
-const TILES: [u32; 2] = [128, 160];
+const TILE_ROWS: [u32; 2] = [128, 160];
 /// Tiles of tokens of the prompts that tiles are chosen for.
 const TYPICAL: u32 = 4;
 /// Workgroups that a large GPU runs at a time: two on each of an H100's 132 processors.
@@ -29,7 +29,7 @@ pub(super) struct Cut {
 impl Cut {
     /// The cut that leaves the fewest processors idle; [`Self::cost`] was within a quarter of what trials measured.
     fn choose(rows: u32, cols: u32, direct: bool) -> Self {
-        let cuts = TILES.into_iter().flat_map(|tile| (1..=4).map(move |parts| Self { tile, parts }));
+        let cuts = TILE_ROWS.into_iter().flat_map(|tile| (1..=4).map(move |parts| Self { tile, parts }));
         let cuts = cuts.filter(|cut| cut.parts == 1 || cols.div_ceil(SLAB) / cut.parts >= 16);
         cuts.min_by(|a, b| a.cost(rows, cols, direct).total_cmp(&b.cost(rows, cols, direct)))
             .expect("the undivided ones are always there")
@@ -67,7 +67,7 @@ impl Cut {
             cut.cost_of_tiles(cut.tiles(first) + cut.tiles(second), cols) + cut.cost(second, cols, false)
                 - cut.cost(second, cols, true)
         };
-        let cuts = TILES.map(|tile| Self { tile, parts: 1 });
+        let cuts = TILE_ROWS.map(|tile| Self { tile, parts: 1 });
         let best = cuts.into_iter().min_by(|a, b| together(a).total_cmp(&together(b)))?;
         (together(&best) < 0.97 * apart).then_some(best)
     }

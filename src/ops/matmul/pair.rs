@@ -1,5 +1,5 @@
 //! Two matmuls of many rows in one dispatch on cooperative matrices, where neither waits for the other: their tiles fill the
-//! last round of workgroups together. The bits are those of two dispatches.
+//! last round of workgroups together. The bits are those of two dispatches in which no workgroups share columns.
 
 use super::Matmul;
 use super::matrix::{Cut, rows_of};
@@ -27,7 +27,7 @@ impl Matmul {
         let own = products.slots.iter_mut().find(|(slot, _)| *slot == "SECOND");
         own.expect("a slot of this kernel").1 = "lib/second_weight".into();
         let tiles = cut.tiles(call.weight(1).rows as u32);
-        products.overrides.extend([("TILES", f64::from(tiles)), ("SECOND_ROWS", f64::from(rows))]);
+        products.overrides.extend([("FIRST_TILES", f64::from(tiles)), ("SECOND_ROWS", f64::from(rows))]);
         products.workgroups[1] = Extent::Fixed(tiles + cut.tiles(rows));
         let mut sum = second.sum(0, cut, sums, second_call);
         products.scratch.clone_from(&scratch);

@@ -167,7 +167,7 @@ fn what_only_cooperative_matrices_read_is_f16() {
 
 #[test]
 fn matrices_that_wait_for_nothing_share_a_dispatch() {
-    // By node of the first layer: what its kernels for many rows are called, and their scratch.
+    // By node of the first layer: what its kernels for many rows are called.
     let many = |folder: &Path, traits: &Traits| {
         let checkpoint = Checkpoint::open(folder).expect("it opens");
         let (_, graph) = lower_checkpoint(&checkpoint, &ExecOptions::default()).expect("it lowers");

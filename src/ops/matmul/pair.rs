@@ -46,7 +46,9 @@ impl Matmul {
         let [own, other] = [call.weight(1), second_call.weight(1)];
         let alike = own.format.name() == other.format.name() && own.cols == other.cols;
         let direct = |op: &Self, call: &Call<'_>| op.direct(call.weight(1), 0, call.weight(1).rows as u32, call);
-        if !alike || !direct(self, call) || direct(second, second_call) {
+        // Apart its sums may be shared, and then made f16: direct ones are f32.
+        let first = direct(self, call) && !call.outputs[0].is_f16();
+        if !alike || !first || direct(second, second_call) {
             return None;
         }
         Cut::of_both([own.rows as u32, other.rows as u32], own.cols as u32)
@@ -64,4 +66,47 @@ fn of_second(name: &str) -> &'static str {
     const NAMES: [&str; 5] = ["second_narrowed", "second_sums", "second_quants", "second_scales", "second_high_bits"];
     let known = NAMES.into_iter().find(|known| known.strip_prefix("second_") == Some(name));
     known.unwrap_or_else(|| panic!("{name} is bound for one matmul only"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::{Activation, Operand, Phase, Traits, Tuning, WeightType};
+    use crate::quant::{BlockFormat, F16};
+    use crate::tensor::{Dim, Extents, TensorType};
+
+    #[test]
+    fn only_f32_results_are_direct_sums() {
+        let traits = Traits {
+            workgroup_storage: 48 << 10,
+            invocations: 1024,
+            workgroups: 65_535,
+            subgroup: Some(32),
+            f16: true,
+            cooperative_matrix: true,
+            software: false,
+            tuning: Tuning::default(),
+        };
+        let row = |columns: u32| TensorType::f32([Dim::Tokens, Dim::Fixed(columns)]);
+        // Those of Falcon-7B: apart, several workgroups share the columns of the first.
+        let [inputs, other] = [4672, 18176].map(|rows| {
+            let slices = vec![(0, F16.layout(rows, 4544))];
+            let weight = WeightType { format: &F16, rows, cols: 4544, slices };
+            [Operand::Activation(row(4544).halved()), Operand::Weight(weight)]
+        });
+        let (whole, half) = (Operand::Activation(row(4672)), Operand::Activation(row(4672).halved()));
+        let call = |inputs, outputs| Call {
+            phase: Phase::Prefill,
+            inputs,
+            outputs,
+            traits: &traits,
+            largest: Extents { tokens: 512, logit_rows: 16 },
+        };
+        let (first, activated) = (Matmul::plain(), Matmul { activation: Activation::GeluErf, ..Matmul::plain() });
+        let results = [Operand::Activation(row(18176).halved())];
+        let pair =
+            |output| first.pair(&call(&inputs, std::slice::from_ref(output)), &activated, &call(&other, &results));
+        assert!(pair(&whole).is_some(), "f32 is what matrices of sums are stored as");
+        assert!(pair(&half).is_none(), "f16 is made of sums by a kernel of its own");
+    }
 }

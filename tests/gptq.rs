@@ -243,8 +243,9 @@ fn wide_gpt2() -> (tempfile::TempDir, Checkpoint) {
         100 => 128,
         other => other,
     };
-    let made: Vec<(String, Vec<usize>, Vec<u8>)> = file
-        .tensors()
+    let mut tensors = file.tensors();
+    tensors.sort_by(|(a, _), (b, _)| a.cmp(b)); // they come in another order each time
+    let made: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
         .into_iter()
         .enumerate()
         .map(|(seed, (name, view))| {
@@ -276,10 +277,10 @@ fn linears_that_are_stored_transposed_are_rounded_by_their_outputs() {
     let with = model.with_gptq(&linears);
     let (stored, stored_cols) = values(&model, &fc.tensor);
     let (found, cols) = values(&with, &fc.tensor);
-    for (at, value) in found.iter().enumerate() {
-        let original = stored[at % cols * stored_cols + at / cols];
-        assert!((value - original).abs() < 0.2, "output {}, input {}: {value}, {original}", at / cols, at % cols);
-    }
+    // Single values may be far off (the last columns make up for all before them), most are near.
+    let original: Vec<f32> = (0..found.len()).map(|at| stored[at % cols * stored_cols + at / cols]).collect();
+    let error = nmse(&original, &found);
+    assert!(error < 0.02, "a weight in its own order: nmse {error}");
     let scratch = tempfile::tempdir().expect("a scratch folder");
     let (copy, _) = written(&model, &text, &options, &scratch.path().join("rounded"));
     let logits = |checkpoint: &Checkpoint| logits(checkpoint, &text[0], &exec);

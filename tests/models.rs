@@ -9,7 +9,7 @@ use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::{Activations, Batch, ExecOptions, Executor, LogitRows, lower_checkpoint, open};
 use wgpt::gpu::{AdapterChoice, DeviceOptions, Tier};
 use wgpt::graph::TensorId;
-use wgpt::ops::{KvFormat, Phase, Traits, Tuning};
+use wgpt::ops::{KvFormat, Phase, Traits};
 use wgpt::plan::{halved, unit_kernels, weight_type};
 use wgpt::tensor::{DType, Extents};
 
@@ -127,23 +127,9 @@ fn rows_are_rounded_where_their_unit_reads_them() {
     assert!(count > 20, "there are checkpoints of quantized weights, with {count} rounded rows");
 }
 
-/// A large GPU.
-fn with_matrices() -> Traits {
-    Traits {
-        workgroup_storage: 48 << 10,
-        invocations: 1024,
-        workgroups: 65_535,
-        subgroup: Some(32),
-        f16: true,
-        cooperative_matrix: true,
-        software: false,
-        tuning: Tuning::default(),
-    }
-}
-
 #[test]
 fn what_only_cooperative_matrices_read_is_f16() {
-    let adapter = with_matrices();
+    let adapter = Traits::large();
     let without = Traits { cooperative_matrix: false, ..adapter.clone() };
     let extents = Extents { tokens: 64, logit_rows: 1 };
     let names = |folder: &str, kv_format, traits: &Traits| {
@@ -187,8 +173,8 @@ fn matrices_that_wait_for_nothing_share_a_dispatch() {
     };
     let of = |name: &str, sources: &[&str]| (name.to_owned(), sources.iter().map(|s| (*s).to_owned()).collect());
     let parallel = common::repository("checkpoints/tiny-gpt-neox-f16");
-    assert_eq!(many(&parallel, &with_matrices()), [of("qkv", &["gemm_matrix of two"]), of("up", &["sum_parts_f16"])]);
-    let without = many(&parallel, &Traits { cooperative_matrix: false, ..with_matrices() });
+    assert_eq!(many(&parallel, &Traits::large()), [of("qkv", &["gemm_matrix of two"]), of("up", &["sum_parts_f16"])]);
+    let without = many(&parallel, &Traits { cooperative_matrix: false, ..Traits::large() });
     assert_eq!(without, [of("qkv", &["gemm"]), of("up", &["gemm"])]);
     // The same layers, one part behind the other.
     let folder = tempfile::tempdir().expect("a folder can be made");
@@ -196,7 +182,7 @@ fn matrices_that_wait_for_nothing_share_a_dispatch() {
     let config = std::fs::read_to_string(parallel.join("config.json")).expect("there is one");
     let config = config.replace("\"use_parallel_residual\": true", "\"use_parallel_residual\": false");
     std::fs::write(folder.path().join("config.json"), config).expect("it is written");
-    let sequential = many(folder.path(), &with_matrices());
+    let sequential = many(folder.path(), &Traits::large());
     let up = of("up", &["gemm_matrix", "sum_parts_f16"]);
     assert_eq!(sequential, [of("qkv", &["gemm_matrix"]), up], "up waits for attention");
 }

@@ -44,38 +44,24 @@ const SLOTS: &[(&str, Option<&str>, &str)] = &[
     ("TILE", Some("gemm_experts"), "lib/tile_"),
 ];
 
-/// WebGPU's guaranteed limits and nothing else.
-fn plain() -> Traits {
-    Traits {
-        workgroup_storage: 16 << 10,
-        invocations: 256,
-        workgroups: 65_535,
-        subgroup: None,
-        f16: false,
-        cooperative_matrix: false,
-        software: false,
-        tuning: Tuning::default(),
-    }
-}
-
 /// Of a vendor, with its defaults.
 fn of(vendor: Vendor, traits: Traits) -> Traits {
     Traits { tuning: Tuning::of(AdapterClass { vendor, subgroup: traits.subgroup }), ..traits }
 }
 
-/// All that a large GPU has.
+/// A large GPU without cooperative matrices.
 fn big() -> Traits {
-    Traits { workgroup_storage: 48 << 10, invocations: 1024, subgroup: Some(32), f16: true, ..plain() }
+    Traits { cooperative_matrix: false, ..Traits::large() }
 }
 
 /// The shapes of adapter that ops choose kernels for.
 fn all_traits() -> Vec<Traits> {
     let software = Traits { workgroup_storage: 32 << 10, software: true, ..big() };
     vec![
-        plain(),
+        Traits::plain(),
         of(Vendor::Amd, Traits { subgroup: Some(64), ..big() }),
         of(Vendor::Intel, Traits { subgroup: Some(16), ..big() }),
-        of(Vendor::Nvidia, Traits { cooperative_matrix: true, ..big() }),
+        of(Vendor::Nvidia, Traits::large()),
         big(),
         of(Vendor::Software, Traits { subgroup: Some(8), ..software.clone() }),
         of(Vendor::Software, Traits { subgroup: None, ..software }),
@@ -323,7 +309,7 @@ fn shapes() -> Vec<Shape> {
 fn every_shape_that_fits_is_valid_for_every_format() {
     const SIZE: (usize, usize) = (5000, 512);
     let (mut count, mut defects) = (0, Vec::new());
-    for traits in [plain(), of(Vendor::Nvidia, big())] {
+    for traits in [Traits::plain(), of(Vendor::Nvidia, big())] {
         for format in FORMATS.iter().copied() {
             let all = [(Phase::Decode, false), (Phase::Few, false), (Phase::Decode, true), (Phase::Few, true)];
             for of in all.into_iter().filter(|(_, quantized)| !quantized || format.integer()) {
@@ -348,7 +334,7 @@ fn every_shape_that_fits_is_valid_for_every_format() {
 
 #[test]
 fn every_format_is_valid_in_every_tile_of_cooperative_matrices() {
-    let traits = of(Vendor::Nvidia, Traits { cooperative_matrix: true, ..big() });
+    let traits = of(Vendor::Nvidia, Traits::large());
     let mut defects = Vec::new();
     // No adapter that tests may count on has them.
     for format in FORMATS.iter().copied().filter(|format| format.name() != "f32") {

@@ -170,14 +170,7 @@ impl Bench {
 
     /// Many norms of a row, each waiting for the one before since they write to one place.
     fn norm(&self) -> Result<Vec<Dispatch>, ExecError> {
-        let norm = Norm {
-            kind: NormKind::Rms,
-            eps: 1e-5,
-            logit_rows_only: false,
-            pair: false,
-            residual: false,
-            quantized: false,
-        };
+        let norm = Norm::plain(NormKind::Rms, 1e-5);
         let (inputs, outputs) = ([self.row(), Operand::Vector(self.size)], [self.row()]);
         let call = Call {
             phase: Phase::Decode,

@@ -250,8 +250,7 @@ impl Lowering<'_> {
         inputs.extend(residual);
         let output = self.hidden(name, rows, width);
         let logit_rows_only = rows == Dim::LogitRows;
-        let residual = residual.is_some();
-        let op = Norm { kind: spec.kind, eps: spec.eps, logit_rows_only, pair: false, residual, quantized: false };
+        let op = Norm { logit_rows_only, residual: residual.is_some(), ..Norm::plain(spec.kind, spec.eps) };
         self.node(op.clone(), inputs, vec![output]);
         self.may_round(&[output], Norm { quantized: true, ..op });
         output

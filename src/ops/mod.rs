@@ -243,6 +243,34 @@ pub struct Traits {
     pub tuning: Tuning,
 }
 
+impl Traits {
+    /// WebGPU's guaranteed limits and nothing else.
+    pub fn plain() -> Self {
+        Self {
+            workgroup_storage: 16 << 10,
+            invocations: 256,
+            workgroups: 65_535,
+            subgroup: None,
+            f16: false,
+            cooperative_matrix: false,
+            software: false,
+            tuning: Tuning::default(),
+        }
+    }
+
+    /// What a large GPU has, with cooperative matrices: for kernels that no adapter at hand would be given.
+    pub fn large() -> Self {
+        Self {
+            workgroup_storage: 48 << 10,
+            invocations: 1024,
+            subgroup: Some(32),
+            f16: true,
+            cooperative_matrix: true,
+            ..Self::plain()
+        }
+    }
+}
+
 /// One row, a few or many? Each phase of a node has its own kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Phase {

@@ -40,6 +40,11 @@ const PREFILL_INVOCATIONS: u32 = 256;
 const SOFTWARE_INVOCATIONS: u32 = 8;
 
 impl Norm {
+    /// Of every row, and nothing beside.
+    pub const fn plain(kind: NormKind, eps: f32) -> Self {
+        Self { kind, eps, logit_rows_only: false, pair: false, residual: false, quantized: false }
+    }
+
     /// The vectors that weight a normed row, an input each.
     const fn vectors(&self) -> &'static [&'static str] {
         match (self.kind, self.pair) {
@@ -179,15 +184,14 @@ pub(super) fn cases() -> Vec<Case> {
     cases.extend(halved_cases());
     for kind in [NormKind::Rms, NormKind::Layer] {
         cases.extend(sizes.map(|(tokens, logit_rows, cols, logit_rows_only, residual, quantized)| {
-            let op = Norm { kind, eps: 1e-5, logit_rows_only, pair: false, residual, quantized };
+            let op = Norm { logit_rows_only, residual, quantized, ..Norm::plain(kind, 1e-5) };
             case(op, (tokens, logit_rows), cols)
         }));
     }
     for (tokens, cols, residual, quantized) in
         [(1, 2560, false, true), (1, 100, true, false), (3, 576, false, true), (19, 576, true, true)]
     {
-        let (kind, logit_rows_only) = (NormKind::Layer, false);
-        let op = Norm { kind, eps: 1e-5, logit_rows_only, pair: true, residual, quantized };
+        let op = Norm { pair: true, residual, quantized, ..Norm::plain(NormKind::Layer, 1e-5) };
         cases.push(case(op, (tokens, 1), cols));
     }
     cases
@@ -197,7 +201,7 @@ pub(super) fn cases() -> Vec<Case> {
 fn halved_cases() -> impl Iterator<Item = Case> {
     let kinds = [(NormKind::Rms, false), (NormKind::Layer, false), (NormKind::Layer, true)];
     kinds.into_iter().map(|(kind, pair)| {
-        let op = Norm { kind, eps: 1e-5, logit_rows_only: false, pair, residual: false, quantized: false };
+        let op = Norm { pair, ..Norm::plain(kind, 1e-5) };
         let mut case = case(op, (21, 1), 576);
         case.halve_outputs();
         case

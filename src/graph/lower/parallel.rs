@@ -33,8 +33,7 @@ impl Lowering<'_> {
             let inputs = vec![x, self.vector(vectors.label(), Vector::Spec(vectors))];
             let outputs = ["attention norm", "mlp norm"]
                 .map(|what| self.hidden(format!("layer {index} {what}"), Dim::Tokens, self.hidden_size));
-            let (kind, eps) = (first.kind, first.eps);
-            let op = Norm { kind, eps, logit_rows_only: false, pair: true, residual: false, quantized: false };
+            let op = Norm { pair: true, ..Norm::plain(first.kind, first.eps) };
             self.node(op.clone(), inputs, outputs.to_vec());
             self.may_round(&outputs, Norm { quantized: true, ..op });
             return outputs;

@@ -71,22 +71,13 @@ fn of_second(name: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::{Activation, Operand, Phase, Traits, Tuning, WeightType};
+    use crate::ops::{Activation, Operand, Phase, Traits, WeightType};
     use crate::quant::{BlockFormat, F16};
     use crate::tensor::{Dim, Extents, TensorType};
 
     #[test]
     fn only_f32_results_are_direct_sums() {
-        let traits = Traits {
-            workgroup_storage: 48 << 10,
-            invocations: 1024,
-            workgroups: 65_535,
-            subgroup: Some(32),
-            f16: true,
-            cooperative_matrix: true,
-            software: false,
-            tuning: Tuning::default(),
-        };
+        let traits = Traits::large();
         let row = |columns: u32| TensorType::f32([Dim::Tokens, Dim::Fixed(columns)]);
         // Those of Falcon-7B: apart, several workgroups share the columns of the first.
         let [inputs, other] = [4672, 18176].map(|rows| {

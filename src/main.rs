@@ -8,6 +8,7 @@ use std::process::ExitCode;
 mod cli;
 
 fn main() -> ExitCode {
+    cli::hush_drivers();
     cli::start_log();
     match cli::run() {
         Ok(()) => ExitCode::SUCCESS,

@@ -213,6 +213,13 @@ fn generate_prints_the_prompt_and_its_continuation_only() {
 }
 
 #[test]
+fn drivers_don_t_tell_of_a_display_that_isn_t_there() {
+    let mut command = wgpt(&["generate", "--prompt", "Once upon a time", "--max-new-tokens", "2", "--quiet"]);
+    let run = run(command.env_remove("XDG_RUNTIME_DIR").env_remove("NODEVICE_SELECT"));
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "a machine without a desktop");
+}
+
+#[test]
 fn the_model_that_comes_with_the_program_needs_no_flag() {
     let args = ["generate", "--prompt", "Once upon a time", "--temperature", "0", "--quiet"];
     let text = ok(&args).stdout;

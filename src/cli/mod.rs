@@ -59,6 +59,15 @@ pub(crate) fn run() -> anyhow::Result<()> {
     }
 }
 
+/// Keeps Mesa's layer that picks a default adapter from asking a Wayland display where there is none: it would print an
+/// error on stderr for every adapter, and wgpt picks by itself.
+pub(crate) fn hush_drivers() {
+    if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: the process has one thread still.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
+}
+
 /// Logs go to stderr, as much of them as `WGPT_LOG` asks for.
 pub(crate) fn start_log() {
     let filter = std::env::var("WGPT_LOG").unwrap_or_else(|_| "warn,wgpu=error,wgpu_core=error,wgpu_hal=off".into());

@@ -106,7 +106,7 @@ fn store(carried: Carried, slab: u32, lid: u32) {
         let inside = COLS % SLAB == 0u || slab * SLAB_CHUNKS + part < CHUNKS;
         for (var j = 0u; j < CHUNK / 4u; j++) {
             let values = select(vec4<f32>(), values4(carried.chunks[n], j), inside);
-            weights[i / SLAB_CHUNKS * STRIDE + part * (CHUNK / 4u) + j] = vec4<f16>(values);
+            weights[i / SLAB_CHUNKS * STRIDE + part * (CHUNK / 4u) + j] = vec4<f16>(for_inputs(values, slab));
         }
     }
 }

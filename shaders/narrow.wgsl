@@ -1,7 +1,7 @@
-// Rows as f16 for gemm_matrix, padded with zeros to whole slabs of 32 columns. An invocation writes eight values.
+// Rows as f16 for gemm_matrix, divided by F16_SCALE and padded with zeros to whole slabs of 32 columns. An invocation writes eight values.
 #import step
 #import ROW
-#import stored_f16
+#import stored_f16_scaled
 
 override COLS: u32;        // a multiple of 4
 override LOGIT_ROWS: bool; // as many rows as logits are wanted, else one per token

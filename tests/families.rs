@@ -10,7 +10,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::{Batch, ExecOptions, LogitRows, lower_checkpoint, open};
-use wgpt::gpu::AdapterChoice;
+use wgpt::gpu::{AdapterChoice, DeviceOptions, Tier};
 use wgpt::ops::KvFormat;
 
 /// A tensor on its way from one checkpoint to another: name, type, shape, bytes.
@@ -271,6 +271,43 @@ fn only_the_chosen_experts_weights_are_read() {
             found == expected
         });
         assert_eq!(untouched.count(), EXPERTS - CHOSEN, "layer {layer}: all but the chosen ones");
+    }
+}
+
+/// A row's or a column's values of a matrix, times a factor.
+fn scaled((name, dtype, shape, mut data): Moved, at: impl Fn(usize, usize) -> bool, factor: f32) -> Moved {
+    for (index, value) in data.chunks_exact_mut(4).enumerate().filter(|(i, _)| at(i / shape[1], i % shape[1])) {
+        let scaled = f32::from_le_bytes([value[0], value[1], value[2], value[3]]) * factor;
+        assert!(scaled.abs() < 65_504.0, "value {index} of {name} is f16 still: {scaled}");
+        value.copy_from_slice(&scaled.to_le_bytes());
+    }
+    (name, dtype, shape, data)
+}
+
+#[test]
+fn gated_activations_beyond_f16_are_multiplied_on_matrices() {
+    const CHANNEL: usize = 5;
+    // The gate's row, up's, and the column of down that they meet: its weights stay normal numbers of f16.
+    const FACTORS: [(&str, f32); 3] = [("gate_proj", 16.0), ("up_proj", 16_384.0), ("down_proj", 1.0 / 256.0)];
+    let with = |tensor: Moved| {
+        let factor = FACTORS.iter().find(|(name, _)| tensor.0.ends_with(&format!("0.mlp.{name}.weight")));
+        let Some((name, factor)) = factor else { return tensor };
+        scaled(tensor, |row, column| CHANNEL == if *name == "down_proj" { column } else { row }, *factor)
+    };
+    let folder = changed("tiny-llama-gqa", |_| (), |tensors| tensors.into_iter().map(with).map(halved).collect());
+    let checkpoint = Checkpoint::open(folder.path()).expect("the checkpoint opens");
+    let tokens = golden(&repository("checkpoints/tiny-llama-gqa")).tokens;
+    let batch = Batch { tokens: &tokens, position: 0, logits: LogitRows::All };
+    let logits = |adapter| {
+        let device = DeviceOptions { tier: Tier::EmulatedMatrix, ..DeviceOptions::default() };
+        let options = ExecOptions { adapter, device, kv_format: Some(KvFormat::F32), ..ExecOptions::default() };
+        let (mut executor, _) = open(&checkpoint, &options, &mut |_| ()).expect("the model loads");
+        executor.forward(&batch).expect("the forward runs").values
+    };
+    let expected = logits(AdapterChoice::Host);
+    for adapter in all_adapters() {
+        let error = nmse(&expected, &logits(AdapterChoice::Index(adapter.index)));
+        assert!(error < 1e-5, "{}: nmse {error}", adapter.name);
     }
 }
 

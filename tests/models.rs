@@ -139,14 +139,18 @@ fn what_only_cooperative_matrices_read_is_f16() {
         let types: Vec<_> = graph.weights.iter().map(|weight| weight_type(weight, u64::MAX)).collect();
         let unit = graph.units.iter().find(|unit| unit.name == "layer 0").expect("there are layers");
         let halved = halved(&graph, unit, (traits, extents), |id| &types[id.0]);
-        halved.iter().map(|id| graph.tensors[id.0].name["layer 0 ".len()..].to_owned()).collect::<Vec<_>>()
+        let named = |(id, dtype): (&TensorId, &DType)| {
+            let name = &graph.tensors[id.0].name["layer 0 ".len()..];
+            if *dtype == DType::F16Scaled { format!("{name}, scaled") } else { name.to_owned() }
+        };
+        halved.iter().map(named).collect::<Vec<_>>()
     };
     let parallel = "checkpoints/tiny-gpt-neox-f16";
     assert_eq!(names(parallel, KvFormat::F16, &adapter), ["attention norm", "mlp norm", "attention", "up"]);
     let turned = names(parallel, KvFormat::Q8_0, &adapter);
     assert_eq!(turned, ["attention norm", "mlp norm", "up"], "what is turned back is so as f32");
     let sequential = names("checkpoints/tiny-llama-q8_0", KvFormat::F16, &adapter);
-    assert_eq!(sequential, ["attention norm", "attention", "mlp norm", "gated"]);
+    assert_eq!(sequential, ["attention norm", "attention", "mlp norm", "gated, scaled"]);
     let f32 = names(parallel, KvFormat::F16, &without);
     assert!(f32.is_empty(), "without matrices everything is f32: {f32:?}");
 }

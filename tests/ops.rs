@@ -61,7 +61,8 @@ fn kernels_match_their_references_with_all_features() {
 /// What a kernel on matrices does besides multiplying: its file, and which of its choices are taken. Weight formats are
 /// not among them: they come through the same snippets as in other kernels, which are checked with all of them.
 fn way(kernel: &Kernel) -> (&'static str, Vec<(&'static str, String)>) {
-    const CHOICES: [&str; 7] = ["DIRECT", "BIAS", "RESIDUAL", "LOGIT_ROWS", "ALIBI", "SOFTCAP", "WINDOW"];
+    const CHOICES: [&str; 9] =
+        ["DIRECT", "BIAS", "RESIDUAL", "LOGIT_ROWS", "SCALED", "SCALED_BESIDE", "ALIBI", "SOFTCAP", "WINDOW"];
     let slots = kernel.slots.iter().filter(|(slot, _)| ["TILE", "INPUTS", "STORED"].contains(slot)).cloned();
     let chosen = kernel.overrides.iter().filter(|(name, value)| CHOICES.contains(name) && *value != 0.0);
     (kernel.source, slots.chain(chosen.map(|(name, _)| (*name, String::new()))).collect())
@@ -72,18 +73,19 @@ fn kernels_on_emulated_matrices_match_their_references() {
     let options = DeviceOptions { tier: Tier::EmulatedMatrix, checks: true, ..DeviceOptions::default() };
     let mut ways = BTreeSet::new();
     // Drivers take seconds for each of these kernels: one case of each way through them.
-    check_some(options, |_, _, kernels| {
+    check_some(options, |_, case, kernels| {
+        let large = case.inputs.iter().any(|input| matches!(input, CaseInput::Large(..)));
         // The smallest heads there are in every way, since the kernel grows with them.
         let small =
             |kernel: &&Kernel| kernel.overrides.iter().all(|(name, value)| *name != "HEAD_DIM" || *value <= 48.0);
         let follows = |source: &str| source.ends_with("_matrix") || source == "sum_parts_f16";
         let on_matrices = kernels.iter().filter(|kernel| follows(kernel.source)).filter(small);
-        on_matrices.map(|kernel| ways.insert(way(kernel))).fold(false, |any, new| any | new)
+        on_matrices.map(|kernel| ways.insert((way(kernel), large))).fold(false, |any, new| any | new)
     });
     // Their factors are half floats.
     let able = all_adapters().iter().any(|adapter| adapter.features.iter().any(|name| name == "f16"));
     for kernel in ["gemm_matrix", "attention_matrix"].into_iter().filter(|_| able) {
-        assert!(ways.iter().filter(|way| way.0 == kernel).count() >= 4, "ways through {kernel} among {ways:?}");
+        assert!(ways.iter().filter(|(way, _)| way.0 == kernel).count() >= 4, "ways through {kernel} among {ways:?}");
     }
 }
 

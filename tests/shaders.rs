@@ -178,8 +178,8 @@ fn parsed(kernel: &Kernel) -> Result<Arc<Parsed>, String> {
 
 fn operand(input: &CaseInput, case: &Case) -> Operand {
     match (input, input.fill(case.step, &mut Numbers::new(1))) {
-        (CaseInput::Activation(ty), _) => Operand::Activation(ty.clone()),
-        (_, CaseValue::F32(values) | CaseValue::F16(values) | CaseValue::Q8(values, _)) => {
+        (CaseInput::Activation(ty) | CaseInput::Large(ty, _), _) => Operand::Activation(ty.clone()),
+        (_, CaseValue::F32(values) | CaseValue::F16(values, _) | CaseValue::Q8(values, _)) => {
             Operand::Vector(values.len())
         }
         (_, CaseValue::U32(_)) => Operand::Activation(TensorType { dtype: DType::U32, shape: vec![Dim::Tokens] }),

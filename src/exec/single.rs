@@ -55,7 +55,8 @@ pub struct PlacedCase<'c> {
 #[derive(Debug, Clone, Copy)]
 enum Stored {
     F32,
-    F16,
+    /// Divided by this.
+    F16(f32),
     /// A key or value cache.
     State(StateType),
     /// Rows of so many values in 8-bit blocks.
@@ -84,10 +85,8 @@ impl<'c> FilledCase<'c> {
 
     /// Rows that its kernels compute.
     pub fn rows(&self) -> u32 {
-        match &self.case.outputs[0] {
-            CaseInput::Activation(ty) => ty.shape[0].length(self.step.extents()),
-            _ => self.step.tokens,
-        }
+        let of = |(ty, _): (&TensorType, f32)| ty.shape[0].length(self.step.extents());
+        self.case.outputs[0].activation().map_or(self.step.tokens, of)
     }
 
     /// The one row `row` of it: the forward of its token alone, after those before it.
@@ -100,9 +99,10 @@ impl<'c> FilledCase<'c> {
         let one = |(value, input): (&CaseValue, &CaseInput)| {
             let (at, of) = match input {
                 CaseInput::Activation(ty) if ty.shape[0] == Dim::LogitRows => (row, all.logit_rows),
-                CaseInput::Activation(_) | CaseInput::Tokens { .. } | CaseInput::Selection { .. } => {
-                    (token, all.tokens)
-                }
+                CaseInput::Activation(_)
+                | CaseInput::Large(..)
+                | CaseInput::Tokens { .. }
+                | CaseInput::Selection { .. } => (token, all.tokens),
                 _ => return value.clone(),
             };
             value.nth_of(at as usize, of as usize)
@@ -167,7 +167,7 @@ impl<'c> FilledCase<'c> {
         let formats = outputs.iter().map(|value| match value {
             CaseValue::State(ty, _) => Stored::State(*ty),
             CaseValue::Q8(_, cols) => Stored::Q8(*cols),
-            CaseValue::F16(_) => Stored::F16,
+            CaseValue::F16(_, scale) => Stored::F16(*scale),
             _ => Stored::F32,
         });
         let outputs = upload_all(&outputs, &output_types)?.into_iter().zip(formats).map(|(mut made, stored)| {
@@ -286,7 +286,7 @@ impl PreparedCase {
 /// A value as its operand is stored: what could be f16 may be f32.
 fn as_taken((value, operand): (&CaseValue, &Operand)) -> CaseValue {
     match value {
-        CaseValue::F16(values) if !operand.is_f16() => CaseValue::F32(values.clone()),
+        CaseValue::F16(values, _) if !operand.is_f16() => CaseValue::F32(values.clone()),
         other => other.clone(),
     }
 }
@@ -300,7 +300,10 @@ fn decode(bytes: &[u8], stored: Stored) -> Vec<f32> {
     match stored {
         Stored::Q8(cols) => decode_q8(bytes, cols),
         Stored::State(state) => state.decode(bytes),
-        Stored::F16 => bytes.chunks_exact(2).map(|half| f16::from_le_bytes([half[0], half[1]]).to_f32()).collect(),
+        Stored::F16(scale) => {
+            let halves = bytes.chunks_exact(2).map(|half| f16::from_le_bytes([half[0], half[1]]));
+            halves.map(|half| half.to_f32() * scale).collect()
+        }
         Stored::F32 => {
             bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect()
         }
@@ -323,8 +326,8 @@ fn upload(device: &Device, value: &CaseValue, room: u64) -> Result<Slices, GpuEr
     match value {
         CaseValue::F32(values) => Ok(vec![with_guard(bytemuck::cast_slice(values))?]),
         CaseValue::U32(values) => Ok(vec![with_guard(bytemuck::cast_slice(values))?]),
-        CaseValue::F16(values) => {
-            let halves: Vec<f16> = values.iter().map(|value| f16::from_f32(*value)).collect();
+        CaseValue::F16(values, scale) => {
+            let halves: Vec<f16> = values.iter().map(|value| f16::from_f32(*value / scale)).collect();
             Ok(vec![with_guard(bytemuck::cast_slice(&halves))?])
         }
         CaseValue::Q8(values, cols) => Ok(vec![with_guard(&encode_q8(values, *cols))?]),
@@ -334,12 +337,14 @@ fn upload(device: &Device, value: &CaseValue, room: u64) -> Result<Slices, GpuEr
 }
 
 fn operand(value: &CaseValue, case: &CaseInput) -> Operand {
+    if let Some((ty, _)) = case.activation() {
+        return Operand::Activation(ty.clone());
+    }
     match (value, case) {
         (CaseValue::Weight(ty, _), _) => Operand::Weight(ty.clone()),
         (CaseValue::State(ty, _), _) => Operand::State(*ty),
-        (_, CaseInput::Activation(ty)) => Operand::Activation(ty.clone()),
         (CaseValue::U32(_), _) => Operand::Activation(TensorType { dtype: DType::U32, shape: vec![Dim::Tokens] }),
-        (CaseValue::F32(values) | CaseValue::F16(values) | CaseValue::Q8(values, _), _) => {
+        (CaseValue::F32(values) | CaseValue::F16(values, _) | CaseValue::Q8(values, _), _) => {
             Operand::Vector(values.len())
         }
     }
@@ -347,7 +352,7 @@ fn operand(value: &CaseValue, case: &CaseInput) -> Operand {
 
 fn value_slice(value: &CaseValue) -> &[f32] {
     match value {
-        CaseValue::F32(values) | CaseValue::F16(values) | CaseValue::Q8(values, _) | CaseValue::State(_, values) => {
+        CaseValue::F32(values) | CaseValue::F16(values, _) | CaseValue::Q8(values, _) | CaseValue::State(_, values) => {
             values
         }
         other => panic!("not an output: {other:?}"),
@@ -356,7 +361,7 @@ fn value_slice(value: &CaseValue) -> &[f32] {
 
 fn host_input(value: &CaseValue) -> HostInput<'_> {
     match value {
-        CaseValue::F32(values) | CaseValue::F16(values) | CaseValue::Q8(values, _) | CaseValue::State(_, values) => {
+        CaseValue::F32(values) | CaseValue::F16(values, _) | CaseValue::Q8(values, _) | CaseValue::State(_, values) => {
             HostInput::F32(values)
         }
         CaseValue::U32(ids) => HostInput::U32(ids),

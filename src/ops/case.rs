@@ -12,6 +12,8 @@ use crate::tensor::{DType, TensorType};
 pub enum CaseInput {
     /// An activation; values around 1 with a few outliers. One of f16 is f32 where the op's kernels don't take it.
     Activation(TensorType),
+    /// As [`Self::Activation`], values around this one.
+    Large(TensorType, f32),
     /// Token ids below `vocab_size`.
     Tokens {
         /// Exclusive upper bound.
@@ -76,23 +78,30 @@ pub struct Case {
 impl Case {
     /// Has every f32 activation that it makes as f16.
     pub(super) fn halve_outputs(&mut self) {
-        self.outputs.iter_mut().for_each(halve);
+        self.outputs.iter_mut().for_each(|output| halve(output, self.op.f16()));
         self.label.push_str(", to f16");
         self.max_nmse = self.max_nmse.max(1e-7);
     }
 
-    /// Has an activation that it takes as f16.
-    pub(super) fn halve_input(&mut self, input: usize) {
-        halve(&mut self.inputs[input]);
-        self.label.push_str(&format!(", {input} of f16"));
+    /// Has an activation that it takes as f16, of either kind.
+    pub(super) fn halve_input(&mut self, input: usize, dtype: DType) {
+        halve(&mut self.inputs[input], dtype);
+        self.label.push_str(&format!(", {input} of {dtype:?}"));
+    }
+
+    /// Has an activation that it takes be of values around this one.
+    pub(super) fn enlarge_input(&mut self, input: usize, most: f32) {
+        if let CaseInput::Activation(ty) = &self.inputs[input] {
+            self.inputs[input] = CaseInput::Large(ty.clone(), most);
+            self.label.push_str(&format!(", {input} around {most}"));
+        }
     }
 
     /// The operands of a call, f16 only where the op's kernels take or make it: what a plan would give them.
     pub fn taken(&self, call: &Call<'_>) -> [Vec<Operand>; 2] {
         let wide = |operands: &[Operand]| -> Vec<Operand> {
-            let wide = |ty: &TensorType| TensorType { dtype: DType::F32, ..ty.clone() };
             let of = |operand: &Operand| match operand {
-                Operand::Activation(ty) if operand.is_f16() => Operand::Activation(wide(ty)),
+                Operand::Activation(ty) if operand.is_f16() => Operand::Activation(ty.stored_as(DType::F32)),
                 other => other.clone(),
             };
             operands.iter().map(of).collect()
@@ -110,11 +119,11 @@ impl Case {
     }
 }
 
-fn halve(operand: &mut CaseInput) {
-    if let CaseInput::Activation(ty) = operand
+fn halve(operand: &mut CaseInput, dtype: DType) {
+    if let CaseInput::Activation(ty) | CaseInput::Large(ty, _) = operand
         && ty.dtype == DType::F32
     {
-        *ty = ty.halved();
+        *ty = ty.stored_as(dtype);
     }
 }
 
@@ -146,8 +155,8 @@ pub enum CaseValue {
     F32(Vec<f32>),
     /// Token ids.
     U32(Vec<u32>),
-    /// An activation of f16, its values rounded.
-    F16(Vec<f32>),
+    /// An activation of f16, its values rounded, and what they are divided by.
+    F16(Vec<f32>, f32),
     /// An activation of 8-bit blocks, its values rounded, and their number in a row.
     Q8(Vec<f32>, usize),
     /// A weight: its type and each slice's packed bytes.
@@ -168,7 +177,7 @@ impl CaseValue {
         }
         match self {
             Self::F32(values) => Self::F32(part(values, at, of)),
-            Self::F16(values) => Self::F16(part(values, at, of)),
+            Self::F16(values, scale) => Self::F16(part(values, at, of), *scale),
             Self::U32(ids) => Self::U32(part(ids, at, of)),
             Self::Q8(values, cols) => Self::Q8(part(values, at, of), *cols),
             other => panic!("not an activation: {other:?}"),
@@ -177,20 +186,32 @@ impl CaseValue {
 }
 
 impl CaseInput {
+    /// The type of an activation, and what its values are around.
+    pub const fn activation(&self) -> Option<(&TensorType, f32)> {
+        match self {
+            Self::Activation(ty) => Some((ty, 1.0)),
+            Self::Large(ty, most) => Some((ty, *most)),
+            _ => None,
+        }
+    }
+
     /// Seeded numbers for this operand.
     pub fn fill(&self, step: Step, numbers: &mut Numbers) -> CaseValue {
         match self {
-            Self::Activation(ty) => {
+            Self::Activation(_) | Self::Large(..) => {
+                let (ty, most) = self.activation().expect("it is one of the two");
                 let mut values = numbers.values(ty.elements(step.extents()) as usize);
+                values.iter_mut().for_each(|value| *value *= most);
                 match ty.dtype {
                     DType::Q8 => {
                         round_rows(&mut values);
                         let cols = ty.columns().expect("rows of 8-bit blocks have a fixed length");
                         CaseValue::Q8(values, cols as usize)
                     }
-                    DType::F16 => {
-                        values.iter_mut().for_each(|value| *value = f16::from_f32(*value).to_f32());
-                        CaseValue::F16(values)
+                    DType::F16 | DType::F16Scaled => {
+                        let scale = ty.dtype.scale();
+                        values.iter_mut().for_each(|value| *value = f16::from_f32(*value / scale).to_f32() * scale);
+                        CaseValue::F16(values, scale)
                     }
                     DType::F32 | DType::U32 => CaseValue::F32(values),
                 }

@@ -216,9 +216,17 @@ pub enum Operand {
 }
 
 impl Operand {
+    /// The element type of an activation.
+    pub const fn dtype(&self) -> Option<DType> {
+        match self {
+            Self::Activation(ty) => Some(ty.dtype),
+            _ => None,
+        }
+    }
+
     /// Whether it is an activation of f16 rows.
     pub fn is_f16(&self) -> bool {
-        matches!(self, Self::Activation(ty) if ty.dtype == DType::F16)
+        self.dtype().is_some_and(DType::is_f16)
     }
 }
 
@@ -372,14 +380,20 @@ pub trait Op: Debug + Send + Sync {
         None
     }
 
-    /// Whether its kernels for many rows take the `input`-th input as [`DType::F16`] where this call has it as f32.
+    /// Whether its kernels for many rows take the `input`-th input as [`DType::F16`] or [`DType::F16Scaled`] where this call
+    /// has it as f32.
     fn reads_f16(&self, _input: usize, _call: &Call<'_>) -> bool {
         false
     }
 
-    /// Whether they write the `output`-th output so: all for which they do, or none.
+    /// Whether they write the `output`-th output so, as [`Self::f16`]: all for which they do, or none.
     fn writes_f16(&self, _output: usize, _call: &Call<'_>) -> bool {
         false
+    }
+
+    /// Which of the two its outputs are then.
+    fn f16(&self) -> DType {
+        DType::F16
     }
 
     /// The same in plain loops, f64 accumulation. Outputs are whole buffers: activations `(rows, …)`, states
@@ -397,7 +411,12 @@ pub(crate) fn weight_bindings(input: usize, weight: &WeightType, slice: usize) -
 
 /// The slot binding of how quads of the `output`-th output are stored.
 pub(crate) fn stored_slot(call: &Call<'_>, output: usize) -> (&'static str, String) {
-    ("STORED", if call.outputs[output].is_f16() { "lib/stored_f16" } else { "lib/stored_f32" }.into())
+    let file = match call.outputs[output].dtype() {
+        Some(DType::F16) => "lib/stored_f16",
+        Some(DType::F16Scaled) => "lib/stored_f16_scaled",
+        _ => "lib/stored_f32",
+    };
+    ("STORED", file.into())
 }
 
 /// The slot binding of a weight's format.

@@ -3,11 +3,11 @@
 //! An op chooses its own by what its operands are; here is what depends on its neighbours: which activations are f16, and
 //! which matmuls share a dispatch. Knows no device. Invariant: the planner and the executor get the same kernels.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::graph::{Graph, Node, TensorId, TensorKind, Unit, WeightId};
 use crate::ops::{Bind, Call, Kernel, Operand, Pair, Phase, Traits, WeightType};
-use crate::tensor::{Extents, TensorType};
+use crate::tensor::{DType, Extents};
 
 /// The kernels of a node in a phase.
 #[derive(Debug, Clone)]
@@ -41,15 +41,15 @@ pub fn unit_kernels_apart<'w>(
     adapter: (&Traits, Extents),
     weight: impl Fn(WeightId) -> &'w WeightType,
 ) -> Vec<NodeKernels> {
-    Choice { graph, adapter, halved: BTreeSet::new(), weight }.apart(unit)
+    Choice { graph, adapter, halved: BTreeMap::new(), weight }.apart(unit)
 }
 
 /// What kernels are chosen by.
 struct Choice<'c, W> {
     graph: &'c Graph,
     adapter: (&'c Traits, Extents),
-    /// Activations that are f16 where there are many rows.
-    halved: BTreeSet<TensorId>,
+    /// Activations that are f16 where there are many rows, and which.
+    halved: BTreeMap<TensorId, DType>,
     weight: W,
 }
 
@@ -117,7 +117,7 @@ impl<'w, W: Fn(WeightId) -> &'w WeightType> Choice<'_, W> {
 
     fn called<R>(&self, node: usize, phase: Phase, with: impl FnOnce(&Call<'_>) -> R) -> R {
         let (node, (traits, largest)) = (&self.graph.nodes[node], self.adapter);
-        let halved = |id| phase == Phase::Prefill && self.halved.contains(&id);
+        let halved = |id| self.halved.get(&id).copied().filter(|_| phase == Phase::Prefill);
         let (inputs, outputs) = operands(self.graph, node, halved, &self.weight);
         with(&Call { phase, inputs: &inputs, outputs: &outputs, traits, largest })
     }
@@ -127,12 +127,11 @@ impl<'w, W: Fn(WeightId) -> &'w WeightType> Choice<'_, W> {
 fn operands<'w>(
     graph: &Graph,
     node: &Node,
-    halved: impl Fn(TensorId) -> bool,
+    halved: impl Fn(TensorId) -> Option<DType>,
     weight: impl Fn(WeightId) -> &'w WeightType,
 ) -> (Vec<Operand>, Vec<Operand>) {
     let operand = |id: &TensorId| match &graph.tensors[id.0].kind {
-        TensorKind::Activation(ty) if halved(*id) => Operand::Activation(ty.halved()),
-        TensorKind::Activation(ty) => Operand::Activation(TensorType::clone(ty)),
+        TensorKind::Activation(ty) => Operand::Activation(ty.stored_as(halved(*id).unwrap_or(ty.dtype))),
         TensorKind::Weight(id) => Operand::Weight(weight(*id).clone()),
         TensorKind::Vector(id) => Operand::Vector(graph.vectors[id.0].len()),
         TensorKind::State(state) => Operand::State(*state),
@@ -147,11 +146,11 @@ pub fn halved<'w>(
     unit: &Unit,
     (traits, largest): (&Traits, Extents),
     weight: impl Fn(WeightId) -> &'w WeightType,
-) -> BTreeSet<TensorId> {
+) -> BTreeMap<TensorId, DType> {
     let (mut written, mut kept) = (BTreeSet::new(), BTreeSet::from([unit.output]));
-    let mut together: Vec<Vec<TensorId>> = Vec::new();
+    let mut together: Vec<Vec<(TensorId, DType)>> = Vec::new();
     for node in &graph.nodes[unit.nodes.clone()] {
-        let (inputs, outputs) = operands(graph, node, |_| false, &weight);
+        let (inputs, outputs) = operands(graph, node, |_| None, &weight);
         let call = Call { phase: Phase::Prefill, inputs: &inputs, outputs: &outputs, traits, largest };
         let reads = node.inputs.iter().enumerate();
         kept.extend(reads.filter(|(input, _)| !node.op.reads_f16(*input, &call)).map(|(_, id)| *id));
@@ -161,8 +160,8 @@ pub fn halved<'w>(
         // Several nodes write one tensor where each has columns of it.
         let again = halves.iter().copied().filter(|id| !written.insert(*id));
         kept.extend(others.into_iter().map(|(_, id)| id).chain(again));
-        together.push(halves);
+        together.push(halves.into_iter().map(|id| (id, node.op.f16())).collect());
     }
-    together.retain(|ids| ids.iter().all(|id| !kept.contains(id)));
+    together.retain(|ids| ids.iter().all(|(id, _)| !kept.contains(id)));
     together.into_iter().flatten().collect()
 }

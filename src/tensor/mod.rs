@@ -12,6 +12,8 @@ pub enum DType {
     F32,
     /// 16-bit float: rows that only cooperative matrices multiply, whole slabs of [`DType::F16_SLAB`] values.
     F16,
+    /// As [`DType::F16`], values divided by [`DType::F16_SCALE`]: those that may go beyond what f16 holds, 65 504.
+    F16Scaled,
     /// 32-bit unsigned integer: token ids.
     U32,
     /// Rows rounded to 8 bits, for integer dot products: a scale for each [`DType::Q8_BLOCK`] values. Only forwards of
@@ -26,12 +28,29 @@ impl DType {
     /// A row of [`DType::F16`] is a multiple of it long: the columns that pass through workgroup memory at a time.
     pub const F16_SLAB: usize = 32;
 
+    /// What values of [`DType::F16Scaled`] are divided by, and weights multiplied by: lib/f16_scale has it too. A power of
+    /// two, so that nothing is rounded; small, so that small values keep their digits and no weight goes beyond f16.
+    pub const F16_SCALE: f32 = 16.0;
+
+    /// What its values are divided by.
+    pub const fn scale(self) -> f32 {
+        match self {
+            Self::F16Scaled => Self::F16_SCALE,
+            _ => 1.0,
+        }
+    }
+
+    /// Whether its values are f16.
+    pub const fn is_f16(self) -> bool {
+        matches!(self, Self::F16 | Self::F16Scaled)
+    }
+
     /// Bytes of so many elements of whole rows. Of [`DType::Q8`] a block takes its codes, its scale, and the sum of
     /// its values.
     pub const fn bytes(self, elements: u64) -> u64 {
         match self {
             Self::F32 | Self::U32 => 4 * elements,
-            Self::F16 => 2 * elements,
+            Self::F16 | Self::F16Scaled => 2 * elements,
             Self::Q8 => elements / Self::Q8_BLOCK as u64 * (Self::Q8_BLOCK as u64 + 8),
         }
     }
@@ -85,12 +104,17 @@ impl TensorType {
 
     /// The same values, rounded to 8 bits.
     pub fn rounded(&self) -> Self {
-        Self { dtype: DType::Q8, shape: self.shape.clone() }
+        self.stored_as(DType::Q8)
     }
 
     /// The same values as f16.
     pub fn halved(&self) -> Self {
-        Self { dtype: DType::F16, shape: self.shape.clone() }
+        self.stored_as(DType::F16)
+    }
+
+    /// The same values of another element type.
+    pub fn stored_as(&self, dtype: DType) -> Self {
+        Self { dtype, shape: self.shape.clone() }
     }
 
     /// Elements in a forward of these extents.
@@ -131,6 +155,7 @@ impl std::fmt::Display for TensorType {
         let dtype = match self.dtype {
             DType::F32 => "f32",
             DType::F16 => "f16",
+            DType::F16Scaled => "scaled f16",
             DType::U32 => "u32",
             DType::Q8 => "q8",
         };

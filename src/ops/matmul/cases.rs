@@ -4,7 +4,7 @@
 use super::{Columns, Matmul};
 use crate::ops::{Activation, Case, CaseInput, Step};
 use crate::quant::{BlockFormat, FORMATS};
-use crate::tensor::{Dim, FEW_ROWS, TensorType};
+use crate::tensor::{DType, Dim, FEW_ROWS, TensorType};
 
 pub(in crate::ops) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -51,6 +51,7 @@ pub(in crate::ops) fn cases() -> Vec<Case> {
     cases.extend(cut_cases());
     cases.extend(direct_cases());
     cases.extend(halved_cases());
+    cases.extend(large_cases());
     cases
 }
 
@@ -69,9 +70,27 @@ fn halved_cases() -> Vec<Case> {
         beside_case(beside, called("q8_0"), (40, 64, &[96, 64], 64)),
     ];
     cases.iter_mut().for_each(|case| case.halve_outputs());
-    cases.iter_mut().for_each(|case| case.halve_input(0));
-    cases[4].halve_input(3);
+    cases.iter_mut().for_each(|case| case.halve_input(0, DType::F16));
+    cases[4].halve_input(3, DType::F16);
     cases
+}
+
+/// Values beyond f16 for cooperative matrices: as they come, beside those that are not, and in rows that no f16 tensor
+/// holds.
+fn large_cases() -> Vec<Case> {
+    let (plain, f16) = (Matmul::plain(), &crate::quant::F16);
+    let beside = Matmul { residual: true, beside: true, ..plain.clone() };
+    let mut whole = case(Matmul { bias: true, ..plain.clone() }, f16, (40, 96, 160, 96));
+    let mut first = beside_case(beside.clone(), called("q8_0"), (40, 64, &[96, 64], 64));
+    let mut second = beside_case(beside, called("q4_0"), (40, 64, &[96, 64], 64));
+    let mut narrowed = case(plain, f16, (21, 37, 100, 37));
+    for (case, large, other) in [(&mut whole, 0, None), (&mut first, 0, Some(3)), (&mut second, 3, Some(0))] {
+        case.enlarge_input(large, 3e4);
+        case.halve_input(large, DType::F16Scaled);
+        other.into_iter().for_each(|other| case.halve_input(other, DType::F16));
+    }
+    narrowed.enlarge_input(0, 3e4);
+    vec![whole, first, second, narrowed]
 }
 
 /// A case of so many tokens, rows, columns, and rows of a slice, with the inputs and outputs that the op has.

@@ -95,9 +95,11 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
-    /// Adds a tensor of f16.
-    fn bind(&mut self, bind: Bind) {
-        self.bindings.push((["narrowed", "narrowed_beside"][self.bindings.len()], bind));
+    /// Adds a tensor of [`DType::F16`] or [`DType::F16Scaled`].
+    fn bind(&mut self, bind: Bind, dtype: DType) {
+        let at = self.bindings.len();
+        self.bindings.push((["narrowed", "narrowed_beside"][at], bind));
+        self.overrides.push(flag(["SCALED", "SCALED_BESIDE"][at], dtype == DType::F16Scaled));
     }
 }
 
@@ -213,8 +215,11 @@ impl Matmul {
     /// x as f16: as it comes, or made so; each of its tensors by itself where one comes so, else all of it as one.
     pub(super) fn inputs(&self, call: &Call<'_>) -> Inputs {
         let bindings = self.row_bindings(false);
-        let halved = |bind: &Bind| matches!(bind, Bind::Input(input) if call.inputs[*input].is_f16());
-        let apart = bindings.len() > 1 && bindings.iter().any(|(_, bind)| halved(bind));
+        let f16 = |bind: &Bind| match bind {
+            Bind::Input(input) => call.inputs[*input].dtype().filter(|dtype| dtype.is_f16()),
+            _ => None,
+        };
+        let apart = bindings.len() > 1 && bindings.iter().any(|(_, bind)| f16(bind).is_some());
         let parts = self.parts(call);
         let mut inputs = Inputs {
             kernels: vec![],
@@ -223,15 +228,15 @@ impl Matmul {
             overrides: apart.then(|| ("FIRST_SLABS", f64::from(parts[0] / SLAB))).into_iter().collect(),
             scratch: vec![],
         };
-        if !apart && !halved(&bindings[0].1) {
+        if !apart && f16(&bindings[0].1).is_none() {
             let mut kernel = narrow(self.row_slot(false), bindings, (parts.iter().sum(), &mut inputs), call);
             kernel.overrides.extend(self.row_overrides(call));
             inputs.kernels.push(kernel);
             return inputs;
         }
         for ((_, bind), cols) in bindings.into_iter().zip(parts) {
-            if halved(&bind) {
-                inputs.bind(bind);
+            if let Some(dtype) = f16(&bind) {
+                inputs.bind(bind, dtype);
             } else {
                 let row = ("ROW", "lib/row_whole".into());
                 let kernel = narrow(row, vec![("input", bind)], (cols, &mut inputs), call);
@@ -269,7 +274,8 @@ fn narrow(
 ) -> Kernel {
     let made = Bind::Scratch(inputs.scratch.len());
     inputs.scratch.push(u64::from(rows_of(call).1) * u64::from(cols.next_multiple_of(SLAB)) * 2);
-    inputs.bind(made);
+    // Of what it is made of nothing is known.
+    inputs.bind(made, DType::F16Scaled);
     bindings.push(("narrowed", made));
     Kernel {
         source: "narrow",

@@ -4,6 +4,7 @@
 use super::Matmul;
 use super::matrix::{Cut, rows_of};
 use crate::ops::{Bind, Call, Extent, Kernel, weight_bindings};
+use crate::tensor::DType;
 
 /// What two matmuls run instead of their own kernels.
 #[derive(Debug, Clone)]
@@ -57,7 +58,7 @@ impl Matmul {
     /// Whether all of it is one multiplication of rows of f16 as they come.
     fn is_whole(&self, call: &Call<'_>) -> bool {
         let one = self.runs_on_matrices(call) && call.weight(1).slices.len() == 1 && !self.beside;
-        one && call.inputs[0].is_f16() && matches!(rows_of(call).0(1), Extent::Tokens { .. })
+        one && call.inputs[0].dtype() == Some(DType::F16) && matches!(rows_of(call).0(1), Extent::Tokens { .. })
     }
 }
 

@@ -71,22 +71,29 @@ fn way(kernel: &Kernel) -> (&'static str, Vec<(&'static str, String)>) {
 #[test]
 fn kernels_on_emulated_matrices_match_their_references() {
     let options = DeviceOptions { tier: Tier::EmulatedMatrix, checks: true, ..DeviceOptions::default() };
-    let mut ways = BTreeSet::new();
+    let (mut ways, mut large_heads) = (BTreeSet::new(), BTreeSet::new());
     // Drivers take seconds for each of these kernels: one case of each way through them.
     check_some(options, |_, case, kernels| {
         let large = case.inputs.iter().any(|input| matches!(input, CaseInput::Large(..)));
-        // The smallest heads there are in every way, since the kernel grows with them.
-        let small =
-            |kernel: &&Kernel| kernel.overrides.iter().all(|(name, value)| *name != "HEAD_DIM" || *value <= 48.0);
+        // The smallest heads there are in every way, since the kernel grows with them; of larger ones one case each.
+        let head_dim = |kernel: &Kernel| {
+            let known = kernel.overrides.iter().find(|(name, _)| *name == "HEAD_DIM");
+            known.map_or(0, |(_, value)| *value as u32)
+        };
         let follows = |source: &str| source.ends_with("_matrix") || source == "sum_parts_f16";
-        let on_matrices = kernels.iter().filter(|kernel| follows(kernel.source)).filter(small);
-        on_matrices.map(|kernel| ways.insert((way(kernel), large))).fold(false, |any, new| any | new)
+        let on_matrices = kernels.iter().filter(|kernel| follows(kernel.source));
+        let new = |kernel: &Kernel| match head_dim(kernel) {
+            ..=48 => ways.insert((way(kernel), large)),
+            larger => large_heads.insert(larger),
+        };
+        on_matrices.map(new).fold(false, |any, new| any | new)
     });
     // Their factors are half floats.
     let able = all_adapters().iter().any(|adapter| adapter.features.iter().any(|name| name == "f16"));
     for kernel in ["gemm_matrix", "attention_matrix"].into_iter().filter(|_| able) {
         assert!(ways.iter().filter(|(way, _)| way.0 == kernel).count() >= 4, "ways through {kernel} among {ways:?}");
     }
+    assert!(!able || !large_heads.is_empty(), "larger heads too, where workgroup memory holds them");
 }
 
 /// Two matmuls, in one dispatch where they can: the operands of the first, then those of the second, each with a bias.

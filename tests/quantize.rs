@@ -14,6 +14,7 @@ use wgpt::gpu::AdapterChoice;
 use wgpt::graph::Quantize;
 use wgpt::ops::KvFormat;
 use wgpt::quant::{self, FORMATS};
+use wgpt::session::Language;
 
 fn quantize(name: &str) -> Quantize {
     Quantize { format: quant::format(name).expect("a format"), head: None, requantize: false }
@@ -210,6 +211,42 @@ fn what_gguf_has_no_word_for_is_refused() {
     let error = refusal("tiny-llama-rope-dynamic", "q4_0");
     assert!(error.contains("another model"), "{error}");
     assert_eq!(std::fs::read_dir(scratch.path()).expect("a folder").count(), 0, "nothing is left behind");
+}
+
+/// A copy of a tiny checkpoint's folder whose texts end with these ids.
+fn ending_with(ids: &str) -> (tempfile::TempDir, Checkpoint) {
+    let (folder, source) = (tempfile::tempdir().expect("a folder"), repository("checkpoints/tiny-llama-gqa"));
+    for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(source.join(name), folder.path().join(name)).expect("copied");
+    }
+    let config = format!("{{\"eos_token_id\": {ids}}}");
+    std::fs::write(folder.path().join("generation_config.json"), config).expect("written");
+    let checkpoint = Checkpoint::open(folder.path()).expect("it opens");
+    (folder, checkpoint)
+}
+
+#[test]
+fn every_end_of_text_of_a_folder_is_written_or_it_is_refused() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    // The tokenizer's own EOS is 2; 202 is a newline, and no row of the head gives 512.
+    for (ids, expected) in [("null", &[0, 2][..]), ("[0, 202]", &[0, 2, 202]), ("[2, 512]", &[2])] {
+        let (_folder, checkpoint) = ending_with(ids);
+        let copy = write(&checkpoint, quantize("f32"), scratch.path()).expect("it is written");
+        assert_eq!(Language::of(&copy).expect("a vocabulary").end_ids, expected, "{ids}");
+        std::fs::remove_file(scratch.path().join("out.gguf")).expect("it was written");
+    }
+    // More than there are words for; and a letter, which as an end would be looked for inside words.
+    for (ids, parts) in [
+        ("[0, 1, 2, 3]", &["the tokens [0, 1, 3] beside EOS", "words for 2 of these", "generation_config.json"][..]),
+        ("[0, 72]", &["other ids from token"]),
+    ] {
+        let (_folder, checkpoint) = ending_with(ids);
+        let error = write(&checkpoint, quantize("f32"), scratch.path()).map(|_| ()).expect_err("it is refused");
+        for part in parts {
+            assert!(error.contains(part), "{ids}: {error}");
+        }
+        assert_eq!(std::fs::read_dir(scratch.path()).expect("a folder").count(), 0, "nothing is left behind");
+    }
 }
 
 /// A copy of a tiny checkpoint with one weight replaced.

@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use super::ConvertError;
+use super::vocabulary::ends_within;
 use crate::checkpoint::Checkpoint;
 use crate::exec::{WeightSource, describe_checkpoint};
 use crate::graph::Vector;
@@ -34,17 +35,30 @@ pub(super) fn check(checkpoint: &Checkpoint, spec: &ModelSpec, written: &Path) -
         return Err(differs(format!("layer {layer} would rotate otherwise in a context of {context} tokens")));
     }
     let (expected, found) = (Language::of(checkpoint)?, Language::of(&copy)?);
-    let ids = |language: &Language| language.tokenizer.encode(PROBE, Special::Add);
+    let ends = (ends_within(&expected, spec.vocab_size()), ends_within(&found, spec.vocab_size()));
+    if ends.0 != ends.1 {
+        return Err(differs(format!("its texts end with {:?} and not {:?}", ends.1, ends.0)));
+    }
+    let probe = probe(&expected);
+    let ids = |language: &Language| language.tokenizer.encode(&probe, Special::Add);
     let (ids, found_ids) = (ids(&expected)?, ids(&found)?);
     if ids != found_ids {
         let at = ids.iter().zip(&found_ids).take_while(|(a, b)| a == b).count();
         return Err(differs(format!("its tokenizer gives other ids from token {at} of a test text on")));
     }
-    let ends = (expected.tokenizer.eos(), found.tokenizer.eos());
-    if ends.0 != ends.1 {
-        return Err(differs(format!("its end of text is {:?} and not {:?}", ends.1, ends.0)));
+    let eos = (expected.tokenizer.eos(), found.tokenizer.eos());
+    if eos.0 != eos.1 {
+        return Err(differs(format!("its end of text is {:?} and not {:?}", eos.1, eos.0)));
     }
     Ok(())
+}
+
+/// A test text. What GGUF calls an end is found in text before it is split, and a plain word that ends texts would be
+/// found inside others.
+fn probe(language: &Language) -> String {
+    let plain = language.end_ids.iter().filter(|id| !language.tokenizer.is_special(**id));
+    let ends = plain.map(|id| language.tokenizer.decode(&[*id], false));
+    ends.fold(PROBE.to_owned(), |probe, end| format!("{probe} {end}{end}{end} a{end}b"))
 }
 
 /// The first layer that RoPE treats otherwise, and the length of a context where it does: lengths about those at which

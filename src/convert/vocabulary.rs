@@ -86,11 +86,43 @@ pub(super) fn of_folder(checkpoint: &Checkpoint, rows: usize) -> Result<Vec<(Str
         put(&format!("ggml.{key}_token_id"), GgufValue::U32(id));
         put(&format!("ggml.add_{key}_token"), GgufValue::Bool(added));
     }
+    for (key, id) in more_ends(checkpoint, &language, rows)? {
+        put(&format!("ggml.{key}_token_id"), GgufValue::U32(id));
+    }
     let folder = file.parent().unwrap_or(Path::new(""));
     if let Ok(Some(template)) = TokenizerConfig::in_directory(folder)?.chat_templates.select(None) {
         put("chat_template", GgufValue::String(template.into()));
     }
     Ok(pairs)
+}
+
+/// The ids that end a text of a model with `rows` rows of logits: one beyond them is never produced.
+pub(super) fn ends_within(language: &Language, rows: usize) -> Vec<u32> {
+    language.end_ids.iter().copied().filter(|id| (*id as usize) < rows).collect()
+}
+
+/// Those beside EOS, each with a word of GGUF's: readers stop at all of them alike.
+fn more_ends(
+    checkpoint: &Checkpoint,
+    language: &Language,
+    rows: usize,
+) -> Result<impl Iterator<Item = (&'static str, u32)>, ConvertError> {
+    const WORDS: [&str; 2] = ["eot", "eom"];
+    let mut ends = ends_within(language, rows);
+    ends.retain(|id| language.tokenizer.eos() != Some(*id));
+    if ends.len() > WORDS.len() {
+        let eos = if language.tokenizer.eos().is_some() { " beside EOS" } else { "" };
+        return Err(ConvertError::NotTranslated {
+            path: checkpoint.path().into(),
+            what: format!("a model whose texts end with any of the tokens {ends:?}{eos}"),
+            hint: format!(
+                "; there are words for {} of these: leave no more in eos_token_id of generation_config.json, or of \
+                 config.json where that says nothing",
+                WORDS.len()
+            ),
+        });
+    }
+    Ok(WORDS.into_iter().zip(ends))
 }
 
 /// Text and type of every id, padded to the rows of the embedding.

@@ -10,6 +10,7 @@ use common::{committed_checkpoints, golden, nmse, repository};
 use wgpt::checkpoint::{Checkpoint, RopeRows};
 use wgpt::convert::{FAMILIES, to_gguf};
 use wgpt::exec::{Batch, ExecOptions, LogitRows, lower_checkpoint, open};
+use wgpt::gptq::{self, GptqOptions};
 use wgpt::gpu::AdapterChoice;
 use wgpt::graph::Quantize;
 use wgpt::ops::KvFormat;
@@ -281,6 +282,22 @@ fn weights_that_a_format_can_t_hold_are_named() {
         let error = open(&checkpoint, &options(Some(quantize("q4_0"))), &mut |_| ()).map(|_| ()).expect_err("refused");
         let error = error.to_string();
         for part in [part, "layers.1.mlp.down_proj.weight", "row 3", "q4_0"] {
+            assert!(error.contains(part), "{weight} names {part}: {error}");
+        }
+    }
+}
+
+#[test]
+fn weights_that_gptq_can_t_round_are_named() {
+    let rounding = GptqOptions { group_size: Some(32), ..GptqOptions::default() };
+    let text = [(0..32).collect::<Vec<u32>>()];
+    for (weight, part) in
+        [(f32::NAN, "weight 7 is NaN"), (f32::NEG_INFINITY, "weight 7 is -inf"), (1e30, "beyond what f16 holds")]
+    {
+        let (_folder, checkpoint) = damaged(weight);
+        let rounded = gptq::quantize(&checkpoint, &text, &rounding, &options(None), &mut |_| (), &mut |_| Ok(()));
+        let error = rounded.map(|_| ()).expect_err("it is refused").to_string();
+        for part in [part, "layers.1.mlp.down_proj.weight", "row 3"] {
             assert!(error.contains(part), "{weight} names {part}: {error}");
         }
     }

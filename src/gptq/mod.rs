@@ -145,6 +145,24 @@ pub enum GptqError {
         /// The linear.
         tensor: String,
     },
+    /// Weights that are not numbers.
+    #[error(
+        "{}: tensor \"{tensor}\": row {row}, weight {column} is {value}, which no code stands for; the file is damaged: \
+         fetch or convert it again",
+        .file.display()
+    )]
+    Weight {
+        /// The file it is in.
+        file: PathBuf,
+        /// Which.
+        tensor: String,
+        /// Its output.
+        row: usize,
+        /// Its input.
+        column: usize,
+        /// What is there.
+        value: f32,
+    },
     /// Weights beyond the scales of the layout.
     #[error("tensor \"{tensor}\": row {row} has weights that need a scale beyond what f16 holds")]
     Scale {
@@ -360,7 +378,7 @@ impl Calibration<'_> {
         Ok(linears)
     }
 
-    /// f32 `(rows, cols)`: outputs by inputs, however they are stored.
+    /// f32 `(rows, cols)`: outputs by inputs, however they are stored. All are numbers: rounding takes NaN for none.
     fn weights(&self, target: &Target) -> Result<Vec<f32>, GptqError> {
         let weight = Weight { specs: vec![target.spec.clone()], format: &F32, ordered: false };
         let mut values = Vec::with_capacity(target.rows * target.cols);
@@ -368,6 +386,11 @@ impl Calibration<'_> {
             values.extend(stored.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)));
             Ok(())
         })?;
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            let (tensor, row, column) = (target.tensor.clone(), at / target.cols, at % target.cols);
+            let file = self.checkpoint.tensor(&tensor)?.file.to_owned();
+            return Err(GptqError::Weight { file, tensor, row, column, value: values[at] });
+        }
         Ok(values)
     }
 }

@@ -128,6 +128,20 @@ fn a_file_cut_anywhere_is_refused() {
     }
 }
 
+#[test]
+fn a_tensor_without_elements_is_still_behind_the_padding() {
+    let whole = Gguf::new().tensor("a", &[0], 0, &[]).bytes();
+    for length in 1..whole.len() {
+        let (_directory, path) = file("model.gguf", &whole[..length]);
+        assert!(Checkpoint::open(&path).is_err(), "cut at {length} of {}", whole.len());
+    }
+    let (_directory, path) = file("model.gguf", &whole[..whole.len() - 1]);
+    assert_refused(&path, &["model.gguf: truncated: the padding before the tensors needs", "left; download it again"]);
+    let (_directory, path) = file("model.gguf", &whole);
+    let checkpoint = Checkpoint::open(&path).expect("a valid file");
+    assert_eq!(checkpoint.tensor("a").expect("it is there").bytes, [0; 0], "nothing, behind the header");
+}
+
 #[track_caller]
 fn assert_gguf_refused(gguf: &Gguf, parts: &[&str]) {
     let (_directory, path) = gguf.write();

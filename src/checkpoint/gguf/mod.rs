@@ -61,7 +61,7 @@ pub(super) fn parse(mapping: &Arc<MappedFile>) -> Result<Gguf, CheckpointError> 
         }
         tensors.push(info);
     }
-    let data = cursor.at().next_multiple_of(alignment);
+    let data = data_start(&cursor, alignment, &tensors)?;
     let tensors = place(tensors, &cursor, data, alignment)?;
     Ok(Gguf { metadata, tensors })
 }
@@ -118,6 +118,21 @@ impl<'a> Info<'a> {
         shape.reverse();
         Ok(Self { name, shape, ggml_type: cursor.u32(&what)?, offset: cursor.u64(&what)? })
     }
+}
+
+/// Where the data begins. A file of metadata alone need not reach it; one with tensors must, even if they have no bytes.
+fn data_start(cursor: &Cursor<'_>, alignment: u64, tensors: &[Info<'_>]) -> Result<u64, CheckpointError> {
+    let (at, data) = (cursor.at(), cursor.at().next_multiple_of(alignment));
+    if data > cursor.len() && !tensors.is_empty() {
+        return Err(CheckpointError::Truncated {
+            file: cursor.file().into(),
+            what: "the padding before the tensors".into(),
+            at,
+            needed: data - at,
+            left: cursor.left(),
+        });
+    }
+    Ok(data)
 }
 
 /// Checks that the tensors fill the data from its start, and gives each its bytes.

@@ -4,6 +4,7 @@
 //! was asked for is remembered, so that [`Config::unread`] lists what nobody understood.
 
 use std::collections::BTreeSet;
+use std::fmt::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Map, Value};
@@ -336,11 +337,30 @@ fn collect_unread(section: &Map<String, Value>, path: &str, read: &BTreeSet<Stri
     }
 }
 
-/// The value as JSON, short enough for a message.
+/// Characters of a value in a message.
+const EXCERPT: usize = 60;
+
+/// The value as JSON, short enough for a message, however long it is.
 fn excerpt(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
+    let mut excerpt = Excerpt { text: String::new(), left: EXCERPT };
+    // It fails only to end the writing early.
+    match write!(excerpt, "{value}") {
+        Ok(()) => excerpt.text,
+        Err(fmt::Error) => excerpt.text + "…",
+    }
+}
+
+/// Takes a text's first characters and refuses more.
+struct Excerpt {
+    text: String,
+    left: usize,
+}
+
+impl Write for Excerpt {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = text.char_indices().nth(self.left).map_or(text.len(), |(end, _)| end);
+        self.text.push_str(&text[..end]);
+        self.left -= text[..end].chars().count();
+        if end < text.len() { Err(fmt::Error) } else { Ok(()) }
     }
 }

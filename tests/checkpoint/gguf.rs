@@ -142,6 +142,26 @@ fn a_tensor_without_elements_is_still_behind_the_padding() {
     assert_eq!(checkpoint.tensor("a").expect("it is there").bytes, [0; 0], "nothing, behind the header");
 }
 
+#[test]
+fn arrays_that_are_no_layers_numbers_stay_in_the_file() {
+    const U8: u32 = 0;
+    let bytes = vec![1; 5000];
+    let (_directory, path) = Gguf::llama()
+        .array("llama.feed_forward_length", U8, 1024, &bytes[..1024])
+        .array("llama.block_count", U8, 1025, &bytes[..1025])
+        .array("llama.quux", U8, 5000, &bytes)
+        .write();
+    let checkpoint = Checkpoint::open(&path).expect("keys are refused by who reads them");
+    let config = checkpoint.config().expect("a known architecture");
+    let layers = config.u32s("intermediate_size").expect("integers").map(|layers| layers.len());
+    assert_eq!(layers, Some(1024), "as many as layers there can be");
+    for (key, says) in [("num_hidden_layers", "found \"an array of 1025\""), ("llama.quux", "an array of 5000")] {
+        assert_says(&config.u32s(key).expect_err("it is no list here"), &[key, says]);
+    }
+    let config = config.unobserved();
+    assert!(config.unread().contains(&"llama.quux".to_owned()), "nobody asked for what is unknown");
+}
+
 #[track_caller]
 fn assert_gguf_refused(gguf: &Gguf, parts: &[&str]) {
     let (_directory, path) = gguf.write();

@@ -114,6 +114,9 @@ fn look_up(table: &[(&str, &'static str)], gguf: &str) -> Option<&'static str> {
     table.iter().find(|(name, _)| *name == gguf).map(|(_, translated)| *translated)
 }
 
+/// Entries of an array that a config may have at most: one a layer.
+const MAX_ARRAY: usize = 1 << 10;
+
 /// One file under one table.
 pub(super) struct Translation<'a> {
     architecture: &'a Architecture,
@@ -170,7 +173,9 @@ impl Translation<'_> {
                     own => own.or_else(|| look_up(COMMON_KEYS, suffix)).or(Some(key)),
                 },
             };
-            let value = self.metadata.value(key).map(|value| self.json(value));
+            // What no one has a word for is refused by its name, whatever is in it.
+            let most = if name == Some(key) { 0 } else { MAX_ARRAY };
+            let value = self.metadata.value(key).map(|value| self.json(value, most));
             if let (Some(name), Some(value)) = (name, value) {
                 root.insert(name.into(), value);
             }
@@ -187,7 +192,8 @@ impl Translation<'_> {
         MOOT.contains(&(suffix, value))
     }
 
-    fn json(&self, value: &MetadataValue) -> Value {
+    /// An array of more entries than `most` becomes a text that no one takes for it.
+    fn json(&self, value: &MetadataValue, most: usize) -> Value {
         match value {
             MetadataValue::Integer(value) => i64::try_from(*value).map_or_else(|_| json!(*value as f64), Value::from),
             // JSON would make them null, which reads as absent.
@@ -195,9 +201,10 @@ impl Translation<'_> {
             MetadataValue::Float(value) => json!(value),
             MetadataValue::Bool(value) => json!(value),
             MetadataValue::String(value) => json!(value),
+            MetadataValue::Array { count, .. } if *count > most => json!(format!("an array of {count}")),
             // One number a layer, say; nested arrays and lists of strings are no architecture key.
             array => match self.metadata.numbers(array) {
-                Some(values) => values.map(|value| self.json(&value)).collect(),
+                Some(values) => values.map(|value| self.json(&value, 0)).collect(),
                 None => json!("an array that is not of numbers"),
             },
         }

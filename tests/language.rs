@@ -55,6 +55,20 @@ fn a_sentencepiece_model_alone_is_a_tokenizer() {
 }
 
 #[test]
+fn a_token_far_beside_a_sentencepiece_model_is_refused() {
+    let beside = |id: u32| {
+        let config = format!(
+            r#"{{"tokenizer_class": "LlamaTokenizer", "added_tokens_decoder": {{"{id}": {{"content": "<far>"}}}}}}"#
+        );
+        language(folder(&[MODEL], &[("tokenizer_config.json", &config)]).path())
+    };
+    let found = beside(60_000).map(|language| language.tokenizer.vocab_size());
+    assert_eq!(found, Ok(60_001), "some ids are skipped");
+    let message = beside(16_777_215).map(|_| ()).expect_err("a table by id would be out of all proportion");
+    assert!(message.contains("added token's id is 16777215"), "{message}");
+}
+
+#[test]
 fn vocab_json_and_merges_are_a_tokenizer_where_the_class_is_known() {
     let vocab = ("vocab.json", r#"{"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}"#);
     let merges = ("merges.txt", "#version: 0.2\na b\n");

@@ -102,13 +102,14 @@ fn vocab_files_go_by_the_class_or_the_model_type() {
 #[test]
 fn vocab_files_that_are_not_whole_are_refused() {
     type Change = fn(&mut serde_json::Map<String, Value>);
-    let changes: [(Change, &str); 8] = [
+    let changes: [(Change, &str); 9] = [
         (|files| files["tokenizer_config.json"] = json!({}), "tokenizer_class is not given"),
         (|files| files["tokenizer_config.json"] = json!({"tokenizer_class": "BertTokenizer"}), "BertTokenizer"),
         (|files| files["vocab.json"] = json!(["a"]), "vocab.json: expected {text: id}"),
         (|files| files["vocab.json"] = json!({"a": -1}), "\"a\": -1"),
         (|files| files["vocab.json"] = json!({"a": 0, "b": 0}), "both have id 0"),
         (|files| files["vocab.json"] = json!({"a": 4_000_000_000u32}), "4000000000"),
+        (|files| files["vocab.json"]["far"] = json!(16_777_215), "\"far\" has id 16777215, but there are 6 tokens"),
         (|files| files["merges.txt"] = json!("a c\n"), "merges[0] is \"a c\""),
         (|files| files["merges.txt"] = json!("#version: 0.2\n"), "no merges"),
     ];
@@ -118,4 +119,25 @@ fn vocab_files_that_are_not_whole_are_refused() {
     }
     let without = vocab_files(|files| drop(files.remove("merges.txt"))).map(|_| ()).expect_err("a file is missing");
     assert!(without.contains("merges.txt"), "{without}");
+}
+
+#[test]
+fn ids_out_of_all_proportion_are_refused() {
+    let of_json = |id: u32| {
+        vocab_files(|files| {
+            let model = json!({"type": "BPE", "vocab": {"a": 0, "b": id}, "merges": []});
+            files.insert("tokenizer.json".into(), json!({"model": model, "added_tokens": []}));
+        })
+    };
+    let message = of_json(16_777_215).map(|_| ()).expect_err("it is refused");
+    assert!(message.contains("token id 16777215 in a vocabulary of 2 tokens"), "{message}");
+    assert_eq!(of_json(60_000).map(|tokenizer| tokenizer.vocab_size()), Ok(60_001), "some ids are skipped");
+    let of_files = |id: u32| {
+        vocab_files(|files| {
+            files["tokenizer_config.json"]["added_tokens_decoder"] = json!({id.to_string(): {"content": "<far>"}});
+        })
+    };
+    let message = of_files(16_777_215).map(|_| ()).expect_err("it is refused");
+    assert!(message.contains("\"<far>\" has id 16777215"), "{message}");
+    assert_eq!(of_files(60_000).map(|tokenizer| tokenizer.vocab_size()), Ok(60_001), "some ids are skipped");
 }

@@ -10,12 +10,12 @@ use super::affixes::Affixes;
 use super::charsmap::Charsmap;
 use super::normalizer::Normalizer;
 use super::pieces::{Pieces, Start};
-use super::pipeline::{self, ByteLevelOptions, MAX_ID};
+use super::pipeline::{self, ByteLevelOptions};
 use super::score_merges::ScoreMerges;
 use super::sentencepiece::{Algorithm, Prefix, SentencePiece};
 use super::sentencepiece_model::{self, SentencePieceModel};
 use super::unigram::Unigram;
-use super::vocabulary::{Checked, TokenType};
+use super::vocabulary::{Checked, TokenType, max_id};
 use super::whole_tokens::{Edges, WholeTokens};
 use super::{AddedToken, Encoder, Tokenizer, TokenizerConfig, TokenizerError, Vocabulary, pre_tokenizer, vocab_files};
 
@@ -240,10 +240,11 @@ fn added_tokens<'c>(
     config: &'c TokenizerConfig,
 ) -> Result<Vec<(u32, &'c AddedToken)>, TokenizerError> {
     let mut added = Vec::new();
+    let largest = max_id(checked.types.len() + config.added_tokens.len());
     for token in &config.added_tokens {
         // A special token that has no id anywhere is not one of this checkpoint.
         let Some(id) = token.id.or_else(|| checked.ids.get(&token.content).copied()) else { continue };
-        if id > MAX_ID {
+        if id > largest {
             return Err(TokenizerError::IdOutOfRange { key: "added token's id", id, vocab_size: checked.types.len() });
         }
         added.push((id, token));

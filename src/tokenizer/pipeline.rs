@@ -19,10 +19,7 @@ use super::TokenizerError;
 use super::error::build_error;
 use super::pieces::{Piece, Pieces, Rule, SPACE_MARKER};
 use super::pre_tokenizer::PreTokenizer;
-use super::vocabulary::{Checked, TokenType};
-
-/// Ids above this are not a vocabulary, and a table by id would fill the memory.
-pub(super) const MAX_ID: u32 = 1 << 24;
+use super::vocabulary::{Checked, TokenType, max_id};
 
 /// Reads a `tokenizer.json`.
 pub(super) fn read(path: &Path) -> Result<tokenizers::Tokenizer, TokenizerError> {
@@ -88,8 +85,8 @@ pub(super) fn pieces(tokenizer: &tokenizers::Tokenizer, path: &Path) -> Result<P
     let mut tokens = tokenizer.get_vocab(true);
     let added = tokenizer.get_added_vocabulary();
     let largest = tokens.values().copied().max().ok_or(TokenizerError::Empty)?;
-    if largest > MAX_ID {
-        let found = format!("token id {largest}");
+    if largest > max_id(tokens.len()) {
+        let found = format!("token id {largest} in a vocabulary of {} tokens", tokens.len());
         return Err(TokenizerError::Malformed { path: path.to_owned(), expected: "ids counted from 0", found });
     }
     let mut pieces = vec![None; largest as usize + 1];

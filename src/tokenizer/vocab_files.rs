@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::pipeline::MAX_ID;
+use super::vocabulary::max_id;
 use super::{TokenizerConfig, TokenizerError, Vocabulary};
 
 /// What a Python class does.
@@ -94,18 +94,19 @@ pub(super) fn read(
     let malformed = |found: String| TokenizerError::Malformed { path: vocab.to_owned(), expected: "{text: id}", found };
     let json: Value = serde_json::from_str(&text(vocab)?).map_err(|error| malformed(error.to_string()))?;
     let entries = json.as_object().ok_or_else(|| malformed("no object".into()))?;
+    let count = entries.len() + config.added_tokens.len();
     let mut vocabulary = Vocabulary { model: "gpt2".into(), ..Vocabulary::default() };
     for (text, id) in entries {
         let id =
             id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| malformed(format!("{text:?}: {id}")))?;
-        set(&mut vocabulary, id, text, NORMAL).map_err(malformed)?;
+        set(&mut vocabulary, count, (id, text, NORMAL)).map_err(malformed)?;
     }
     for token in &config.added_tokens {
         // A special token that has no id anywhere is not one of this checkpoint.
         let id = token.id.or_else(|| u32::try_from(entries.get(&token.content)?.as_u64()?).ok());
         let Some(id) = id else { continue };
-        set(&mut vocabulary, id, &token.content, if token.special { CONTROL } else { USER_DEFINED })
-            .map_err(malformed)?;
+        let kind = if token.special { CONTROL } else { USER_DEFINED };
+        set(&mut vocabulary, count, (id, &token.content, kind)).map_err(malformed)?;
     }
     let id = |text: &str| vocabulary.tokens.iter().position(|token| token == text).map(|id| id as u32);
     let (bos, eos) = (class.bos.and_then(id), id(class.eos));
@@ -125,10 +126,10 @@ const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 
-/// Gives an id its text. Ids that are skipped stay without text and unused.
-fn set(vocabulary: &mut Vocabulary, id: u32, text: &str, kind: i32) -> Result<(), String> {
-    if id > MAX_ID {
-        return Err(format!("{text:?} has id {id}, but ids are counted from 0"));
+/// Gives an id of a vocabulary of `count` tokens its text. Ids that are skipped stay without text and unused.
+fn set(vocabulary: &mut Vocabulary, count: usize, (id, text, kind): (u32, &str, i32)) -> Result<(), String> {
+    if id > max_id(count) {
+        return Err(format!("{text:?} has id {id}, but there are {count} tokens, and ids are counted from 0"));
     }
     let index = id as usize;
     if vocabulary.tokens.len() <= index {

@@ -8,6 +8,14 @@ use std::collections::HashMap;
 
 use super::TokenizerError;
 
+/// The largest id a vocabulary of so many tokens may have. Some skip ids; but a table by id must not be out of all
+/// proportion to what is in it.
+pub(super) fn max_id(tokens: usize) -> u32 {
+    const MOST: u32 = 1 << 24;
+    let sparse = tokens.saturating_mul(4).saturating_add(1 << 16);
+    u32::try_from(sparse).map_or(MOST, |id| id.min(MOST))
+}
+
 /// Values of the GGUF keys `tokenizer.ggml.*`; a field's documentation is its key.
 #[derive(Debug, Clone, Default)]
 pub struct Vocabulary {

@@ -51,9 +51,9 @@ impl Lane {
         let (behind, results, readback) = self.ending((graph, buffers), pass, ending);
         let ready = self.take_ready(&nodes)?;
         let dispatches = self.dispatches(graph, nodes, pass).chain(behind);
-        self.device.submit_beside(&self.copies(&ready), pass.step, dispatches, &results, readback)?;
+        let submitted = self.device.submit_beside(&self.copies(&ready), pass.step, dispatches, &results, readback);
         self.release(ready);
-        Ok(())
+        Ok(submitted?)
     }
 
     /// As [`Self::submit`], but only recorded.

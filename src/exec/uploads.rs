@@ -112,7 +112,19 @@ impl Lane {
 
     /// Does the uploads that these nodes need, waiting for them to be packed; hands out what is ready beyond that.
     pub(super) fn take_ready(&self, nodes: &Range<usize>) -> Result<Ready, ExecError> {
-        let (mut ready, mut due) = (Ready::default(), self.due());
+        let mut ready = Ready::default();
+        match self.gather(nodes, &mut ready) {
+            Ok(()) => Ok(ready),
+            Err(error) => {
+                // Whoever tries again needs all staging buffers.
+                self.release(ready);
+                Err(error)
+            }
+        }
+    }
+
+    fn gather(&self, nodes: &Range<usize>, ready: &mut Ready) -> Result<(), ExecError> {
+        let mut due = self.due();
         while let Some(unit) = due.units.front().copied() {
             let streamed = &self.streamed[&unit];
             let needed = streamed.nodes.start < nodes.end && nodes.start < streamed.nodes.end;
@@ -121,11 +133,12 @@ impl Lane {
                 Packed::Pinned(_) => ready.pinned.push(unit),
                 Packed::Mapped(batches) => {
                     while due.done < batches.len() {
-                        let Some(next) = self.stream().next(needed)? else { return Ok(ready) };
+                        let Some(next) = self.stream().next(needed)? else { return Ok(()) };
                         due.done += 1;
                         if needed {
-                            self.device.copy(&self.stream().copies(&next).collect::<Vec<_>>())?;
+                            let copied = self.device.copy(&self.stream().copies(&next).collect::<Vec<_>>());
                             self.stream().release(next);
+                            copied?;
                         } else {
                             ready.staged.push(next);
                         }
@@ -135,7 +148,7 @@ impl Lane {
             due.units.pop_front();
             due.done = 0;
         }
-        Ok(ready)
+        Ok(())
     }
 
     /// The copies that do these uploads.
@@ -162,5 +175,75 @@ impl Lane {
 
     fn due(&self) -> MutexGuard<'_, Due> {
         self.due.lock().expect("no thread panics while it holds what is due")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::exec::{ExecOptions, GpuExecutor, GpuOptions, WeightSource, plan_checkpoint};
+    use crate::gpu::{AdapterChoice, Device, DeviceOptions};
+    use crate::plan::{Offload, OffloadMode};
+
+    /// A tiny checkpoint with a scale of its first layer's last tensor that is no number, streamed from its file.
+    fn damaged() -> GpuExecutor {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/tiny-llama-q4_k_m/model.gguf");
+        let mut bytes = std::fs::read(&source).expect("the file can be read");
+        let sound = Checkpoint::open(&source).expect("the file is sound");
+        let view = sound.tensor("model.layers.0.mlp.down_proj.weight").expect("it is there");
+        assert_eq!(view.format.name(), "q6_k", "whose blocks end with their scales");
+        let at = bytes.windows(view.bytes.len()).position(|window| window == view.bytes).expect("its bytes are there");
+        let end = at + view.bytes.len();
+        bytes[end - 2..end].copy_from_slice(&[0x00, 0x7e]);
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let path = folder.path().join("model.gguf");
+        std::fs::write(&path, bytes).expect("written");
+        let checkpoint = Checkpoint::open(&path).expect("scales are not looked at before they are packed");
+        let options = ExecOptions {
+            adapter: AdapterChoice::Index(0),
+            offload: Offload::All,
+            offload_mode: Some(OffloadMode::Mapped),
+            context_length: Some(16),
+            ..ExecOptions::default()
+        };
+        let (graph, placed) = plan_checkpoint(&checkpoint, &options).expect("there is a plan");
+        let device = Device::open(0, DeviceOptions::default()).expect("the adapter opens");
+        let (source, options) = (WeightSource::new(&checkpoint), GpuOptions::default());
+        GpuExecutor::new(graph, &placed.plan, vec![device], source, options, &mut |_| ()).expect("it loads")
+    }
+
+    /// Begins a forward, leaves what is staged alone for a while, then takes it; whether it was found to fail.
+    fn fails_after(lane: &Lane, wait: Duration) -> bool {
+        lane.begin(Step::new(1, 0, 1));
+        lane.streamed.keys().for_each(|unit| lane.upload(*unit));
+        std::thread::sleep(wait);
+        match lane.take_ready(&(0..0)) {
+            Ok(ready) => {
+                lane.release(ready);
+                false
+            }
+            Err(error) => {
+                let error = error.to_string();
+                assert!(error.contains("layers.0.mlp.down_proj.weight"), "{error}");
+                true
+            }
+        }
+    }
+
+    #[test]
+    fn staging_buffers_come_back_from_uploads_that_fail() {
+        let executor = damaged();
+        let lane = &executor.lanes[0];
+        let batches = lane.streamed.values().next().expect("it is streamed").batches().len();
+        assert_eq!(batches, 3, "the damage is in the last, and there are four buffers");
+        for time in 1..=3 {
+            // Two buffers lost leave none to find the damage in while two are staged, however long that may take.
+            let mut waits = (0..8).map(|doubled| Duration::from_millis(20 << doubled));
+            assert!(waits.any(|wait| fails_after(lane, wait)), "time {time}: staging buffers are missing");
+        }
     }
 }

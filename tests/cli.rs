@@ -640,17 +640,53 @@ fn quantize_writes_a_file_whole_or_not_at_all() {
     let report = json(&ok(&["inspect", "--checkpoint", path, "--json"]).stdout);
     assert!(report["formats"]["q8_0"]["tensors"].as_u64() > Some(5), "{report}");
     assert_eq!(report["tokenizer"]["chat_template"], true, "the template came along");
-    // Onto itself, to nowhere, in a format that GGUF lacks, of a family without a table.
+    // Onto itself, to nowhere, onto another one, in a format that GGUF lacks, of a family without a table.
     fails(&["quantize", "--checkpoint", path, "--quantize", "q4_0", "--output", path], &["small.gguf", "--output"]);
     let nowhere = folder.path().join("no/such.gguf");
     let nowhere = nowhere.to_str().expect("UTF-8");
-    fails(&["quantize", "--checkpoint", LLAMA, "--quantize", "q4_0", "--output", nowhere], &["such.gguf"]);
+    let refused = ["quantize", "--checkpoint", LLAMA, "--quantize", "q4_0", "--output", nowhere];
+    fails(&refused, &["such.gguf: cannot write"]);
+    assert!(!run(&mut wgpt(&refused)).stderr.contains("partial"), "by the name it was given");
+    let before = std::fs::read(&output).expect("readable");
+    let again = ["quantize", "--checkpoint", LLAMA, "--quantize", "q4_0", "--output", path];
+    fails(&again, &["small.gguf: is there already", "--output"]);
+    assert_eq!(std::fs::read(&output).expect("readable"), before, "it stays as it was");
     let other = folder.path().join("other.gguf");
     let other = other.to_str().expect("UTF-8");
     fails(&["quantize", "--checkpoint", LLAMA, "--quantize", "fp4", "--output", other], &["fp4", "at load"]);
     let gptj = ["quantize", "--checkpoint", "checkpoints/tiny-gptj", "--quantize", "q4_0", "--output", other];
     fails(&gptj, &["gptj", "gpt_neox"]);
     assert_eq!(std::fs::read_dir(folder.path()).expect("the folder").count(), 1, "one file was written");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_quantize_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let output = folder.path().join("small.gguf");
+    // Left by a process that was killed, whose number nobody has.
+    std::fs::write(folder.path().join("small.gguf.partial-4194999"), "half").expect("written");
+    let names = || -> Vec<String> {
+        let entries = std::fs::read_dir(folder.path()).expect("the folder").map(|entry| entry.expect("an entry"));
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    };
+    let smollm2 = "checkpoints/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_wgpt"))
+        .current_dir(repository(""))
+        .args(["quantize", "--checkpoint", smollm2, "--quantize", "q3_k", "--requantize", "--quiet", "--output"])
+        .arg(&output)
+        .spawn()
+        .expect("the program starts");
+    let own = format!("small.gguf.partial-{}", child.id());
+    while !names().contains(&own) {
+        assert!(child.try_wait().expect("it can be asked").is_none(), "it is still at work");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(names(), [own], "what was left before is gone");
+    let interrupt = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(interrupt.is_ok_and(|status| status.success()), "it is told to stop");
+    assert_eq!(child.wait().expect("it ends").code(), Some(130), "as shells have it");
+    assert!(names().is_empty(), "nothing is left: {:?}", names());
 }
 
 #[test]

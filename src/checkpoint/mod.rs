@@ -12,6 +12,7 @@ mod error;
 mod gguf;
 mod mmap;
 mod open;
+mod partial;
 mod quantized;
 mod safetensors;
 mod shard_index;
@@ -27,6 +28,8 @@ pub use config::{Config, Conv1dAxes, NormOffset, QkvRows, RopeRows, RowConventio
 pub use error::CheckpointError;
 pub use gguf::{GgufMetadata, GgufTensor, GgufValue, GgufWriter};
 pub use mmap::{FileIdentity, MappedFile};
+pub use partial::partial;
+pub(crate) use partial::sweep_partials;
 pub use quantized::{GptqCodes, GptqLinear, PlannedGptq};
 pub use safetensors::SafetensorsWriter;
 pub use view::TensorView;

@@ -14,6 +14,9 @@ use wgpt::exec::MemoryUse;
 use wgpt::plan::Bytes;
 use wgpt::session::{Guesses, Stats};
 
+/// What a shell reports for a process that Ctrl-C ended.
+pub(super) const INTERRUPTED: i32 = 130;
+
 /// stdout as a stream of text.
 #[derive(Debug)]
 pub(super) struct Text(io::Stdout);

@@ -1,38 +1,43 @@
 //! `wgpt quantize`: a checkpoint as a GGUF file of another format, or as a folder in GPTQ's layout.
 //!
-//! Shows what `wgpt::convert` and `wgpt::gptq` do. Invariant: a checkpoint is never overwritten by what is made from it.
+//! Shows what `wgpt::convert` and `wgpt::gptq` do. Invariant: nothing is overwritten, and nothing half-written stays.
 
-use anyhow::{Result, ensure};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use wgpt::checkpoint::partial;
 use wgpt::convert::{Progress, to_gguf};
 use wgpt::exec::ExecOptions;
 use wgpt::gptq;
 use wgpt::graph::Quantize;
 
-use super::output::{Notes, bytes};
-use super::quantize_args::{Format, Method, NO_HEAD, QuantizeCommandArgs};
+use super::output::{INTERRUPTED, Notes, bytes};
+use super::quantize_args::{Format, Method, QuantizeCommandArgs};
 use super::resolve;
 
 pub(super) fn run(args: &QuantizeCommandArgs) -> Result<()> {
+    clean_up_when_interrupted(&args.output)?;
     match args.quantize {
-        Method::Format(format) => {
-            args.calibration.refuse_without_gptq()?;
-            write_gguf(args, format)
-        }
+        Method::Format(format) => write_gguf(args, format),
         Method::Gptq => write_gptq(args),
     }
+}
+
+/// Ctrl-C deletes what was written so far.
+fn clean_up_when_interrupted(output: &Path) -> Result<()> {
+    let partial = partial(output);
+    ctrlc::set_handler(move || {
+        if let Some(partial) = &partial {
+            drop(std::fs::remove_file(partial).or_else(|_| std::fs::remove_dir_all(partial)));
+        }
+        std::process::exit(INTERRUPTED);
+    })
+    .context("Ctrl-C could not be caught")
 }
 
 fn write_gguf(args: &QuantizeCommandArgs, format: Format) -> Result<()> {
     let notes = Notes::new(args.quiet);
     let opened = resolve::checkpoint(&args.checkpoint)?;
-    let same = |path: &std::path::PathBuf| {
-        path.canonicalize().ok().zip(args.output.canonicalize().ok()).is_some_and(|(input, output)| input == output)
-    };
-    ensure!(
-        !opened.checkpoint.files().iter().any(same),
-        "{}: is read from; name another --output",
-        args.output.display()
-    );
     let quantize = Quantize { format, head: args.quantize_head, requantize: args.requantize };
     let bar = notes.progress(0);
     let written = to_gguf(&opened.checkpoint, &quantize, &args.output, &mut |progress| match progress {
@@ -46,7 +51,6 @@ fn write_gguf(args: &QuantizeCommandArgs, format: Format) -> Result<()> {
 }
 
 fn write_gptq(args: &QuantizeCommandArgs) -> Result<()> {
-    ensure!(args.quantize_head.is_none(), NO_HEAD);
     let notes = Notes::new(args.quiet);
     let opened = resolve::checkpoint(&args.checkpoint)?;
     let texts = args.calibration.texts(&opened.checkpoint)?;

@@ -64,7 +64,7 @@ pub(super) struct QuantizeCommandArgs {
     #[command(flatten)]
     pub(super) placement: PlacementArgs,
 
-    /// GGUF file to write; the folder, for gptq.int4
+    /// GGUF file to write; the folder, for gptq.int4. What is there already is not overwritten
     #[arg(long, short, value_name = "PATH")]
     pub(super) output: PathBuf,
 

@@ -12,9 +12,10 @@ mod same;
 mod tensors;
 mod vocabulary;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::{Checkpoint, CheckpointError, GgufTensor, GgufValue, GgufWriter};
+use crate::checkpoint::{Checkpoint, CheckpointError, GgufTensor, GgufValue, GgufWriter, partial, sweep_partials};
 use crate::exec::{ExecError, WeightSource, describe_checkpoint, lower_checkpoint};
 use crate::graph::{Quantize, QuantizedFormats};
 use crate::session::SessionError;
@@ -82,7 +83,10 @@ pub enum ConvertError {
         /// In what.
         difference: String,
     },
-    /// The output can't be put in its place.
+    /// The output is somebody's already.
+    #[error("{}: is there already; name another --output", .0.display())]
+    Exists(PathBuf),
+    /// The output can't be written.
     #[error("{}: cannot write: {source}", .path.display())]
     Write {
         /// The output.
@@ -101,11 +105,12 @@ pub struct Written {
     pub bytes: u64,
 }
 
-/// Writes a checkpoint as the GGUF file `output`, whole or not at all. `progress` is told of the bytes of all tensors
-/// first, then of bytes written.
+/// Writes a checkpoint as the GGUF file `output`, whole or not at all, and over nothing. `progress` is told of the bytes
+/// of all tensors first, then of bytes written.
 ///
 /// # Errors
-/// A checkpoint that can't be read or translated, a format that GGUF lacks, or a file that can't be written.
+/// A checkpoint that can't be read or translated, a format that GGUF lacks, or a file that is there already or can't be
+/// written.
 pub fn to_gguf(
     checkpoint: &Checkpoint,
     quantize: &Quantize,
@@ -117,6 +122,12 @@ pub fn to_gguf(
             return Err(ConvertError::Format(format.name()));
         }
     }
+    let unwritten = |source| ConvertError::Write { path: output.into(), source };
+    let partial = partial(output).ok_or_else(|| unwritten(ErrorKind::InvalidFilename.into()))?;
+    if output.exists() {
+        return Err(ConvertError::Exists(output.into()));
+    }
+    sweep_partials(output);
     // Checks that every tensor is there and has its shape.
     lower_checkpoint(checkpoint, &Default::default())?;
     let spec = describe_checkpoint(checkpoint)?;
@@ -137,16 +148,18 @@ pub fn to_gguf(
         }
     };
     keys::say_how_it_was_made(&mut pairs, quantize.format);
-    let partial = partial(output)?;
     let written = write(checkpoint, &pairs, &planned, &partial, progress)
         .and_then(|()| if from_gguf { Ok(()) } else { same::check(checkpoint, &spec, &partial) })
         .and_then(|()| {
-            let write = |source| ConvertError::Write { path: output.into(), source };
-            let bytes = std::fs::metadata(&partial).map_err(write)?.len();
-            std::fs::rename(&partial, output).map_err(write)?;
+            let bytes = std::fs::metadata(&partial).map_err(unwritten)?.len();
+            std::fs::rename(&partial, output).map_err(unwritten)?;
             Ok(Written { quantized, bytes })
         });
-    written.inspect_err(|_| drop(std::fs::remove_file(&partial)))
+    written.inspect_err(|_| drop(std::fs::remove_file(&partial))).map_err(|error| match error {
+        // A user knows the output by the name they gave it.
+        ConvertError::Checkpoint(CheckpointError::Io { path, source }) if path == partial => unwritten(source),
+        error => error,
+    })
 }
 
 /// How far [`to_gguf`] is.
@@ -156,15 +169,6 @@ pub enum Progress {
     Total(u64),
     /// Bytes written since the last one.
     Written(u64),
-}
-
-/// Beside the output, so that renaming moves nothing.
-fn partial(output: &Path) -> Result<PathBuf, ConvertError> {
-    let no_name = || std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a file name");
-    let name = output.file_name().ok_or_else(|| ConvertError::Write { path: output.into(), source: no_name() })?;
-    let mut name = name.to_owned();
-    name.push(format!(".partial-{}", std::process::id()));
-    Ok(output.with_file_name(name))
 }
 
 fn write(

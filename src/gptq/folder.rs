@@ -5,13 +5,16 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::targets::{Target, Targets};
 use super::{GptqError, GptqOptions, GptqReport, Progress, quantize, working_graph};
-use crate::checkpoint::{Checkpoint, CheckpointError, GptqLinear, SafetensorsWriter, TensorView};
+use crate::checkpoint::{
+    Checkpoint, CheckpointError, GptqLinear, SafetensorsWriter, TensorView, partial, sweep_partials,
+};
 use crate::exec::ExecOptions;
 
 const CONFIG: &str = "config.json";
@@ -54,18 +57,16 @@ pub fn to_folder(
         return Err(refuse(output, "is there already; name another --output"));
     }
     let partial = partial(output).ok_or_else(|| refuse(output, "is not the name of a folder"))?;
-    let io = |source| CheckpointError::Io { path: partial.clone(), source };
-    fs::create_dir_all(&partial).map_err(io)?;
+    let unwritten = |source: io::Error| refuse(output, &format!("cannot write: {source}"));
+    sweep_partials(output);
+    fs::create_dir_all(&partial).map_err(unwritten)?;
     let written = write(checkpoint, texts, options, exec, &partial, progress)
-        .and_then(|written| fs::rename(&partial, output).map(|()| written).map_err(|source| io(source).into()));
-    written.inspect_err(|_| drop(fs::remove_dir_all(&partial)))
-}
-
-/// Beside the output, so that renaming moves nothing.
-fn partial(output: &Path) -> Option<PathBuf> {
-    let mut name = output.file_name()?.to_owned();
-    name.push(format!(".partial-{}", std::process::id()));
-    Some(output.with_file_name(name))
+        .and_then(|written| fs::rename(&partial, output).map(|()| written).map_err(unwritten));
+    written.inspect_err(|_| drop(fs::remove_dir_all(&partial))).map_err(|error| match error {
+        // A user knows the output by the name they gave it.
+        GptqError::Checkpoint(CheckpointError::Io { path, source }) if path.starts_with(&partial) => unwritten(source),
+        error => error,
+    })
 }
 
 fn write(

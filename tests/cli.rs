@@ -389,6 +389,20 @@ fn tokens_out_of_range_write_no_file() {
 }
 
 #[test]
+fn a_place_that_can_t_be_written_to_is_refused_before_anything_is_loaded() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let folder = folder.path().to_str().expect("UTF-8");
+    let nowhere = format!("{folder}/no/such/file");
+    for (place, why) in [(folder, "is a folder"), (&*nowhere, "cannot write")] {
+        for args in [&["logits", "--tokens", "1", "--output"][..], &["bench", "-p", "4", "-n", "0", "--trace"]] {
+            let args = [args, &[place, "--checkpoint", LLAMA]].concat();
+            fails(&args, &[place, why]);
+            assert!(!run(&mut wgpt(&args)).stderr.contains("loaded"), "{args:?}: at once");
+        }
+    }
+}
+
+#[test]
 fn tokenize_equals_the_references() {
     for (reference, checkpoint) in [("tiny", LLAMA), ("falcon", "checkpoints/vocab/ggml-vocab-falcon.gguf")] {
         let path = repository("tests/golden/tokenizer").join(reference).with_extension("json");
@@ -537,6 +551,49 @@ fn a_profile_tells_of_kernels_layers_and_idle_time() {
     let dispatches = text.lines().find(|line| line.starts_with("tg2: ")).expect("a line about the token");
     let of_token = events.iter().filter(|event| event["tid"] == "tg2" && event["cat"] != "unit").count() - 1;
     assert!(dispatches.contains(&format!("tg2: {of_token} dispatches")), "as many as the trace has: {dispatches}");
+}
+
+#[test]
+fn a_profile_is_part_of_the_json_and_follows_the_figures_of_a_table() {
+    let args =
+        ["bench", "--checkpoint", LLAMA, "-p", "4", "-n", "2", "--repeats", "1", "--profile", "--format", "json"];
+    let figures = json(&ok(&args).stdout);
+    for figure in figures.as_array().expect("a list") {
+        let profile = &figure["profile"];
+        let dispatches = |list: &str| -> u64 {
+            let parts = profile[list].as_array().expect("a list");
+            parts.iter().filter_map(|part| part["dispatches"].as_u64()).sum()
+        };
+        let all = profile["dispatches"].as_u64().expect("a number");
+        assert!(all > 8 && dispatches("kernels") == all && dispatches("units") == all, "{profile}");
+        assert!(profile["forward_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{profile}");
+    }
+    let plain = json(&ok(&args.iter().filter(|arg| **arg != "--profile").copied().collect::<Vec<_>>()).stdout);
+    assert!(plain[0].get("profile").is_none(), "only where it was asked for: {plain}");
+}
+
+#[test]
+fn what_has_no_profile_is_refused_before_it_is_measured() {
+    for (more, part) in [
+        (&["--adapter", "host"][..], "--adapter"),
+        (&["--adapters", "0,0"], "--adapters"),
+        (&["--offload", "all"], "--offload"),
+        (&["--prefill-chunk", "32"], "--prefill-chunk 40"),
+    ] {
+        let args = [&["bench", "--checkpoint", LLAMA, "-p", "40", "-n", "2", "--profile"][..], more].concat();
+        fails(&args, &[part, "a profile is of one"]);
+        let run = run(&mut wgpt(&args));
+        assert!(!run.stderr.contains("tokens/s"), "{args:?} measures nothing: {}", run.stderr);
+    }
+}
+
+#[test]
+fn what_a_probe_measured_is_shown_where_it_can_t_be_kept() {
+    let file = tempfile::NamedTempFile::new().expect("a file where a folder should be");
+    let run = run(wgpt(&["adapters", "--probe", "--json"]).env("XDG_CACHE_HOME", file.path()));
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert!(run.stderr.contains("could not be kept"), "{}", run.stderr);
+    assert!(json(&run.stdout)[0]["rates"]["memory"].as_f64().is_some_and(|rate| rate > 0.0), "{}", run.stdout);
 }
 
 #[test]

@@ -29,7 +29,9 @@ pub(super) fn run(args: &AdaptersArgs) -> Result<()> {
     if args.probe {
         adapters.iter().for_each(|info| rates::measure(info, &mut measured));
         measured.insert_host(probe_host());
-        rates::save(&measured)?;
+        if let Err(error) = rates::save(&measured) {
+            eprintln!("what was measured could not be kept: {error:#}");
+        }
     }
     let shapes = tuned::load();
     let list = |info: AdapterInfo| Listed { rates: measured.get(&info), tuned: shapes.get(&info).len(), info };

@@ -401,7 +401,7 @@ pub(super) struct BenchArgs {
     pub(super) repeats: u32,
 
     /// Also list the time of every kind of kernel and of every layer, by the adapter's clock, the number of dispatches, and
-    /// how long the adapter waits for the host
+    /// how long the adapter waits for the host: as tables, or with --format json as `profile` of each element; not in CSV
     #[arg(long, env = "WGPT_PROFILE", value_parser = clap::builder::FalseyValueParser::new())]
     pub(super) profile: bool,
 

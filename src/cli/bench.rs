@@ -15,8 +15,8 @@ use wgpt::exec::{Batch, Chosen, Executor, Line, LogitRows, Profile};
 use wgpt::sampler::{Rule, SamplingParams};
 
 use super::args::{BenchArgs, BenchFormat, ContextArgs};
-use super::output::{Notes, Text, write_file};
-use super::profile::Profiled;
+use super::output::{Notes, Text, check_file, write_file};
+use super::profile::{Profiled, trace};
 use super::resolve;
 
 /// Least time of warm-up work: below this a GPU that was idle still runs slow.
@@ -46,10 +46,17 @@ struct Figure {
     mean: f64,
     /// Sample standard deviation of the repeats.
     deviation: f64,
+    /// Where the time goes, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<serde_json::Value>,
 }
+
+/// A kind of forward and its tokens.
+type Test = (Kind, u32);
 
 pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let notes = Notes::new(args.model.quiet);
+    args.trace.as_deref().map_or(Ok(()), check_file)?;
     let lengths = |kind, list: &[u32]| list.iter().filter(|n| **n > 0).map(|&n| (kind, n)).collect::<Vec<_>>();
     let tests =
         [lengths(Kind::Prompt, &args.prompt_tokens), lengths(Kind::Generation, &args.generated_tokens)].concat();
@@ -59,6 +66,10 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let (opened, mut executor) = resolve::executor(&args.model, &room, notes)?;
     let holding = executor.memory().into_iter().filter(|memory| memory.weights + memory.kv_cache > 0);
     let place = holding.map(|memory| memory.place).collect::<Vec<_>>().join(" + ");
+    let profiled = args.profile || args.trace.is_some();
+    if profiled {
+        check_profile(executor.as_mut(), &tests)?;
+    }
     let mut figures = Vec::new();
     if depth > 0 {
         let before = random_ids(executor.as_ref(), depth);
@@ -69,26 +80,48 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
         let (mean, deviation) = mean_and_deviation(&rates);
         notes.line(format_args!("{}: {mean:.2} ± {deviation:.2} tokens/s", label(kind, tokens, depth)));
         let (checkpoint, place) = (opened.path.display().to_string(), place.clone());
-        figures.push(Figure { checkpoint, place, kind, tokens, depth, repeats: args.repeats, mean, deviation });
+        let (repeats, profile) = (args.repeats, None);
+        figures.push(Figure { checkpoint, place, kind, tokens, depth, repeats, mean, deviation, profile });
     }
-    let mut text = format(&figures, args.format)?;
-    if args.profile || args.trace.is_some() {
-        let mut profiles = Vec::new();
-        for ((kind, tokens), figure) in tests.iter().zip(&figures) {
-            let profile = profile(executor.as_mut(), *kind, *tokens, depth)?;
-            let of_forward = if *kind == Kind::Prompt { f64::from(*tokens) } else { 1.0 };
-            profiles.push(Profiled { label: label(*kind, *tokens, depth), profile, forward: of_forward / figure.mean });
-        }
-        if args.profile {
-            text.extend(profiles.iter().map(Profiled::tables));
-        }
-        if let Some(file) = &args.trace {
-            write_file(file, super::profile::trace(&profiles).as_bytes())?;
-        }
+    let profiles = if profiled { profiles(executor.as_mut(), &figures)? } else { Vec::new() };
+    Text::new().show(&shown(figures, &profiles, args)?)?;
+    if let Some(file) = &args.trace {
+        write_file(file, trace(&profiles).as_bytes())?;
     }
-    Text::new().show(&text)?;
     notes.memory(&executor.memory());
     Ok(())
+}
+
+/// The result: figures, and profiles where they are to be seen too. In JSON they are part of their figures, as tables they
+/// follow all of them.
+fn shown(mut figures: Vec<Figure>, profiles: &[Profiled], args: &BenchArgs) -> Result<String> {
+    let profiles = if args.profile { profiles } else { &[] };
+    if args.format == BenchFormat::Json {
+        figures.iter_mut().zip(profiles).for_each(|(figure, profile)| figure.profile = Some(profile.json()));
+        return format(&figures, args.format);
+    }
+    Ok(format(&figures, args.format)? + &profiles.iter().map(Profiled::tables).collect::<String>())
+}
+
+/// Refuses what can't be profiled, before anything is measured.
+fn check_profile(executor: &mut dyn Executor, tests: &[Test]) -> Result<()> {
+    for (kind, tokens) in tests {
+        executor.check_profile(if *kind == Kind::Prompt { *tokens } else { 1 })?;
+    }
+    // Whether there is a clock shows when it is read.
+    executor.profile(&Batch { tokens: &[0], position: 0, logits: LogitRows::Last })?;
+    Ok(())
+}
+
+/// The forwards of all figures, timed one by one.
+fn profiles(executor: &mut dyn Executor, figures: &[Figure]) -> Result<Vec<Profiled>> {
+    let one = |figure: &Figure| {
+        let Figure { kind, tokens, depth, mean, .. } = *figure;
+        let profile = profile(executor, kind, tokens, depth)?;
+        let of_forward = if kind == Kind::Prompt { f64::from(tokens) } else { 1.0 };
+        Ok(Profiled { label: label(kind, tokens, depth), profile, forward: of_forward / mean })
+    };
+    figures.iter().map(one).collect()
 }
 
 fn random_ids(executor: &dyn Executor, tokens: u32) -> Vec<u32> {
@@ -106,7 +139,7 @@ fn profile(executor: &mut dyn Executor, kind: Kind, tokens: u32, depth: u32) -> 
 }
 
 /// Tokens a second of each repeat.
-fn measure(executor: &mut dyn Executor, (kind, tokens): (Kind, u32), depth: u32, repeats: u32) -> Result<Vec<f64>> {
+fn measure(executor: &mut dyn Executor, (kind, tokens): Test, depth: u32, repeats: u32) -> Result<Vec<f64>> {
     let ids = random_ids(executor, tokens);
     let warm_up = Instant::now();
     while {
@@ -202,6 +235,7 @@ mod tests {
             repeats: 3,
             mean: 10.5,
             deviation: 0.25,
+            profile: None,
         };
         let csv = format(std::slice::from_ref(&figure), BenchFormat::Csv).expect("csv");
         assert!(csv.ends_with("\"a \"\"b\"\"\",\"host\",pp512 @ d64,3,10.5000,0.2500\n"), "{csv}");

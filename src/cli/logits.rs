@@ -12,7 +12,7 @@ use wgpt::exec::{Batch, LogitRows, Logits};
 use wgpt::tokenizer::Tokenizer;
 
 use super::args::{ContextArgs, LogitsArgs};
-use super::output::{Notes, Text, write_file};
+use super::output::{Notes, Text, check_file, write_file};
 use super::resolve;
 
 /// Tokens of each position that are shown as text.
@@ -20,6 +20,7 @@ const BEST: usize = 5;
 
 pub(super) fn run(args: &LogitsArgs) -> Result<()> {
     let notes = Notes::new(args.model.quiet);
+    args.output.as_deref().map_or(Ok(()), check_file)?;
     let room = ContextArgs { context_length: Some(args.tokens.len() as u32) };
     let (opened, mut executor) = resolve::executor(&args.model, &room, notes)?;
     let logits = executor.forward(&Batch { tokens: &args.tokens, position: 0, logits: LogitRows::All })?;

@@ -5,11 +5,12 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use indicatif::ProgressBar;
+use wgpt::checkpoint::partial;
 use wgpt::exec::MemoryUse;
 use wgpt::plan::Bytes;
 use wgpt::session::{Guesses, Stats};
@@ -120,15 +121,24 @@ fn peak_resident_bytes() -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
+/// Refuses what [`write_file`] could not write: to be known before the work whose result goes there.
+pub(super) fn check_file(path: &Path) -> anyhow::Result<()> {
+    ensure!(!path.is_dir(), "{}: is a folder; name a file in it", path.display());
+    let partial = partial_of(path)?;
+    let made = std::fs::File::create(&partial).and_then(|_| std::fs::remove_file(&partial));
+    made.with_context(|| format!("{}: cannot write", path.display()))
+}
+
 /// Writes a file whole or not at all: beside its place first, then moved there.
 pub(super) fn write_file(path: &Path, contents: &[u8]) -> anyhow::Result<()> {
     let context = || format!("{}: cannot write", path.display());
-    let name = path.file_name().with_context(|| format!("{}: not a file name", path.display()))?;
-    let mut partial = name.to_owned();
-    partial.push(format!(".partial-{}", std::process::id()));
-    let partial = path.with_file_name(partial);
+    let partial = partial_of(path)?;
     let written = std::fs::write(&partial, contents).and_then(|()| std::fs::rename(&partial, path));
     written.inspect_err(|_| drop(std::fs::remove_file(&partial))).with_context(context)
+}
+
+fn partial_of(path: &Path) -> anyhow::Result<PathBuf> {
+    partial(path).with_context(|| format!("{}: not a file name", path.display()))
 }
 
 #[cfg(test)]
@@ -146,5 +156,10 @@ mod tests {
         let missing = folder.path().join("no/such/folder.bin");
         let error = write_file(&missing, b"x").expect_err("no folder").to_string();
         assert!(error.contains("folder.bin"), "names the file: {error}");
+        let [folder, missing] =
+            [folder.path(), &missing].map(|path| check_file(path).expect_err("refused").to_string());
+        assert!(folder.contains("is a folder") && missing.contains("cannot write"), "beforehand: {folder}, {missing}");
+        check_file(&path).expect("it can be replaced");
+        assert_eq!(std::fs::read(&path).expect("readable"), b"two", "and still is what it was");
     }
 }

@@ -5,7 +5,7 @@
 //! told apart from them.
 
 use comfy_table::{CellAlignment, Table, presets};
-use serde_json::json;
+use serde_json::{Value, json};
 use wgpt::exec::{KernelTime, Profile};
 
 /// A forward, by itself and among others.
@@ -32,6 +32,26 @@ impl Profiled {
         (self.forward - self.profile.span).max(0.0)
     }
 
+    /// All of it as numbers, seconds each: what the tables say.
+    pub(super) fn json(&self) -> Value {
+        let times = &self.profile.kernels;
+        let kernel = |Row { kernel, result, count, seconds }: Row<'_>| {
+            json!({
+                "result": result, "kernel": kernel, "dispatches": count, "seconds": seconds,
+            })
+        };
+        let unit =
+            |unit: &[KernelTime]| json!({ "name": unit[0].unit, "dispatches": unit.len(), "seconds": sum(unit) });
+        json!({
+            "forward_seconds": self.forward,
+            "adapter_seconds": self.profile.span,
+            "idle_seconds": self.idle(),
+            "dispatches": times.len(),
+            "kernels": rows(times).into_iter().map(kernel).collect::<Vec<_>>(),
+            "units": by_unit(times).map(unit).collect::<Vec<_>>(),
+        })
+    }
+
     /// Kernels, those that take longest first; then units; then what lies between forwards.
     pub(super) fn tables(&self) -> String {
         let times = &self.profile.kernels;
@@ -53,11 +73,11 @@ impl Profiled {
 
 /// Every unit with its dispatches.
 fn units(label: &str, times: &[KernelTime]) -> String {
-    let total: f64 = times.iter().map(|time| time.seconds).sum();
+    let total = sum(times);
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN).set_header([label, "dispatches", "ms", "of all"]);
-    for unit in times.chunk_by(|a, b| a.unit == b.unit) {
-        let seconds: f64 = unit.iter().map(|time| time.seconds).sum();
+    for unit in by_unit(times) {
+        let seconds = sum(unit);
         table.add_row([
             unit[0].unit.clone(),
             unit.len().to_string(),
@@ -75,7 +95,7 @@ fn units(label: &str, times: &[KernelTime]) -> String {
 
 /// The kernels of one forward, those that take longest first.
 fn kernels(label: &str, times: &[KernelTime]) -> String {
-    let total: f64 = times.iter().map(|time| time.seconds).sum();
+    let total = sum(times);
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN).set_header([label, "kernel", "times", "µs each", "ms", "of all"]);
     for row in rows(times) {
@@ -96,6 +116,14 @@ fn kernels(label: &str, times: &[KernelTime]) -> String {
         }
     }
     format!("\n{table}\n")
+}
+
+fn by_unit(times: &[KernelTime]) -> impl Iterator<Item = &[KernelTime]> {
+    times.chunk_by(|a, b| a.unit == b.unit)
+}
+
+fn sum(times: &[KernelTime]) -> f64 {
+    times.iter().map(|time| time.seconds).sum()
 }
 
 fn rows(times: &[KernelTime]) -> Vec<Row<'_>> {
@@ -132,9 +160,9 @@ pub(super) fn trace(profiles: &[Profiled]) -> String {
             }));
         };
         let mut start = 0.0;
-        for unit in profiled.profile.kernels.chunk_by(|a, b| a.unit == b.unit) {
+        for unit in by_unit(&profiled.profile.kernels) {
             let name = &unit[0].unit;
-            event(name, "unit", start, unit.iter().map(|time| time.seconds).sum(), name);
+            event(name, "unit", start, sum(unit), name);
             for time in unit {
                 event(&time.result, time.kernel, start, time.seconds, name);
                 start += time.seconds;
@@ -190,10 +218,10 @@ mod tests {
 
     #[test]
     fn a_trace_lays_kernels_end_to_end_inside_their_units() {
-        let value: serde_json::Value = serde_json::from_str(&trace(&[profiled()])).expect("JSON");
+        let value: Value = serde_json::from_str(&trace(&[profiled()])).expect("JSON");
         let events = value["traceEvents"].as_array().expect("a list");
         let find = |name: &str| events.iter().find(|event| event["name"] == name).expect("it is there");
-        let number = |event: &serde_json::Value, key: &str| event[key].as_f64().expect("a number");
+        let number = |event: &Value, key: &str| event[key].as_f64().expect("a number");
         let (layer, hidden, idle) = (find("layer 0"), find("layer 0 hidden"), find("idle"));
         assert!((number(hidden, "ts") - 5.0).abs() < 1e-9, "behind the two before it");
         assert!((number(hidden, "dur") - 2.0).abs() < 1e-9, "microseconds");

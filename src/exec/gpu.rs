@@ -222,11 +222,18 @@ impl Executor for GpuExecutor {
         places
     }
 
+    fn check_profile(&self, tokens: u32) -> Result<(), ExecError> {
+        let chunk = self.extents.tokens;
+        match self.at_once() {
+            false => Err(ExecError::NoProfile),
+            true if tokens > chunk => Err(ExecError::LongProfile { tokens, chunk }),
+            true => Ok(()),
+        }
+    }
+
     fn profile(&mut self, batch: &Batch<'_>) -> Result<Profile, ExecError> {
         check_batch(batch, self.position, self.context_length(), self.vocab_size_in())?;
-        if !self.at_once() || batch.tokens.len() > self.extents.tokens as usize {
-            return Err(ExecError::NoProfile);
-        }
+        self.check_profile(batch.tokens.len() as u32)?;
         let lane = &self.lanes[first_lane(&self.steps)];
         let step = Step::new(batch.tokens.len() as u32, batch.position, 1);
         self.position = batch.position;

@@ -171,6 +171,14 @@ pub trait Executor: Send {
     /// What is allocated where.
     fn memory(&self) -> Vec<MemoryUse>;
 
+    /// Whether [`Self::profile`] can be asked for batches of so many tokens: to be known before a long measurement.
+    ///
+    /// # Errors
+    /// What is in the way.
+    fn check_profile(&self, _tokens: u32) -> Result<(), ExecError> {
+        Err(ExecError::NoProfile)
+    }
+
     /// Runs the batch, one prefill chunk at most, and says how long each kernel took.
     ///
     /// # Errors
@@ -266,8 +274,21 @@ pub enum ExecError {
         held: u32,
     },
     /// A profile of what is not in one place.
-    #[error("a profile needs all units resident on one adapter: leave out --adapters and --offload, and not the host")]
+    #[error(
+        "a profile is of one adapter that holds the whole model: choose one with --adapter, not the host, which has no \
+         clock for kernels, and leave out --adapters and --offload"
+    )]
     NoProfile,
+    /// A profile of more than one prefill chunk.
+    #[error(
+        "a profile is of one prefill chunk, and {tokens} tokens are more than its {chunk}: give --prefill-chunk {tokens}"
+    )]
+    LongProfile {
+        /// What was asked for.
+        tokens: u32,
+        /// Tokens of a chunk.
+        chunk: u32,
+    },
     /// No tokens.
     #[error("a forward needs at least one token")]
     EmptyBatch,

@@ -298,6 +298,25 @@ fn a_prompt_beyond_the_context_is_refused() {
     fails(&greedy(&long, &[]), &["256"]);
     fails(&greedy("some words that need more than two tokens", &["--context-length", "2"]), &["--context-length", "2"]);
     fails(&greedy("a", &["--context-length", "100000"]), &["100000"]);
+    let run = run(&mut wgpt(&greedy(&long, &[])));
+    assert!(!run.stderr.contains("--context-length"), "the model has no more: {}", run.stderr);
+}
+
+#[test]
+fn a_context_beyond_the_model_s_is_refused_without_flags_that_are_not_there() {
+    let text = repository("tests/golden/perplexity.txt").display().to_string();
+    let ids = vec!["1"; 257].join(",");
+    for args in [
+        &["perplexity", "--file", &text, "--context", "257"][..],
+        &["perplexity", "--file", &text, "--context-length", "257"],
+        &["logits", "--tokens", &ids],
+        &["bench", "-p", "257", "-n", "0"],
+    ] {
+        let args = [args, &["--checkpoint", LLAMA, "--adapter", "host"]].concat();
+        fails(&args, &["a context of 257 tokens is more than the 256 positions the model was made for"]);
+        let run = run(&mut wgpt(&args));
+        assert!(!run.stderr.contains("--context-length"), "{}", run.stderr);
+    }
 }
 
 #[test]

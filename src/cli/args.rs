@@ -302,7 +302,7 @@ pub(super) struct PerplexityArgs {
     pub(super) file: PathBuf,
 
     /// Tokens of a window
-    #[arg(long, value_name = "N", env = "WGPT_CONTEXT", default_value_t = 512, value_parser = clap::value_parser!(u32).range(4..))]
+    #[arg(long, value_name = "N", env = "WGPT_CONTEXT", default_value_t = 512, visible_alias = "context-length", value_parser = clap::value_parser!(u32).range(4..))]
     pub(super) context: u32,
 
     /// Windows to score [default: all]

@@ -80,7 +80,8 @@ fn session_in(
         Some(reason) => loaded.context(reason)?,
         None => loaded?,
     };
-    let session = Session::new(executor, tokenizer, end_ids);
+    let limit = exec::describe_checkpoint(&opened.checkpoint)?.max_context_length;
+    let session = Session::new(executor, tokenizer, end_ids).with_limit(limit);
     Ok(match guesser {
         Some(guesser) => guesser.join(session),
         None => session,

@@ -253,10 +253,7 @@ pub enum ExecError {
         vocab_size: usize,
     },
     /// More tokens than the context holds.
-    #[error(
-        "{tokens} tokens from position {position} do not fit the context of {context_length}; \
-         shorten the prompt or raise --context-length"
-    )]
+    #[error("{tokens} tokens from position {position} do not fit the context of {context_length}")]
     ContextFull {
         /// Tokens of the batch.
         tokens: usize,
@@ -366,7 +363,7 @@ pub enum ExecError {
         family: &'static str,
     },
     /// A context longer than the model was made for.
-    #[error("--context-length {wanted} is more than the {limit} positions the model was made for")]
+    #[error("a context of {wanted} tokens is more than the {limit} positions the model was made for")]
     ContextTooLong {
         /// What was asked for.
         wanted: u32,

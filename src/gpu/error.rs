@@ -44,7 +44,7 @@ pub enum GpuError {
     /// A buffer could not be allocated.
     #[error(
         "adapter \"{adapter}\": {bytes} bytes for {label} could not be allocated ({reason}); \
-         use a smaller --context-length, a quantized checkpoint or another adapter"
+         use a shorter context, a quantized checkpoint or another adapter"
     )]
     OutOfMemory {
         /// The adapter's name.
@@ -74,7 +74,7 @@ pub enum GpuError {
     /// A buffer larger than the adapter can bind.
     #[error(
         "adapter \"{adapter}\": {label} needs {bytes} bytes in one buffer, the adapter's limit is {limit}; \
-         use a smaller --context-length"
+         use a shorter context"
     )]
     TooLarge {
         /// The adapter's name.

@@ -52,12 +52,21 @@ pub struct Session {
     end_ids: Vec<u32>,
     /// Who guesses, and how many tokens at most.
     draft: Option<(Box<dyn Draft>, usize)>,
+    /// The longest context that the model was made for.
+    limit: u32,
 }
 
 impl Session {
     /// A session on an executor whose KV cache is empty; `end_ids` are the checkpoint's EOS ids.
     pub fn new(executor: Box<dyn Executor>, tokenizer: Tokenizer, end_ids: Vec<u32>) -> Self {
-        Self { cache: Cache::new(executor), tokenizer, end_ids, draft: None }
+        Self { cache: Cache::new(executor), tokenizer, end_ids, draft: None, limit: u32::MAX }
+    }
+
+    /// The session with the longest context that its model was made for: errors then advise no longer one.
+    #[must_use]
+    pub const fn with_limit(mut self, limit: u32) -> Self {
+        self.limit = limit;
+        self
     }
 
     /// The session with a draft that guesses up to `tokens` ahead. Texts stay the same; where guesses are right, several
@@ -79,7 +88,8 @@ impl Session {
         }
         let context_length = self.context_length();
         if prompt.len() > context_length as usize {
-            return Err(SessionError::PromptTooLong { tokens: prompt.len(), context_length });
+            let longer = context_length < self.limit;
+            return Err(SessionError::PromptTooLong { tokens: prompt.len(), context_length, longer });
         }
         let speculation = self.draft.as_mut().map(|(draft, tokens)| Speculation::new(draft.as_mut(), *tokens));
         TokenStream::new(&mut self.cache, speculation, &self.tokenizer, &self.end_ids, prompt, params)
@@ -118,13 +128,16 @@ pub enum SessionError {
     EmptyPrompt,
     /// The prompt alone exceeds the context.
     #[error(
-        "the prompt is {tokens} tokens long, but the context holds {context_length}; shorten it or raise --context-length"
+        "the prompt is {tokens} tokens long, but the context holds {context_length}{}",
+        if *longer { "; shorten it or raise --context-length" } else { ", all that the model was made for; shorten it" }
     )]
     PromptTooLong {
         /// Tokens of the prompt.
         tokens: usize,
         /// Room of the KV cache.
         context_length: u32,
+        /// Whether the model can do with more.
+        longer: bool,
     },
     /// A conversation that outgrew the context. The last message was not taken; everything before it is kept.
     #[error(

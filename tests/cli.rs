@@ -129,7 +129,7 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
     let wrong: &[(&[&str], &str)] = &[
         (&[], "Usage"),
         (&["sing"], "unrecognized subcommand"),
-        (&["generate"], "--prompt"),
+        (&["generate"], "<--prompt <TEXT>|--prompt-file <FILE>>"),
         (&["generate", "--prompt", "a", "--prompt-file", "b"], "cannot be used with"),
         (&["generate", "--prompt", "a", "--loud"], "--loud"),
         (&["generate", "--prompt", "a", "--temperature", "-1"], "--temperature"),
@@ -146,6 +146,7 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
         (&["quantize", "--kv-cache", "q8_0"], "--kv-cache"),
         (&["quantize", "--quantize", "q4_0"], "--output"),
         (&["quantize", "--output", "x.gguf"], "--quantize"),
+        (&["bench", "--profile", "--format", "csv"], "--profile has no form in CSV"),
     ];
     for (args, part) in wrong {
         let run = run(&mut wgpt(args));
@@ -160,6 +161,56 @@ fn settings_come_from_the_environment_too() {
     let run = run(wgpt(&["generate", "--prompt", "a"]).env("WGPT_TOP_P", "2"));
     assert_eq!(run.code, Some(2), "{}", run.stderr);
     assert!(run.stderr.contains("--top-p"), "the flag is named: {}", run.stderr);
+}
+
+#[test]
+fn variables_give_way_to_what_is_typed() {
+    let with = |args: &[&str], variables: &[(&str, &str)]| run(wgpt(args).envs(variables.iter().copied()));
+    let plan = ["plan", "--checkpoint", LLAMA];
+    for (typed, variables) in [
+        (&["--adapters", "0,0"][..], &[("WGPT_ADAPTER", "host")][..]),
+        (&["--adapter", "0"], &[("WGPT_ADAPTERS", "0,0")]),
+        (&["--memory", "1GiB"], &[("WGPT_MEMORY_FRACTION", "0.0001")]),
+        (&[], &[("WGPT_QUANTIZE_HEAD", "q8_0"), ("WGPT_GROUP_SIZE", "32"), ("WGPT_REQUANTIZE", "1")]),
+        (&["--quantize", "q4_0"], &[("WGPT_CALIBRATION", "no/such/text"), ("WGPT_ACT_ORDER", "1")]),
+        (&[], &[("WGPT_MEMORY", ""), ("WGPT_OFFLOAD", ""), ("WGPT_CONTEXT_LENGTH", "")]),
+    ] {
+        let (expected, found) = (ok(&[&plan[..], typed].concat()), with(&[&plan[..], typed].concat(), variables));
+        assert_eq!(found.code, Some(0), "{typed:?} with {variables:?}: {}", found.stderr);
+        let units =
+            |run: &Run| run.stdout.lines().take_while(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(units(&found), units(&expected), "{typed:?} with {variables:?} as without");
+    }
+    let few = greedy("Once upon a time", &["--max-new-tokens", "4"]);
+    let expected = ok(&few).stdout;
+    for variables in [
+        &[("WGPT_DRAFT_TOKENS", "3")][..],
+        &[("WGPT_SEED", ""), ("WGPT_STOP", "")],
+        &[("WGPT_DRAFT_ADAPTER", "0"), ("WGPT_DRAFT_TOKENS", "3"), ("WGPT_SPECULATE", "lookup")],
+    ] {
+        let found = with(&few, variables);
+        assert_eq!((found.code, found.stdout.as_str()), (Some(0), &*expected), "{variables:?}: {}", found.stderr);
+    }
+    let guess = [&few[..], &["--draft", LLAMA]].concat();
+    let guess: Vec<&str> = guess.into_iter().filter(|arg| *arg != "--quiet").collect();
+    let found = with(&guess, &[("WGPT_SPECULATE", "lookup"), ("WGPT_DRAFT_TOKENS", "2")]);
+    assert!(found.code == Some(0) && found.stderr.contains("guesses: "), "the draft guesses: {}", found.stderr);
+    // A partner may be typed or a variable too.
+    let int8 = with(&["plan", "--checkpoint", LLAMA, "--quantize-head", "q8_0"], &[("WGPT_QUANTIZE", "q4_0")]);
+    assert_eq!(int8.code, Some(0), "{}", int8.stderr);
+    for (variables, part) in [
+        (&[("WGPT_ADAPTER", "0"), ("WGPT_ADAPTERS", "2")][..], "cannot be used with"),
+        (&[("WGPT_QUANTIZE", "gptq.int4"), ("WGPT_GROUP_SIZE", "48")], "expected 128, 64, 32 or -1"),
+        (&[("WGPT_QUANTIZE", "gptq.int4")], "needs --calibration FILE"),
+    ] {
+        let found = with(&["logits", "--checkpoint", LLAMA, "--tokens", "1"], variables);
+        assert_eq!(found.code, Some(2), "{variables:?}: {}", found.stderr);
+        assert!(found.stderr.contains(part), "{part}: {}", found.stderr);
+    }
+    assert!(
+        with(&["generate", "--help"], &[("WGPT_SEED", "")]).stdout.contains("WGPT_SEED"),
+        "help tells of them still"
+    );
 }
 
 #[test]
@@ -784,14 +835,21 @@ fn gptq_rounds_at_load_and_into_a_folder_alike_and_says_what_it_needs() {
     let from_folder = ok(&[&generate[..], &["--checkpoint", &folder]].concat()).stdout;
     assert_eq!(from_folder, at_load, "the same weights");
     let refused = |more: &[&str], parts: &[&str]| fails(&greedy("hello", &[&gptq[..2], more].concat()), parts);
-    refused(&[], &["--quantize gptq.int4 needs --calibration FILE"]);
+    let misused = |more: &[&str], parts: &[&str]| {
+        let run = crate::run(&mut wgpt(&greedy("hello", more)));
+        assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""), "{more:?}: {}", run.stderr);
+        assert!(parts.iter().all(|part| run.stderr.contains(part)), "{more:?} says {parts:?}: {}", run.stderr);
+    };
+    misused(&gptq, &["--quantize gptq.int4 needs --calibration FILE"]);
     refused(&["--calibration", &path("nowhere")], &["nowhere: cannot read"]);
     refused(&["--calibration", &short], &["short.txt", "too few to fill one window"]);
     refused(&["--calibration", &binary], &["binary.txt: not a UTF-8 text: byte 5"]);
-    refused(&["--calibration", &long, "--quantize-head", "q8_0"], &["leaves the head as it is"]);
+    let with_head = [&gptq[..], &["--calibration", &long, "--quantize-head", "q8_0"]].concat();
+    misused(&with_head, &["leaves the head as it is"]);
     for flag in [&["--act-order"][..], &["--group-size", "-1"], &["--calibration", &long]] {
         let with_format = [&["--quantize", "q4_0"], flag].concat();
-        fails(&greedy("hello", &with_format), &[flag[0], "is about gptq.int4"]);
+        misused(&with_format, &[flag[0], "is about gptq.int4"]);
+        misused(flag, &[flag[0], "is about gptq.int4"]);
     }
     let bytes = |args: &[&str]| -> Value {
         serde_json::from_str(&ok(&[args, &["--checkpoint", &folder, "--json"]].concat()).stdout).expect("JSON")

@@ -2,11 +2,12 @@
 //!
 //! Raw values only: nothing here opens a file or knows what a default checkpoint is (`resolve` does). Every setting
 //! can also come from an environment variable, `WGPT_` and its name; what a single call is about (a prompt, token
-//! ids, a file to read or write) cannot. Invariant: a value that clap lets through is in its range.
+//! ids, a file to read or write) cannot. `usage` says which variables count. Invariant: a value that clap lets through is
+//! in its range.
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use super::cache_args::{CacheArgs, CacheCommandArgs};
 use super::compare_args::CompareArgs;
@@ -21,7 +22,8 @@ use super::speculation::SpeculationArgs;
     name = "wgpt",
     version,
     arg_required_else_help = true,
-    after_help = "WGPT_LOG=info (or debug, or wgpt::exec=trace, …) logs to stderr."
+    after_help = "A flag goes before its WGPT_* variable, and before variables that conflict with it; an empty variable \
+                  counts as none. WGPT_LOG=info (or debug, or wgpt=debug,wgpu_core=warn, …) logs to stderr."
 )]
 pub(super) struct Cli {
     #[command(subcommand)]
@@ -193,13 +195,14 @@ pub(super) struct ChatSamplingArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("text").required(true))]
 pub(super) struct GenerateArgs {
     /// Text to continue; `-` reads it from stdin
-    #[arg(long, short, value_name = "TEXT", required_unless_present = "prompt_file", conflicts_with = "prompt_file")]
+    #[arg(long, short, value_name = "TEXT", group = "text")]
     pub(super) prompt: Option<String>,
 
     /// File with the text to continue
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "text")]
     pub(super) prompt_file: Option<PathBuf>,
 
     #[command(flatten)]

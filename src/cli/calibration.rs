@@ -1,17 +1,23 @@
 //! Flags of GPTQ, and the calibration text they name as windows of tokens.
 //!
-//! Raw like `args`, but for reading the text. Invariant: flags of GPTQ without `--quantize gptq.int4` are refused, and it
-//! without a text too.
+//! Raw like `args`, but for reading the text.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use clap::error::ErrorKind;
 use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::describe_checkpoint;
 use wgpt::gptq::{GptqOptions, windows};
 use wgpt::session::Language;
 use wgpt::tokenizer::Special;
+
+use super::usage::Wrong;
+
+/// Why there is no GPTQ without a text.
+pub(super) const NEEDS_TEXT: &str = "--quantize gptq.int4 needs --calibration FILE: a text of what the model is to read \
+                                     and write, some 10 000 tokens and more";
 
 /// How `gptq.int4` rounds.
 #[derive(Debug, Clone, Args)]
@@ -57,22 +63,20 @@ impl CalibrationArgs {
     }
 
     /// Refuses flags that only mean something to `gptq.int4`.
-    pub(super) fn refuse_without_gptq(&self) -> Result<()> {
+    pub(super) fn refuse(&self) -> Result<(), Wrong> {
         let flag = match self {
             Self { calibration: Some(_), .. } => "--calibration",
             Self { act_order: true, .. } => "--act-order",
             Self { group_size, .. } if *group_size != GroupSize(Some(128)) => "--group-size",
             _ => return Ok(()),
         };
-        anyhow::bail!("{flag} is about gptq.int4: give --quantize gptq.int4, or leave it out")
+        let why = format!("{flag} is about gptq.int4: give --quantize gptq.int4, or leave it out");
+        Err((ErrorKind::MissingRequiredArgument, why))
     }
 
     /// The text in windows of tokens, each beginning with BOS where the tokenizer begins texts so.
     pub(super) fn texts(&self, checkpoint: &Checkpoint) -> Result<Vec<Vec<u32>>> {
-        let file = self.calibration.as_ref().context(
-            "--quantize gptq.int4 needs --calibration FILE: a text of what the model is to read and write, some 10 000 \
-             tokens and more",
-        )?;
+        let file = self.calibration.as_ref().context(NEEDS_TEXT)?;
         let bytes = std::fs::read(file).with_context(|| format!("{}: cannot read", file.display()))?;
         let text = String::from_utf8(bytes).map_err(|error| {
             let at = error.utf8_error().valid_up_to();

@@ -89,7 +89,7 @@ struct Words {
 }
 
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
-    let gptq = args.quantize.gptq()?;
+    let gptq = args.quantize.gptq();
     let opened = resolve::checkpoint(&args.checkpoint)?;
     let checkpoint = &opened.checkpoint;
     let formats = formats(checkpoint);

@@ -31,18 +31,17 @@ mod speculation;
 mod tokenize;
 mod tune;
 mod tuned;
+mod usage;
 mod windows;
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use args::{Cli, Command};
+use args::Command;
 
 /// Runs the command that the process was started with.
 pub(crate) fn run() -> anyhow::Result<()> {
-    match Cli::parse().command {
+    match usage::parse().command {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Logits(args) => logits::run(&args),

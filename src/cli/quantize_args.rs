@@ -4,15 +4,16 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
 use clap::Args;
+use clap::error::ErrorKind;
 use wgpt::gptq::GptqOptions;
 use wgpt::graph::Quantize;
 use wgpt::quant::{BlockFormat, FORMATS, format_called};
 
 use super::args::CheckpointArgs;
-use super::calibration::CalibrationArgs;
+use super::calibration::{CalibrationArgs, NEEDS_TEXT};
 use super::placement::PlacementArgs;
+use super::usage::Wrong;
 
 /// How weights are quantized while they load.
 #[derive(Debug, Clone, Default, Args)]
@@ -100,26 +101,47 @@ impl QuantizeArgs {
     }
 
     /// How GPTQ is to round, where they ask for it.
-    ///
-    /// # Errors
-    /// Flags of one method given with another.
-    pub(super) fn gptq(&self) -> Result<Option<GptqOptions>> {
-        if !self.is_gptq() {
-            return self.calibration.refuse_without_gptq().map(|()| None);
-        }
-        ensure!(self.quantize_head.is_none(), NO_HEAD);
-        Ok(Some(self.calibration.options(self.requantize)))
+    pub(super) fn gptq(&self) -> Option<GptqOptions> {
+        self.is_gptq().then(|| self.calibration.options(self.requantize))
+    }
+
+    /// Refuses flags of one method given with another; `rounds` says whether the weights are needed, not just their sizes.
+    pub(super) fn check(&self, rounds: bool) -> Result<(), Wrong> {
+        check(self.quantize, self.quantize_head, &self.calibration, rounds)
     }
 }
 
-/// Why GPTQ goes without a flag.
-pub(super) const NO_HEAD: &str = "--quantize-head: gptq.int4 leaves the head as it is; leave the flag out";
+impl QuantizeCommandArgs {
+    /// Refuses flags of one method given with another.
+    pub(super) fn check(&self) -> Result<(), Wrong> {
+        check(Some(self.quantize), self.quantize_head, &self.calibration, true)
+    }
+}
+
+fn check(
+    method: Option<Method>,
+    head: Option<Format>,
+    calibration: &CalibrationArgs,
+    rounds: bool,
+) -> Result<(), Wrong> {
+    if !matches!(method, Some(Method::Gptq)) {
+        return calibration.refuse();
+    }
+    if head.is_some() {
+        let why = "--quantize-head: gptq.int4 leaves the head as it is; leave the flag out";
+        return Err((ErrorKind::ArgumentConflict, why.into()));
+    }
+    match calibration.calibration {
+        None if rounds => Err((ErrorKind::InvalidValue, NEEDS_TEXT.into())),
+        _ => Ok(()),
+    }
+}
 
 /// The name of GPTQ to 4 bits, as lit-gpt had it.
 const GPTQ: &str = "gptq.int4";
 
 /// The method of this name.
-pub(super) fn method(text: &str) -> std::result::Result<Method, String> {
+pub(super) fn method(text: &str) -> Result<Method, String> {
     if text.eq_ignore_ascii_case(GPTQ) {
         return Ok(Method::Gptq);
     }
@@ -127,7 +149,7 @@ pub(super) fn method(text: &str) -> std::result::Result<Method, String> {
 }
 
 /// The format of this name.
-pub(super) fn format(text: &str) -> std::result::Result<Format, String> {
+pub(super) fn format(text: &str) -> Result<Format, String> {
     format_called(text).ok_or_else(|| {
         let names: Vec<_> = FORMATS.iter().map(|format| format.name()).collect();
         format!("expected one of {}, int8", names.join(", "))

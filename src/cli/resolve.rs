@@ -114,7 +114,7 @@ pub(super) fn chat(args: &ChatArgs, notes: Notes) -> Result<(Chat, SamplingDefau
 
 /// Where the checkpoint of the flags would go; nothing is loaded. Adapters that were never measured are measured first.
 pub(super) fn plan(model: &ModelArgs, context: &ContextArgs, notes: Notes) -> Result<(Opened, Graph, Placed)> {
-    let gptq = model.quantize.gptq()?;
+    let gptq = model.quantize.gptq();
     let opened = checkpoint(&model.checkpoint)?;
     let rates = rates::measured(&model.placement.choice(), model.placement.offload() != Offload::Never, notes);
     let options = ExecOptions { rates, ..options(model, context) };
@@ -187,7 +187,7 @@ fn load_as(opened: &Opened, model: &ModelArgs, mut options: ExecOptions, notes: 
         // Where layers go depends on what each adapter can do.
         options.rates = rates::measured(&options.adapter, false, notes);
     }
-    let rounded = match model.quantize.gptq()? {
+    let rounded = match model.quantize.gptq() {
         Some(gptq) => Some(calibrated(opened, model, &gptq, &options, notes)?),
         None => None,
     };

@@ -158,7 +158,8 @@ fn a_template_that_refuses_is_an_error_and_never_another_format() {
     for part in ["Bad!", "No system role!"] {
         assert!(talk.stderr.contains(part), "{part:?} is said: {}", talk.stderr);
     }
-    answers(&talk, &continuation(&path, "Hello"), "generated: ");
+    assert_eq!(talk.code, Some(1), "two lines failed: {}", talk.stderr);
+    answers(&Run { code: Some(0), ..talk }, &continuation(&path, "Hello"), "generated: ");
 }
 
 #[test]

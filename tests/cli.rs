@@ -118,8 +118,16 @@ fn help_lists_every_command_flag_default_and_variable() {
         assert!(help.contains(part), "{part} is documented: {help}");
     }
     let help = ok(&["chat", "--help"]).stdout.split_whitespace().collect::<Vec<_>>().join(" ");
-    for part in ["--template", "--system", "generation_config.json", "checkpoint's, else 0.8", "checkpoint's, else 200"]
-    {
+    for part in [
+        "--template",
+        "--system",
+        "generation_config.json",
+        "checkpoint's, else 0.8",
+        "checkpoint's, else 200",
+        "/system TEXT",
+        "/save FILE",
+        "empty lines are skipped",
+    ] {
         assert!(help.contains(part), "{part} is documented: {help}");
     }
 }
@@ -394,19 +402,33 @@ fn chat_answers_each_piped_line_and_obeys_commands() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let file = folder.path().join("talk.json");
     let save = format!("/save {}", file.display());
-    let input = format!("/help\nHello\n/dance\nAnd you?\n{save}\n\nnever read\n");
+    let input = format!("\n/help\nHello\n  \n//And you?\n\n{save}\n/exit\nnever read\n");
     let flags = ["--adapter", "host", "--temperature", "0", "--max-new-tokens", "6", "--system", "Be brief."];
     let args = [&["chat", "--checkpoint", LLAMA][..], &flags].concat();
     let run = run(wgpt(&args).write_stdin(input));
     assert_eq!(run.code, Some(0), "{}", run.stderr);
-    for part in ["/reset", "no command /dance", "held from before", "saved to"] {
+    for part in ["/reset", "held from before", "saved to"] {
         assert!(run.stderr.contains(part), "{part:?} is on stderr: {}", run.stderr);
     }
     let saved = json(&std::fs::read_to_string(file).expect("saved"));
     let roles: Vec<&str> = saved.as_array().expect("a list").iter().filter_map(|m| m["role"].as_str()).collect();
-    assert_eq!(roles, ["system", "user", "assistant", "user", "assistant"], "until the empty line: {saved}");
+    assert_eq!(roles, ["system", "user", "assistant", "user", "assistant"], "until it was saved: {saved}");
+    assert_eq!(saved[3]["content"], "/And you?", "two slashes are one: {saved}");
     let replies = [2, 4].map(|at| saved[at]["content"].as_str().expect("a text").to_owned() + "\n").concat();
     assert_eq!(run.stdout, replies, "stdout is the replies");
+}
+
+#[test]
+fn a_line_from_a_pipe_that_fails_is_said_and_fails_the_chat_in_the_end() {
+    let args = ["chat", "--checkpoint", LLAMA, "--adapter", "host", "--temperature", "0", "--max-new-tokens", "2"];
+    for wrong in ["/dance", "/usr/bin is full", "/save", "/save no/such/folder/talk.txt"] {
+        let run = run(wgpt(&args).write_stdin(format!("{wrong}\nHello\n")));
+        assert_eq!(run.code, Some(1), "{wrong}: {}", run.stderr);
+        let first = wrong.split(' ').next().expect("a word").trim_end_matches("/bin");
+        let named = run.stderr.contains(first) || run.stderr.contains("talk.txt: cannot write");
+        assert!(named && run.stderr.contains("1 failed"), "{wrong}: {}", run.stderr);
+        assert!(run.stderr.contains("generated: "), "the next line is answered: {}", run.stderr);
+    }
 }
 
 #[test]
@@ -414,7 +436,7 @@ fn chat_that_outgrows_the_context_says_so_and_goes_on() {
     let args = ["chat", "--checkpoint", LLAMA, "--adapter", "host", "--context-length", "48", "--max-new-tokens", "4"];
     let long = "a rather long message that does not fit into so short a context at all, whatever one tries to do";
     let run = run(wgpt(&args).write_stdin(format!("{long}\nHi\n")));
-    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert_eq!(run.code, Some(1), "in the end: {}", run.stderr);
     assert!(run.stderr.contains("/reset"), "says what to do: {}", run.stderr);
     assert!(run.stderr.contains("generated: "), "the second message is answered: {}", run.stderr);
 }

@@ -43,8 +43,14 @@ pub(super) enum Command {
     /// shows which it will be, --template chooses another. Sampling is as the checkpoint recommends, where it does
     /// (generation_config.json, or general.sampling.* in GGUF); flags and variables go before that.
     ///
-    /// stdout is exactly the replies. Ctrl-C stops a reply; Ctrl-D or an empty line leaves. Input that is not a
-    /// terminal is read line by line, one message each.
+    /// stdout is exactly the replies. Ctrl-C stops a reply; Ctrl-D or an empty line leaves.
+    ///
+    /// Lines that begin with / are commands: /help lists them, /reset forgets the conversation but for the system message,
+    /// /system TEXT begins a new one with this system message, /save FILE writes it (as JSON if FILE ends with .json),
+    /// /exit leaves. A message that begins with / is given as //.
+    ///
+    /// Input that is not a terminal is read line by line, a message or a command each; empty lines are skipped. A line that
+    /// fails is said and the next one read, but the exit code is then 1.
     Chat(ChatArgs),
     /// Compute the logits of every position of given tokens.
     Logits(LogitsArgs),

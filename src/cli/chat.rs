@@ -3,18 +3,19 @@
 //! Reads lines, obeys the slash commands, prints replies; the conversation itself is the session's. Invariant:
 //! stdout is the replies, a line break after each; prompts, answers to commands and figures are elsewhere.
 
+use std::fmt::Display;
 use std::io::{BufRead, IsTerminal};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustyline::error::ReadlineError;
 use wgpt::session::{Chat, FinishReason, GenerateParams, SessionError};
 
 use super::args::ChatArgs;
-use super::output::{Notes, Text, write_file};
+use super::output::{INTERRUPTED, Notes, Text, write_file};
 use super::resolve;
 
 const HELP: &str = "\
@@ -23,6 +24,7 @@ const HELP: &str = "\
 /system TEXT   begin a new conversation with this system message; without TEXT, with none
 /save FILE     write the conversation: JSON if FILE ends with .json, else text
 /exit          leave, as Ctrl-D and an empty line do
+//TEXT         the message /TEXT
 Ctrl-C stops a reply.";
 
 pub(super) fn run(args: &ChatArgs) -> Result<()> {
@@ -36,13 +38,15 @@ pub(super) fn run(args: &ChatArgs) -> Result<()> {
         cancel: Arc::clone(&interrupt.cancel),
         ..GenerateParams::default()
     };
-    let mut talk = Talk { chat, params, interrupt, notes, stdout: Text::new() };
+    let mut talk = Talk { chat, params, interrupt, notes, stdout: Text::new(), failed: 0 };
     let mut input = Input::new()?;
-    if matches!(input, Input::Terminal(_)) {
+    let watched = matches!(input, Input::Terminal(_));
+    if watched {
         notes.line("/help lists the commands; Ctrl-D or an empty line leaves");
     }
     while let Some(line) = input.line()? {
         match line.strip_prefix('/') {
+            Some(message) if message.starts_with('/') => talk.say(message)?,
             Some(command) => {
                 if talk.obey(command).is_break() {
                     break;
@@ -52,6 +56,8 @@ pub(super) fn run(args: &ChatArgs) -> Result<()> {
         }
     }
     notes.memory(&talk.chat.session().memory());
+    // Whoever sat before it has seen it.
+    ensure!(watched || talk.failed == 0, "of the lines read {} failed, as said above", talk.failed);
     Ok(())
 }
 
@@ -62,6 +68,8 @@ struct Talk {
     interrupt: Interrupt,
     notes: Notes,
     stdout: Text,
+    /// Messages that got no reply, and commands that were not obeyed.
+    failed: usize,
 }
 
 impl Talk {
@@ -78,7 +86,7 @@ impl Talk {
         written?;
         let outcome = match outcome {
             Err(error @ (SessionError::ConversationTooLong { .. } | SessionError::Tokenizer(_))) => {
-                eprintln!("error: {error}");
+                self.refuse(error);
                 return Ok(());
             }
             outcome => outcome?,
@@ -116,16 +124,22 @@ impl Talk {
                     self.chat.reset(Some(text));
                     self.notes.line("a new conversation, with that system message");
                 }
-                Err(error) => eprintln!("error: {error}"),
+                Err(error) => self.refuse(error),
             },
-            ("save", "") => eprintln!("error: /save needs a file name"),
+            ("save", "") => self.refuse("/save needs a file name"),
             ("save", file) => match self.save(Path::new(file)) {
                 Ok(()) => self.notes.line(format_args!("saved to {file}")),
-                Err(error) => eprintln!("error: {error:#}"),
+                Err(error) => self.refuse(format_args!("{error:#}")),
             },
-            _ => eprintln!("error: no command /{name}; /help lists them"),
+            _ => self.refuse(format_args!("no command /{name}; /help lists them, and //{name} is a message")),
         }
         ControlFlow::Continue(())
+    }
+
+    /// Says what is wrong with a line; the conversation goes on with the next.
+    fn refuse(&mut self, why: impl Display) {
+        eprintln!("error: {why}");
+        self.failed += 1;
     }
 
     fn save(&self, file: &Path) -> Result<()> {
@@ -159,12 +173,15 @@ impl Input {
         Ok(Self::Terminal(Box::new(rustyline::DefaultEditor::with_config(config.build())?)))
     }
 
-    /// The next message; `None` at the end of input or at an empty line.
+    /// The next message or command; `None` at the end of input, or where an empty line was typed.
     fn line(&mut self) -> Result<Option<String>> {
         let line = match self {
-            Self::Lines(lines) => match lines.next() {
-                Some(line) => line.context("stdin: cannot read a message")?,
-                None => return Ok(None),
+            // In a file an empty line is layout.
+            Self::Lines(lines) => loop {
+                match lines.next().transpose().context("stdin: cannot read a message")? {
+                    Some(line) if line.trim().is_empty() => {}
+                    line => return Ok(line),
+                }
             },
             Self::Terminal(editor) => loop {
                 match editor.readline("> ") {
@@ -201,8 +218,7 @@ impl Interrupt {
         ctrlc::set_handler(move || {
             cancel.store(true, Ordering::SeqCst);
             if !replying.load(Ordering::SeqCst) {
-                // what a shell reports for a process that Ctrl-C ended
-                std::process::exit(130);
+                std::process::exit(INTERRUPTED);
             }
         })
         .context("Ctrl-C could not be caught")?;

@@ -8,8 +8,8 @@ use wgpt::ops::KvFormat;
 /// How keys and values are held.
 #[derive(Debug, Args)]
 pub(super) struct KvCacheArgs {
-    /// Format of the keys and values in the cache: f16, q8_0, q4_0 or f32 [default: f16; f32 where the checkpoint's
-    /// weights are]
+    /// Format of the keys and values in the cache: f16, q8_0, q4_0 or f32. On the host they are rounded to it and kept as
+    /// f32, which saves no memory [default: f16; f32 where the checkpoint's weights are]
     #[arg(long, value_name = "FORMAT", env = "WGPT_KV_CACHE", value_parser = format)]
     pub(super) kv_cache: Option<KvFormat>,
 }

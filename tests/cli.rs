@@ -237,6 +237,18 @@ fn a_checkpoint_is_found_below_checkpoints() {
 }
 
 #[test]
+fn clearing_the_cache_of_what_is_not_there_is_an_error() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let clear = |path: &str| run(wgpt(&["cache", "clear", path]).env("XDG_CACHE_HOME", folder.path()));
+    let misspelled = clear("wgpt-storys-4m");
+    assert_eq!(misspelled.code, Some(1), "{}", misspelled.stderr);
+    for part in ["wgpt-storys-4m", "cache list", "checkpoints/ holds"] {
+        assert!(misspelled.stderr.contains(part), "{part:?}: {}", misspelled.stderr);
+    }
+    assert_eq!(clear(LLAMA).code, Some(0), "a checkpoint that has nothing there");
+}
+
+#[test]
 fn damaged_checkpoints_are_errors_that_name_the_file() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     for entry in std::fs::read_dir(repository(LLAMA)).expect("the checkpoint").map(|entry| entry.expect("an entry")) {

@@ -14,6 +14,7 @@ use wgpt::exec::{CachedCheckpoint, PackedCache};
 use super::cache_args::{CacheAction, CacheCommandArgs};
 use super::embedded::cache_folder;
 use super::output::{Text, bytes};
+use super::resolve;
 
 /// Everything that is shown.
 #[derive(Debug, Serialize)]
@@ -48,10 +49,19 @@ pub(super) fn run(args: &CacheCommandArgs) -> Result<()> {
     let cache = PackedCache::new(&folder);
     match &args.action {
         CacheAction::List { json } => list(&cache, &folder, *json),
-        CacheAction::Clear { checkpoint } => {
-            let checkpoint =
-                checkpoint.as_ref().map(|path| super::resolve::find(path).unwrap_or_else(|_| path.clone()));
-            let deleted = cache.clear(checkpoint.as_deref()).with_context(|| format!("{}", folder.display()))?;
+        CacheAction::Clear { checkpoint } => clear(&cache, &folder, checkpoint.as_deref()),
+    }
+}
+
+/// Deletes the packed weights of one checkpoint, which may itself be gone, or of all.
+fn clear(cache: &PackedCache, folder: &Path, typed: Option<&Path>) -> Result<()> {
+    let found = typed.map(|path| resolve::find(path).map_err(|missing| (path, missing)));
+    let checkpoint = found.as_ref().map(|found| found.as_deref().unwrap_or_else(|(path, _)| path));
+    let deleted = cache.clear(checkpoint).with_context(|| format!("{}", folder.display()))?;
+    match found {
+        Some(Err((path, missing))) if deleted == 0 => Err(missing
+            .context(format!("{}: no packed weights are kept of it; wgpt cache list shows whose are", path.display()))),
+        _ => {
             eprintln!("deleted {} of packed weights in {}", bytes(deleted), folder.display());
             Ok(())
         }

@@ -275,6 +275,14 @@ fn an_unknown_adapter_is_an_error_that_lists_what_there_is() {
 }
 
 #[test]
+fn surplus_budgets_of_an_adapter_are_refused() {
+    let args = ["plan", "--checkpoint", LLAMA, "--memory", "0=200MB,0=300MB,0=1GB"];
+    fails(&args, &["adapter 0", "3 times", "1 times"]);
+    fails(&[&args[..], &["--adapters", "0,0"]].concat(), &["3 times", "2 times"]);
+    ok(&[&args[..], &["--adapters", "0,0,0"]].concat());
+}
+
+#[test]
 fn generate_prints_the_prompt_and_its_continuation_only() {
     let prompt = "Once upon a time";
     let run = ok(&greedy(prompt, &[]));

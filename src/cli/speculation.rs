@@ -149,6 +149,8 @@ fn memory(adapter: &AdapterChoice, limit: MemoryLimit) -> MemoryLimit {
         _ if *adapter == AdapterChoice::Host => MemoryLimit::Default,
         MemoryLimit::By(mut entries) => {
             entries.retain(|(choice, _)| index(choice) == index(adapter));
+            // It is opened once, whatever the model does.
+            entries.truncate(1);
             if entries.is_empty() { MemoryLimit::Default } else { MemoryLimit::By(entries) }
         }
         limit => limit,

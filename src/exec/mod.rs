@@ -378,6 +378,21 @@ pub enum ExecError {
         /// Its name.
         name: String,
     },
+    /// More budgets for an adapter than it has uses.
+    #[error(
+        "--memory names adapter {adapter} ({name}) {entries} times, which is used {uses} times: leave entries out, or list \
+         the adapter as often in --adapters"
+    )]
+    SurplusBudget {
+        /// Its index.
+        adapter: usize,
+        /// Its name.
+        name: String,
+        /// How often it is given one.
+        entries: usize,
+        /// How often it is used.
+        uses: usize,
+    },
     /// Budgets or streaming without an adapter.
     #[error("--memory, --memory-fraction and --offload are about adapters; leave them out with --adapter host")]
     HostNeedsNoMemory,

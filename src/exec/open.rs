@@ -10,7 +10,7 @@ use super::packed_cache::{CacheReport, PackedCache};
 use super::place::{Candidate, MemoryLimit, Placed, candidates, place};
 use super::{ExecError, Executor, GpuExecutor, HostExecutor, MeasuredRates, Progress, TunedShapes};
 use crate::checkpoint::Checkpoint;
-use crate::gpu::{AdapterChoice, Device, DeviceOptions, GpuError, adapters};
+use crate::gpu::{AdapterChoice, AdapterInfo, Device, DeviceOptions, GpuError, adapters, choose};
 use crate::graph::{Graph, GraphError, LowerOptions, Quantize, QuantizedFormats, lower};
 use crate::model::{ModelSpec, Source, describe};
 use crate::ops::KvFormat;
@@ -226,7 +226,10 @@ fn find(options: &ExecOptions) -> Result<Option<Vec<Candidate>>, ExecError> {
     if options.adapter == AdapterChoice::Host {
         return if options.needs_adapter() { Err(ExecError::HostNeedsNoMemory) } else { Ok(None) };
     }
-    match candidates(options, &adapters()) {
+    let present = adapters();
+    let found =
+        candidates(options, &present).and_then(|found| check_budgets(&found, options, &present).map(|()| found));
+    match found {
         // Who asks for a budget or for streaming wants an adapter.
         Err(ExecError::Gpu(GpuError::NoAdapter))
             if options.adapter == AdapterChoice::Default && !options.needs_adapter() =>
@@ -235,6 +238,21 @@ fn find(options: &ExecOptions) -> Result<Option<Vec<Candidate>>, ExecError> {
         }
         found => found.map(Some),
     }
+}
+
+/// Refuses budgets that no use of their adapter is left for.
+fn check_budgets(found: &[Candidate], options: &ExecOptions, present: &[AdapterInfo]) -> Result<(), ExecError> {
+    let MemoryLimit::By(budgets) = &options.memory else { return Ok(()) };
+    let named = budgets.iter().map(|(choice, _)| Ok(choose(choice, present)?[0].index));
+    let named = named.collect::<Result<Vec<usize>, GpuError>>()?;
+    for Candidate { info, .. } in found {
+        let entries = named.iter().filter(|index| **index == info.index).count();
+        let uses = found.iter().filter(|other| other.info.index == info.index).count();
+        if entries > uses {
+            return Err(ExecError::SurplusBudget { adapter: info.index, name: info.name.clone(), entries, uses });
+        }
+    }
+    Ok(())
 }
 
 /// Opens an adapter as the options say.

@@ -299,6 +299,18 @@ fn drivers_don_t_tell_of_a_display_that_isn_t_there() {
 }
 
 #[test]
+fn a_log_is_kept_where_it_is_asked_for() {
+    let args = ["generate", "--checkpoint", LLAMA, "--prompt", "a", "--max-new-tokens", "2", "--quiet"];
+    let logged = |filter: &str| run(wgpt(&args).env("WGPT_LOG", filter)).stderr;
+    assert_eq!(logged(""), "", "an empty filter is none");
+    let log = logged("debug");
+    for part in ["1 files, ", "bytes mapped", "opened: ", "plan: ", "pipelines compiled", "wgpu_core"] {
+        assert!(log.contains(part), "{part:?} is logged: {log}");
+    }
+    assert!(!logged("info").contains("pipelines compiled"), "as much as was asked for");
+}
+
+#[test]
 fn the_model_that_comes_with_the_program_needs_no_flag() {
     let args = ["generate", "--prompt", "Once upon a time", "--temperature", "0", "--quiet"];
     let text = ok(&args).stdout;

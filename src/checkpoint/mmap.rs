@@ -62,6 +62,7 @@ impl MappedFile {
         // byte pattern is a valid weight. A file cut short while it is mapped ends the process with SIGBUS, so that
         // whoever reads much of it asks `check_length` first.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        tracing::debug!("{}: {} bytes mapped", path.display(), about.len());
         Ok(Self { map, file, path: path.into(), bytes: about.len(), modified: about.modified().ok() })
     }
 

@@ -65,7 +65,9 @@ impl Checkpoint {
     /// # Errors
     /// Files that are missing, can't be read or contradict themselves.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
-        open::open(path)
+        let opened = open::open(path)?;
+        tracing::info!("{}: {} files, {} tensors", path.display(), opened.files.len(), opened.tensors.len());
+        Ok(opened)
     }
 
     /// The model's config.

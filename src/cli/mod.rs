@@ -1,8 +1,8 @@
 //! The command line: one file a command.
 //!
-//! `args` is what was typed, `resolve` turns it into checkpoints, sessions and executors, the commands use those,
-//! `output` is all they share in printing. No computing happens here. Invariant: only data that was asked for goes
-//! to stdout, and a reader that closes it early is no error.
+//! `args` is what can be typed, `usage` what was, `resolve` turns it into checkpoints, sessions and executors, the
+//! commands use those, `output` is all they share in printing. No computing happens here. Invariant: only data that was
+//! asked for goes to stdout, and a reader that closes it early is no error.
 
 mod adapters;
 mod args;
@@ -34,7 +34,7 @@ mod tuned;
 mod usage;
 mod windows;
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IsTerminal};
 use std::process::ExitCode;
 
 use args::Command;
@@ -67,12 +67,14 @@ pub(crate) fn hush_drivers() {
     }
 }
 
-/// Logs go to stderr, as much of them as `WGPT_LOG` asks for.
+/// Logs go to stderr, as much of them as `WGPT_LOG` asks for: those of other crates too, which without it say nothing.
 pub(crate) fn start_log() {
-    let filter = std::env::var("WGPT_LOG").unwrap_or_else(|_| "warn,wgpu=error,wgpu_core=error,wgpu_hal=off".into());
+    let asked = std::env::var("WGPT_LOG").ok().filter(|filter| !filter.trim().is_empty());
+    let filter = asked.unwrap_or_else(|| "off,wgpt=warn".into());
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .init();
 }

@@ -14,7 +14,7 @@ use crate::gpu::{AdapterChoice, AdapterInfo, Device, DeviceOptions, GpuError, ad
 use crate::graph::{Graph, GraphError, LowerOptions, Quantize, QuantizedFormats, lower};
 use crate::model::{ModelSpec, Source, describe};
 use crate::ops::KvFormat;
-use crate::plan::{Bytes, Offload, OffloadMode, PlanError};
+use crate::plan::{Bytes, Offload, OffloadMode, PlanError, Residency};
 
 /// Positions of the KV cache where nobody says otherwise: what chats need, without the memory of the longest models.
 const DEFAULT_CONTEXT: u32 = 4096;
@@ -199,6 +199,7 @@ pub fn open(
         None => {
             let notice = "no GPU adapter found: computing on the host".to_owned();
             let notices = if options.adapter == AdapterChoice::Host { vec![] } else { vec![notice] };
+            tracing::info!("no plan: the host computes {} units", graph.units.len());
             let executor = HostExecutor::new(graph, source, progress)?;
             let report = LoadReport { place: "host".into(), placed: None, notices, quantized: None, cache: None };
             (Box::new(executor) as Box<dyn Executor>, report)
@@ -276,6 +277,12 @@ fn open_placed(
     let (mut notices, mut options, checkpoint) = (Vec::new(), options.clone(), source.checkpoint());
     for attempt in 1.. {
         let placed = place_or_advise(checkpoint, &graph, &candidates, &options)?;
+        for (number, part) in placed.adapters.iter().enumerate() {
+            let units = placed.plan.placements.iter().filter(|placement| placement.adapter == number);
+            let streamed = units.clone().filter(|placement| placement.residency == Residency::Streamed).count();
+            let (index, count, held) = (part.info.index, units.count(), Bytes(part.bytes.taken(part.apart)));
+            tracing::info!("plan: {count} units on adapter {index}, {streamed} of them streamed, {held} held there");
+        }
         let devices = placed.adapters.iter().map(|adapter| open_device(adapter.info.index, &options));
         let devices = devices.collect::<Result<Vec<_>, _>>()?;
         match GpuExecutor::build(graph, &placed.plan, devices, source, (placed.extents, placed.least_piece), progress) {

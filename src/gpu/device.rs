@@ -168,6 +168,8 @@ impl Device {
         let fault = Arc::new(Mutex::new(None));
         watch(&raw, &fault);
         let DeviceProfile { traits, max_binding, reads_host } = profile(&adapter, features, &limits, options);
+        tracing::info!("adapter {index} opened: {} ({}, {})", info.name, info.backend, info.driver);
+        tracing::debug!("adapter {index}: {traits:?}");
         Ok(Self {
             traits,
             max_binding,

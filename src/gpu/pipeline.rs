@@ -1,6 +1,7 @@
 //! Pipelines, keyed by what makes them differ, and dispatches ready to be recorded.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use rayon::prelude::*;
 
@@ -91,7 +92,10 @@ impl Device {
                 }
             }
         }
-        missing.into_par_iter().try_for_each(|kernel| self.pipeline(kernel).map(drop))
+        let (count, start) = (missing.len(), Instant::now());
+        missing.into_par_iter().try_for_each(|kernel| self.pipeline(kernel).map(drop))?;
+        tracing::debug!("{}: {count} pipelines compiled in {:?}", self.info.name, start.elapsed());
+        Ok(())
     }
 
     /// Makes the dispatch of a kernel; `resolve` says what each of its bindings is, `step` is the uniform.

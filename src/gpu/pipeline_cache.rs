@@ -41,6 +41,11 @@ impl Device {
         let made =
             held.as_deref().and_then(|data| self.cache(Some(data))).map(|raw| (raw, held.map_or(0, |d| d.len())));
         let made = made.or_else(|| self.cache(None).map(|raw| (raw, 0)));
+        tracing::debug!(
+            "{}: {} bytes of compiled pipelines",
+            file.display(),
+            made.as_ref().map_or(0, |(_, held)| *held)
+        );
         self.kept = made.map(|(raw, held)| KeptPipelines { raw, file, held: AtomicU64::new(held as u64) });
     }
 
@@ -54,7 +59,10 @@ impl Device {
             return false;
         }
         match write(&kept.file, &data) {
-            Ok(()) => kept.held.store(data.len() as u64, Ordering::Relaxed),
+            Ok(()) => {
+                tracing::debug!("{}: {} bytes of compiled pipelines written", kept.file.display(), data.len());
+                kept.held.store(data.len() as u64, Ordering::Relaxed);
+            }
             Err(error) => {
                 tracing::info!("{}: compiled pipelines can't be kept: {error}", kept.file.display());
                 return false;

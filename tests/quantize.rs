@@ -125,6 +125,7 @@ fn a_gguf_file_rewritten_computes_what_quantizing_at_load_does() {
             keys.filter(|key| !key.starts_with("general.")).collect::<Vec<_>>()
         };
         assert_eq!(keys(before), keys(after), "{}: every key is there", file.display());
+        std::fs::remove_file(scratch.path().join("out.gguf")).expect("it was written");
     }
 }
 

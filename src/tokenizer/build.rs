@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::affixes::Affixes;
 use super::charsmap::Charsmap;
+use super::exact::ExactPipeline;
 use super::normalizer::Normalizer;
 use super::pieces::{Pieces, Start};
 use super::pipeline::{self, ByteLevelOptions};
@@ -98,7 +99,7 @@ impl Tokenizer {
         if let Some(add) = config.add_eos_token.filter(|_| ends.eos.is_some()) {
             affixes.set_eos(add, ends.eos)?;
         }
-        Ok(Self::join(Encoder::Pipeline(Box::new(pipeline)), pieces, affixes, &ends))
+        Ok(Self::join(Encoder::Pipeline(Box::new(ExactPipeline::new(pipeline)?)), pieces, affixes, &ends))
     }
 
     /// Builds the tokenizer that a GGUF file describes.
@@ -137,8 +138,8 @@ impl Tokenizer {
             let checked = vocabulary.check()?;
             let id = |text: &str| checked.ids.get(text).copied();
             let ends = Ends::of_config(config, &checked.vocabulary, id, false)?;
-            let encoder = Encoder::Pipeline(Box::new(pipeline::byte_level(&checked, words, &options)?));
-            Self::assemble(encoder, Pieces::of_byte_level(&checked), &ends)
+            let encoder = ExactPipeline::new(pipeline::byte_level(&checked, words, &options)?)?;
+            Self::assemble(Encoder::Pipeline(Box::new(encoder)), Pieces::of_byte_level(&checked), &ends)
         };
         build().map_err(|error: TokenizerError| error.in_file(vocab))
     }
@@ -147,7 +148,7 @@ impl Tokenizer {
         let words = pre_tokenizer::find(vocabulary.pre.as_deref())?;
         let checked = vocabulary.check()?;
         let ends = Ends::of(&checked.vocabulary, words.add_bos);
-        let encoder = pipeline::byte_level(&checked, words, &ByteLevelOptions::default())?;
+        let encoder = ExactPipeline::new(pipeline::byte_level(&checked, words, &ByteLevelOptions::default())?)?;
         Self::assemble(Encoder::Pipeline(Box::new(encoder)), Pieces::of_byte_level(&checked), &ends)
     }
 
@@ -155,8 +156,8 @@ impl Tokenizer {
         let checked = vocabulary.check()?;
         // Published files say no, but the models were trained with it.
         let ends = Ends { add_bos: true, ..Ends::of(&checked.vocabulary, true) };
-        let encoder = Encoder::Pipeline(Box::new(pipeline::plain_text(&checked)?));
-        Self::assemble(encoder, Pieces::of_sentencepiece(&checked, Start::Plain), &ends)
+        let encoder = ExactPipeline::new(pipeline::plain_text(&checked)?)?;
+        Self::assemble(Encoder::Pipeline(Box::new(encoder)), Pieces::of_sentencepiece(&checked, Start::Plain), &ends)
     }
 
     fn from_scores(mut vocabulary: Vocabulary) -> Result<Self, TokenizerError> {

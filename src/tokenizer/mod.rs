@@ -21,6 +21,7 @@ mod chat_template;
 mod config;
 mod decoder;
 mod error;
+mod exact;
 mod normalizer;
 mod pieces;
 mod pipeline;
@@ -44,6 +45,7 @@ pub use error::TokenizerError;
 pub use vocabulary::{TokenType, Vocabulary};
 
 use affixes::Affixes;
+use exact::ExactPipeline;
 use pieces::Pieces;
 use sentencepiece::SentencePiece;
 
@@ -72,7 +74,7 @@ pub struct Tokenizer {
 /// Who turns text into ids.
 #[derive(Debug)]
 enum Encoder {
-    Pipeline(Box<tokenizers::Tokenizer>),
+    Pipeline(Box<ExactPipeline>),
     SentencePiece(Box<SentencePiece>),
 }
 
@@ -80,10 +82,7 @@ impl Tokenizer {
     /// The ids of a text.
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>, TokenizerError> {
         let ids = match &self.encoder {
-            Encoder::Pipeline(pipeline) => {
-                let encoding = pipeline.encode_fast(text, false);
-                encoding.map_err(|error| TokenizerError::Encode(error.to_string()))?.get_ids().to_vec()
-            }
+            Encoder::Pipeline(pipeline) => pipeline.encode(text)?,
             Encoder::SentencePiece(pieces) => pieces.encode(text)?,
         };
         Ok(match special {
@@ -114,7 +113,7 @@ impl Tokenizer {
     /// The id of a token as the vocabulary writes it.
     pub fn id(&self, piece: &str) -> Option<u32> {
         match &self.encoder {
-            Encoder::Pipeline(pipeline) => pipeline.token_to_id(piece),
+            Encoder::Pipeline(pipeline) => pipeline.id(piece),
             Encoder::SentencePiece(pieces) => pieces.id(piece),
         }
     }

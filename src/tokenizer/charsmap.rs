@@ -45,6 +45,36 @@ impl Charsmap {
         Ok(Self { units, texts: texts.to_owned() })
     }
 
+    /// Whether every state that some text leads to lies in the array, and every value in the replacements. Here that is
+    /// looked at on the way, but the tokenizers crate does not look.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let root = self.units.first().map(|&unit| offset(unit)).ok_or("precompiled_charsmap: no trie")?;
+        let mut seen = vec![false; self.units.len()];
+        let mut states = vec![root];
+        while let Some(state) = states.pop() {
+            // Any byte may follow, and its unit is read before its label tells that no such byte was meant.
+            if state as usize | 0xFF >= seen.len() {
+                return Err(format!("precompiled_charsmap: a state at {state} of {}", seen.len()));
+            }
+            if std::mem::replace(&mut seen[state as usize], true) {
+                continue;
+            }
+            for byte in 1..=255 {
+                let unit = self.units[(state ^ byte) as usize];
+                if label(unit) != byte {
+                    continue;
+                }
+                let next = state ^ byte ^ offset(unit);
+                states.push(next);
+                let value = self.units.get(next as usize).map(|value| (value & 0x7FFF_FFFF) as usize);
+                if has_value(unit) && !value.is_some_and(|value| self.texts.is_char_boundary(value)) {
+                    return Err(format!("precompiled_charsmap: the value of the state at {next} is no replacement"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What stands for the start of `text`, and how many bytes of it that replaces; the longest match counts.
     pub(super) fn replacement<'m>(&'m self, text: &str) -> Option<(&'m str, usize)> {
         let mut found = None;
@@ -94,6 +124,19 @@ mod tests {
     }
 
     #[test]
+    fn maps_that_lead_out_of_their_array_are_told() {
+        let check = |bytes: &[u8]| Charsmap::parse(bytes).expect("it can be read").check();
+        assert_eq!(check(&one_rule()), Ok(()), "every unit is there");
+        let one_unit = [&[4, 0, 0, 0][..], &(1u32 << 18).to_le_bytes()].concat();
+        assert!(check(&one_unit).is_err_and(|problem| problem.contains("a state at 256 of 1")), "one unit");
+        let mut beyond = one_rule();
+        let state = 4 + 4 * (256 ^ usize::from(b'a') ^ 2);
+        beyond[state] = 200;
+        assert!(check(&beyond).is_err_and(|problem| problem.contains("no replacement")), "a value of 200");
+        assert!(Charsmap::default().check().is_err(), "no map");
+    }
+
+    #[test]
     fn broken_maps_are_refused() {
         for bytes in [&[1u8][..], &[0, 0, 0, 0], &[255, 255, 255, 255, 0], &[4, 0, 0, 0, 0, 0, 0, 0, 0xFF]] {
             assert!(Charsmap::parse(bytes).is_err(), "{bytes:?}");
@@ -107,6 +150,7 @@ mod tests {
             bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
             bytes.extend("x\0é\0".as_bytes());
             let map = Charsmap::parse(&bytes).expect("any words are a trie");
+            let _ = map.check();
             if let Some((_, len)) = map.replacement(&text) {
                 prop_assert!(text.is_char_boundary(len));
             }

@@ -23,6 +23,7 @@ mod decoder;
 mod error;
 mod exact;
 mod normalizer;
+mod outline;
 mod pieces;
 mod pipeline;
 mod pre_tokenizer;

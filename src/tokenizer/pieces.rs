@@ -118,6 +118,10 @@ pub(super) fn byte_token(text: &str) -> Option<u8> {
     is_byte.then(|| u8::from_str_radix(hex, 16).ok()).flatten()
 }
 
+/// A decoder may make a token so many times as long, and [`MIN_GROWTH`] bytes longer.
+const MAX_GROWTH: usize = 16;
+const MIN_GROWTH: usize = 1024;
+
 /// What `tokenizer.json`'s decoder does to one token, and to the start of the text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Rule {
@@ -184,17 +188,24 @@ impl Rule {
         Some(())
     }
 
-    /// The bytes a token adds to a text.
-    pub(super) fn bytes(&self, token: &str) -> Vec<u8> {
+    /// The bytes a token adds to a text. Replacements that make it much longer are refused: a few of them double its
+    /// length often enough to fill any memory.
+    pub(super) fn bytes(&self, token: &str) -> Result<Vec<u8>, String> {
+        let limit = token.len().saturating_mul(MAX_GROWTH).saturating_add(MIN_GROWTH);
         let mut text = token.to_owned();
         for (from, to) in &self.replace {
+            let found = text.matches(from).count();
+            let len = (text.len() - found * from.len()).saturating_add(found.saturating_mul(to.len()));
+            if len > limit {
+                return Err(format!("Replace of {from:?} makes {len} bytes of {token:?}, expected {limit} at most"));
+            }
             text = text.replace(from, to);
         }
-        match byte_token(&text) {
+        Ok(match byte_token(&text) {
             Some(byte) if self.byte_fallback => vec![byte],
             _ if self.byte_level => byte_level::bytes(&text),
             _ => text.into_bytes(),
-        }
+        })
     }
 }
 
@@ -217,8 +228,8 @@ mod tests {
             {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]});
         let rule = Rule::from_json(&decoder).expect("Llama's decoder is known");
         assert_eq!(rule.start, Start::Strip { byte: b' ', count: 1 }, "one leading space goes");
-        assert_eq!(rule.bytes("▁a▁"), b" a ", "markers are spaces");
-        assert_eq!(rule.bytes("<0xE4>"), [0xE4], "byte fallback");
+        assert_eq!(rule.bytes("▁a▁"), Ok(b" a ".to_vec()), "markers are spaces");
+        assert_eq!(rule.bytes("<0xE4>"), Ok(vec![0xE4]), "byte fallback");
     }
 
     #[test]

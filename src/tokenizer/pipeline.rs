@@ -5,7 +5,6 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
 use tokenizers::models::bpe::{BPE, BpeBuilder, Vocab};
 use tokenizers::normalizers::replace::Replace;
 use tokenizers::normalizers::unicode::NFC;
@@ -17,6 +16,8 @@ use tokenizers::tokenizer::{AddedToken, SplitDelimiterBehavior};
 
 use super::TokenizerError;
 use super::error::build_error;
+use super::exact::unpanicked;
+use super::outline::Outline;
 use super::pieces::{Piece, Pieces, Rule, SPACE_MARKER};
 use super::pre_tokenizer::PreTokenizer;
 use super::vocabulary::{Checked, TokenType, max_id};
@@ -31,50 +32,9 @@ pub(super) fn read(path: &Path) -> Result<tokenizers::Tokenizer, TokenizerError>
     };
     let outline: Outline = serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
     outline.check().map_err(malformed)?;
-    let mut tokenizer = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| malformed(error.to_string()))?;
+    let mut tokenizer = unpanicked(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(malformed)?;
     tokenizer.with_truncation(None).map_err(build_error)?.with_padding(None);
     Ok(tokenizer)
-}
-
-/// As much of a `tokenizer.json` as must be checked before the crate sees it: it joins the halves of a merge in
-/// a buffer as long as the longest token.
-#[derive(Deserialize)]
-struct Outline {
-    model: Option<OutlineModel>,
-}
-
-#[derive(Deserialize)]
-struct OutlineModel {
-    #[serde(default)]
-    vocab: serde_json::Value,
-    #[serde(default)]
-    merges: Vec<OutlineMerge>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OutlineMerge {
-    Pair(String, String),
-    Text(String),
-}
-
-impl Outline {
-    fn check(&self) -> Result<(), String> {
-        let Some(OutlineModel { vocab, merges }) = &self.model else {
-            return Ok(());
-        };
-        let longest = vocab.as_object().into_iter().flat_map(|vocab| vocab.keys()).map(String::len).max().unwrap_or(0);
-        for (index, merge) in merges.iter().enumerate() {
-            let (len, text) = match merge {
-                OutlineMerge::Pair(left, right) => (left.len() + right.len(), format!("{left} {right}")),
-                OutlineMerge::Text(text) => (text.len().saturating_sub(1), text.clone()),
-            };
-            if len > longest {
-                return Err(format!("model.merges[{index}] is {text:?}, longer than every token of model.vocab"));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The decoding half of a `tokenizer.json`.
@@ -94,7 +54,12 @@ pub(super) fn pieces(tokenizer: &tokenizers::Tokenizer, path: &Path) -> Result<P
         // Some added tokens decode from a normalised form of their text.
         let written = added.simple_id_to_token(id).unwrap_or_else(|| text.clone());
         let special = added.is_special_token(&text);
-        pieces[id as usize] = Some(Piece { bytes: rule.bytes(&written).into(), text: text.into(), special });
+        let bytes = rule.bytes(&written).map_err(|found| TokenizerError::Malformed {
+            path: path.to_owned(),
+            expected: "a decoder that makes tokens little longer",
+            found,
+        })?;
+        pieces[id as usize] = Some(Piece { bytes: bytes.into(), text: text.into(), special });
     }
     Ok(Pieces::new(pieces, rule.start))
 }

@@ -128,6 +128,62 @@ fn hostile_files_are_errors() {
     }
 }
 
+/// `tokenizer.json` with one step exchanged.
+fn with_step(key: &str, step: Value) -> Value {
+    let mut json = llama_json();
+    json[key] = step;
+    json
+}
+
+#[test]
+fn files_that_the_crate_panics_on_or_never_ends_reading_are_errors() {
+    let nested = |key: &str, step: Value| json!({"type": "Sequence", key: [{"type": "Sequence", key: [step]}]});
+    let double = || json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"});
+    let doubles = |key: &str| json!({"type": "Sequence", key: vec![double(); 60]});
+    let mut prefixed = llama_json();
+    prefixed["model"]["continuing_subword_prefix"] = json!("#########");
+    let mut added = with_step("normalizer", doubles("normalizers"));
+    added["added_tokens"][0]["content"] = json!("aaa");
+    added["added_tokens"][0]["normalized"] = json!(true);
+    // One unit, 1 << 18, which leads to 256.
+    let one_unit = json!({"type": "Precompiled", "precompiled_charsmap": "BAAAAAAABAA="});
+    let cut = json!({"type": "Precompiled", "precompiled_charsmap": "/////w=="});
+    let empty = json!({"type": "Replace", "pattern": {"Regex": ""}, "content": "x"});
+    let never = json!({"type": "FixedLength", "length": 0});
+    for (json, problem) in [
+        (with_step("normalizer", nested("normalizers", one_unit.clone())), "a state at 256 of 1"),
+        (with_step("normalizer", one_unit), "a state at 256 of 1"),
+        (with_step("normalizer", nested("normalizers", cut)), "the trie is longer than the map"),
+        (with_step("normalizer", empty), "its pattern is empty"),
+        (with_step("pre_tokenizer", nested("pretokenizers", never.clone())), "FixedLength of length 0"),
+        (with_step("pre_tokenizer", never), "FixedLength of length 0"),
+        (with_step("decoder", doubles("decoders")), "Replace of \"a\" makes"),
+        (prefixed, "too short for continuing_subword_prefix"),
+        (added, "added_tokens[0]: its normalizer makes"),
+    ] {
+        let message = read(&json, &TokenizerConfig::default()).map(|_| ()).expect_err("refused").to_string();
+        assert!(message.contains(problem) && message.contains("tokenizer.json"), "{problem}: {message}");
+    }
+}
+
+#[test]
+fn a_normalizer_that_blows_a_text_up_or_makes_the_crate_panic_is_an_error() {
+    let double = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"});
+    let doubles = json!({"type": "Sequence", "normalizers": vec![double; 60]});
+    let tokenizer = read(&with_step("normalizer", doubles), &TokenizerConfig::default()).expect("it can be read");
+    let message = tokenizer.encode("ba", Special::None).expect_err("2^60 letters").to_string();
+    assert!(message.contains("its normalizer makes"), "{message}");
+    assert_eq!(tokenizer.encode("b", Special::None).ok().map(|ids| ids.len()), Some(1), "other texts are encoded");
+
+    // A letter put in front of a text, which the crate's ByteLevel then does not find in the original.
+    let mut json = with_step("normalizer", json!({"type": "Replace", "pattern": {"Regex": "^"}, "content": "x"}));
+    json["pre_tokenizer"] =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let tokenizer = read(&json, &TokenizerConfig::default()).expect("it can be read");
+    let message = tokenizer.encode("a", Special::None).expect_err("the crate panics").to_string();
+    assert!(message.contains("the tokenizers library panicked"), "{message}");
+}
+
 /// A byte-level vocabulary: the whole alphabet, then `tokens`.
 fn byte_level(tokens: &[(&str, i32)], merges: &[&str], pre: &str) -> Vocabulary {
     let alphabet = (0..0x144).filter_map(char::from_u32).filter(|&character| byte_level::byte(character).is_some());

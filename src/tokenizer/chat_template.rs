@@ -7,16 +7,30 @@
 //! arguments, and for templates that ask for it, the date.
 
 use std::fmt;
+use std::thread;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, context};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, context};
 
 use super::TokenizerError;
 use super::python::{self, JsonStyle};
 use super::python_methods;
 
 const NAME: &str = "chat template";
+
+/// Work one rendering may take: a step, or 64 bytes of text. A thousand messages take some hundred thousand.
+const FUEL: u64 = 3_000_000;
+
+/// The stack a template gets. Its lists may be as deep as it has fuel to nest them, and the engine needs up to 500 bytes
+/// a level to write one and to let go of it.
+const STACK: usize = 1 << 30;
+
+/// `tojson` indents a level by so many spaces at most.
+const MAX_INDENT: usize = 64;
+
+/// The stack where the system gives out none so large.
+const SMALL_STACK: usize = 1 << 26;
 
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +67,10 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: &str| python::strftime(python::now(), format));
         environment.add_filter("tojson", tojson);
+        // Not Python's, and their stack grows faster than with the depth of what they show.
+        environment.remove_filter("pprint");
+        environment.remove_global("debug");
+        environment.set_fuel(Some(FUEL));
         environment.add_template_owned(NAME, without_generation_marks(source)).map_err(|error| explain(&error))?;
         Ok(Self { environment, bos_token: bos_token.map(str::to_owned), eos_token: eos_token.map(str::to_owned) })
     }
@@ -73,8 +91,24 @@ impl ChatTemplate {
             |name: &'static str, text: &Option<String>| text.as_ref().map(|text| (name, Value::from(text.as_str())));
         let tokens = [token("bos_token", &self.bos_token), token("eos_token", &self.eos_token)];
         let tokens = Value::from_pairs(tokens.into_iter().flatten());
-        let template = self.environment.get_template(NAME).map_err(|error| explain(&error))?;
-        template.render(context! { ..variables, ..tokens }).map_err(|error| explain(&error))
+        self.render_apart(&context! { ..variables, ..tokens })
+    }
+
+    /// Renders on a thread of its own, for the sake of its stack.
+    fn render_apart(&self, variables: &Value) -> Result<String, TokenizerError> {
+        let render = || {
+            let template = self.environment.get_template(NAME).map_err(|error| explain(&error))?;
+            template.render(variables.clone()).map_err(|error| explain(&error))
+        };
+        let failed = |message: String| TokenizerError::Template { line: None, message };
+        thread::scope(|scope| {
+            let start =
+                |stack| thread::Builder::new().name(NAME.to_owned()).stack_size(stack).spawn_scoped(scope, render);
+            let rendering = start(STACK)
+                .or_else(|_| start(SMALL_STACK))
+                .map_err(|error| failed(format!("no thread to render it on: {error}")))?;
+            rendering.join().unwrap_or_else(|_| Err(failed("the template engine panicked".to_owned())))
+        })
     }
 }
 
@@ -98,8 +132,12 @@ fn raise_exception(message: &str) -> Result<Value, Error> {
 }
 
 /// `tojson` with the arguments transformers gives it.
-fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
+fn tojson(state: &State<'_, '_>, value: &Value, options: Kwargs) -> Result<Value, Error> {
     let indent = options.get::<Option<usize>>("indent")?;
+    if let Some(indent) = indent.filter(|&indent| indent > MAX_INDENT) {
+        let message = format!("tojson: indent is {indent}, expected {MAX_INDENT} at most");
+        return Err(Error::new(ErrorKind::InvalidOperation, message));
+    }
     let separators = options.get::<Option<Vec<String>>>("separators")?;
     let mut style = JsonStyle::new(indent);
     match separators.as_deref() {
@@ -112,7 +150,7 @@ fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
     style.ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     style.sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     options.assert_all_used()?;
-    python::to_json(value, &style).map(Value::from)
+    python::to_json(value, &style, &|bytes| state.consume_fuel(bytes / 64 + 1)).map(Value::from)
 }
 
 /// The template's own words, or the engine's with what went wrong.
@@ -228,6 +266,49 @@ mod tests {
         check("{{ {'a': [1]} | tojson(indent=2) }}", "{\n  \"a\": [\n    1\n  ]\n}");
         check("{{ 'é' | tojson(ensure_ascii=true) }}", "\"\\u00e9\"");
         check("{{ [1, 2] | tojson(separators=(',', ':')) }}", "[1,2]");
+    }
+
+    #[track_caller]
+    fn refused(source: &str, problem: &str) {
+        let message = render(source).expect_err("refused").to_string();
+        assert!(message.contains(problem), "{source}: {message}");
+    }
+
+    #[test]
+    fn tojson_writes_nothing_endless() {
+        let nest = |times, tail| {
+            format!(
+                "{{% set ns = namespace(x=[]) %}}{{% for i in range({times}) %}}{{% set ns.x = [ns.x] %}}{{% endfor %}}\
+                 {{{{ {tail} }}}}"
+            )
+        };
+        check(&nest(127, "ns.x | tojson | length"), "256");
+        refused(&nest(128, "ns.x | tojson | length"), "128 levels");
+        refused(&nest(20_000, "ns.x | tojson | length"), "128 levels");
+        refused("{{ {[1]: 2} | tojson }}", "a key");
+        check("{{ {1: 2, none: 3} | tojson }}", "{\"1\": 2, \"null\": 3}");
+        refused("{{ [1] | tojson(indent=9223372036854775807) }}", "indent is 9223372036854775807");
+        check("{{ [] | tojson(indent=64) }}", "[]");
+        let doubled = nest(60, "ns.x | tojson | length").replace("[ns.x]", "[ns.x, ns.x]");
+        refused(&doubled, "ran out of fuel");
+    }
+
+    #[test]
+    fn endless_work_and_bottomless_values_are_errors_or_harmless() {
+        let loops = "{% for i in range(100000) %}".repeat(3) + &"{% endfor %}".repeat(3);
+        refused(&loops, "ran out of fuel");
+        // As deep as there is fuel for, then written, compared and let go.
+        for tail in ["{{ ns.x | string | length }}", "{{ ns.x == ns.x | list }}", "{{ {ns.x: 1} | length }}"] {
+            for item in ["[ns.x]", "{'a': ns.x}", "(ns.x,)"] {
+                let source = "{% set ns = namespace(x=[]) %}{% for i in range(10) %}{% for j in range(10000) %}\
+                    {% set ns.x = ITEM %}{% endfor %}{% endfor %}TAIL";
+                let rendered = render(&source.replace("ITEM", item).replace("TAIL", tail));
+                assert!(rendered.is_ok(), "{item} {tail}: {rendered:?}");
+            }
+        }
+        let deeper = "{% set ns = namespace(x=[]) %}{% for i in range(100000) %}{% set ns.x = ITEM %}{% endfor %}";
+        refused(&deeper.replace("ITEM", &("[".repeat(40) + "ns.x" + &"]".repeat(40))), "ran out of fuel");
+        refused("{{ [1] | pprint }}", "pprint");
     }
 
     #[test]

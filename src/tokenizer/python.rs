@@ -49,14 +49,45 @@ impl JsonStyle {
     }
 }
 
+/// JSON nested more deeply is refused: writing it takes the stack of this many calls.
+const MAX_DEPTH: usize = 128;
+
+/// Is told how many bytes were written since it was last told, and may refuse more.
+pub(super) type Meter<'m> = &'m dyn Fn(u64) -> Result<(), Error>;
+
 /// A value as JSON.
-pub(super) fn to_json(value: &Value, style: &JsonStyle) -> Result<String, Error> {
-    let mut output = String::new();
+pub(super) fn to_json(value: &Value, style: &JsonStyle, meter: Meter<'_>) -> Result<String, Error> {
+    let mut output = Metered { text: String::new(), told: 0, meter };
     write_json(value, style, 0, &mut output)?;
-    Ok(output)
+    Ok(output.text)
 }
 
-fn write_json(value: &Value, style: &JsonStyle, level: usize, output: &mut String) -> Result<(), Error> {
+/// JSON so far.
+struct Metered<'m> {
+    text: String,
+    /// Length of what the meter knows of.
+    told: usize,
+    meter: Meter<'m>,
+}
+
+impl Metered<'_> {
+    fn tell(&mut self) -> Result<(), Error> {
+        let bytes = self.text.len() - self.told;
+        self.told = self.text.len();
+        (self.meter)(bytes as u64)
+    }
+}
+
+fn refuse(problem: &str) -> Error {
+    Error::new(ErrorKind::InvalidOperation, format!("tojson: {problem}"))
+}
+
+fn write_json(value: &Value, style: &JsonStyle, level: usize, metered: &mut Metered<'_>) -> Result<(), Error> {
+    metered.tell()?;
+    if level >= MAX_DEPTH {
+        return Err(refuse(&format!("a value of more than {MAX_DEPTH} levels")));
+    }
+    let output = &mut metered.text;
     match value.kind() {
         ValueKind::None => output.push_str("null"),
         ValueKind::Bool => output.push_str(if value.is_true() { "true" } else { "false" }),
@@ -67,28 +98,31 @@ fn write_json(value: &Value, style: &JsonStyle, level: usize, output: &mut Strin
             if style.sort_keys {
                 keys.sort();
             }
-            write_items(('{', '}'), keys.iter(), style, level, output, |key, output| {
-                // Python writes keys that are no texts as texts.
-                match key.as_str() {
-                    Some(text) => write_text(text, style, output),
-                    None => write_text(&to_json(key, style)?, style, output),
-                }
-                output.push_str(&style.key);
-                write_json(&value.get_item(key)?, style, level + 1, output)
+            write_items(('{', '}'), keys.iter(), style, level, metered, |key, metered| {
+                write_key(key, style, &mut metered.text)?;
+                metered.text.push_str(&style.key);
+                write_json(&value.get_item(key)?, style, level + 1, metered)
             })?;
         }
         ValueKind::Seq | ValueKind::Iterable => {
             let items: Vec<Value> = value.try_iter()?.collect();
-            write_items(('[', ']'), items.iter(), style, level, output, |item, output| {
-                write_json(item, style, level + 1, output)
+            write_items(('[', ']'), items.iter(), style, level, metered, |item, metered| {
+                write_json(item, style, level + 1, metered)
             })?;
         }
-        other => {
-            return Err(Error::new(
-                ErrorKind::InvalidOperation,
-                format!("tojson: a value of type {other} is not JSON"),
-            ));
-        }
+        other => return Err(refuse(&format!("a value of type {other} is not JSON"))),
+    }
+    Ok(())
+}
+
+/// Python writes keys that are no texts as texts, but for lists and the like.
+fn write_key(key: &Value, style: &JsonStyle, output: &mut String) -> Result<(), Error> {
+    match key.kind() {
+        ValueKind::String => write_text(key.as_str().unwrap_or_default(), style, output),
+        ValueKind::None => write_text("null", style, output),
+        ValueKind::Bool => write_text(if key.is_true() { "true" } else { "false" }, style, output),
+        ValueKind::Number => write_text(&number(key), style, output),
+        other => return Err(refuse(&format!("a key of type {other} is not JSON"))),
     }
     Ok(())
 }
@@ -111,8 +145,8 @@ fn write_items<'v>(
     items: impl ExactSizeIterator<Item = &'v Value>,
     style: &JsonStyle,
     level: usize,
-    output: &mut String,
-    mut write: impl FnMut(&Value, &mut String) -> Result<(), Error>,
+    metered: &mut Metered<'_>,
+    mut write: impl FnMut(&Value, &mut Metered<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let new_line = |level: usize, output: &mut String| {
         if let Some(indent) = style.indent {
@@ -121,18 +155,18 @@ fn write_items<'v>(
         }
     };
     let is_empty = items.len() == 0;
-    output.push(open);
+    metered.text.push(open);
     for (index, item) in items.enumerate() {
         if index > 0 {
-            output.push_str(&style.item);
+            metered.text.push_str(&style.item);
         }
-        new_line(level + 1, output);
-        write(item, output)?;
+        new_line(level + 1, &mut metered.text);
+        write(item, metered)?;
     }
     if !is_empty {
-        new_line(level, output);
+        new_line(level, &mut metered.text);
     }
-    output.push(close);
+    metered.text.push(close);
     Ok(())
 }
 

@@ -25,6 +25,7 @@ mod place;
 mod play;
 mod probe;
 mod rates;
+mod room;
 mod single;
 mod stream;
 mod tune;
@@ -47,9 +48,10 @@ pub use open::{
     Activations, ExecOptions, LoadReport, context_length, describe_checkpoint, lower_checkpoint, open, plan_checkpoint,
 };
 pub use packed_cache::{CacheReport, CachedCheckpoint, PackedCache};
-pub use place::{MemoryLimit, Placed, PlacedAdapter};
+pub use place::{Placed, PlacedAdapter};
 pub use probe::{probe, probe_host};
 pub use rates::MeasuredRates;
+pub use room::MemoryLimit;
 pub use single::{CaseResult, FilledCase, PlacedCase, PreparedCase};
 pub use tune::{TuneEffort, TuneResult, tune};
 pub use tuned::{TunedShape, TunedShapes, WeightShape};

@@ -1,49 +1,26 @@
 //! From a graph and a user's wishes to a plan on adapters that are there: before anything is opened or loaded.
 //!
-//! Budgets come from flags or from what is free, rates from `rates`; `plan` does the placing. Invariant: adapters of
-//! a [`Placed`] are those its plan uses, in the plan's order.
+//! Budgets come from `room`, rates from `rates`; `plan` does the placing. Invariant: adapters of a [`Placed`] are those
+//! its plan uses, in the plan's order.
 
 use super::rates::assumed;
+use super::room::{HostRoom, budgets};
 use super::{ExecError, ExecOptions, GpuOptions};
-use crate::gpu::{AdapterChoice, AdapterInfo, DeviceProfile, choose, host_memory, profiles};
+use crate::gpu::{AdapterInfo, DeviceProfile, choose, profiles};
 use crate::graph::{Graph, assign_buffers};
 use crate::plan::{
-    AdapterBudget, AdapterBytes, AdapterLimits, Bound, Estimate, HostCost, Offload, OffloadMode, Plan, PlanRequest,
-    Rates, Residency, UnitCost, largest_forward, plan, unit_costs,
+    AdapterBudget, AdapterBytes, AdapterLimits, Bound, Estimate, HostCost, OffloadMode, Plan, PlanRequest, Rates,
+    Residency, UnitCost, largest_forward, plan, unit_costs,
 };
 use crate::tensor::Extents;
 
-/// What of the free memory a plan takes: the rest is for drivers, for other programs, and for gaps between buffers.
-const OF_FREE: f64 = 0.9;
-
-/// What of an adapter's memory a plan takes where no one knows how much is free.
-const OF_TOTAL: f64 = 0.75;
-
 /// Units a ring holds: one is filled while the other is read.
 const RING_SLOTS: usize = 2;
-
-/// What of the host's free memory streamed weights may fill: it also caches files, and adapters' drivers take of it.
-const OF_HOST: f64 = 0.8;
 
 /// The longest prefill chunk that is chosen where longer ones hide the bus.
 const LONGEST_CHUNK: u32 = 2048;
 /// Tokens of a chunk where memory is short: fewer would save little more, and read weights too often.
 const SHORTEST_CHUNK: u32 = 128;
-
-/// How much memory a plan may take.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub enum MemoryLimit {
-    /// Nine tenths of what is free.
-    #[default]
-    Default,
-    /// This share of what is free, 0 to 1.
-    Fraction(f64),
-    /// So many bytes on each adapter.
-    Each(u64),
-    /// Bytes by adapter. Where one is used more than once, its first entry is for its first use and so on, and the
-    /// last one for all that follow; adapters not named keep the default.
-    By(Vec<(AdapterChoice, u64)>),
-}
 
 /// One adapter of a plan.
 #[derive(Debug, Clone)]
@@ -124,12 +101,11 @@ pub(super) fn candidates(options: &ExecOptions, present: &[AdapterInfo]) -> Resu
 pub(super) fn place(graph: &Graph, candidates: &[Candidate], options: &ExecOptions) -> Result<Placed, ExecError> {
     let mode = options.offload_mode.unwrap_or_default();
     let placed = place_for_bus(graph, candidates, options, mode)?;
-    let host = placed.adapters.iter().map(|adapter| adapter.host_bytes).sum::<u64>() as f64;
-    let free = host_memory().and_then(|memory| memory.free).map_or(f64::INFINITY, |free| free as f64 * OF_HOST);
-    if options.offload_mode.is_some() || host <= free {
+    if options.offload_mode.is_some() || HostRoom::of(&placed.adapters).is_none_or(HostRoom::suffices) {
         return Ok(placed);
     }
-    place_for_bus(graph, candidates, options, OffloadMode::Mapped)
+    // What is packed on its way needs more room on adapters, which may not be there.
+    Ok(place_for_bus(graph, candidates, options, OffloadMode::Mapped).unwrap_or(placed))
 }
 
 /// Chooses how tokens read pinned weights, and how many tokens a chunk has: fewer than usual where only so all is
@@ -222,7 +198,7 @@ fn place_as(
             candidate: *adapter,
         })
         .collect();
-    notices.extend(host_shortage(adapters.iter().map(|adapter| adapter.host_bytes).sum()));
+    notices.extend(HostRoom::of(&adapters).and_then(|room| room.shortage(&plan)));
     let rates: Vec<Rates> = adapters.iter().map(|adapter| adapter.rates).collect();
     // Who says how long a chunk is gets it whole.
     let least_piece = options.prefill_chunk.unwrap_or(GpuOptions::default().least_piece);
@@ -248,80 +224,4 @@ fn left_out(candidates: &[Candidate], used: &[usize]) -> Vec<String> {
         format!("adapter {} ({}) gets no layers: the others are faster without it", one.info.index, one.info.name)
     };
     unused.map(notice).collect()
-}
-
-/// A warning where the host does not hold what is to be streamed.
-fn host_shortage(streamed: u64) -> Option<String> {
-    let free = host_memory()?.free?;
-    (streamed > free).then(|| {
-        let (streamed, free) = (crate::plan::Bytes(streamed), crate::plan::Bytes(free));
-        format!("streaming keeps {streamed} in host memory, of which {free} are free: expect paging, or use --offload-mode mapped")
-    })
-}
-
-/// Bytes each chosen adapter may hold.
-fn budgets(
-    chosen: &[&AdapterInfo],
-    options: &ExecOptions,
-    present: &[AdapterInfo],
-) -> Result<Vec<Option<u64>>, ExecError> {
-    let fraction = if let MemoryLimit::Fraction(fraction) = options.memory { Some(fraction) } else { None };
-    let taken = |info: &AdapterInfo| match options.taken {
-        Some((adapter, bytes)) if present.get(adapter).is_some_and(|holder| shares_memory(info, holder)) => bytes,
-        _ => 0,
-    };
-    let own = |info: &AdapterInfo| share(info, chosen, fraction, taken(info));
-    // Of an adapter that is opened twice, the first use stands back.
-    let left = |position: usize, info: &AdapterInfo, bytes: u64| {
-        let again = chosen[..position].iter().any(|other| other.index == info.index);
-        if again { bytes } else { bytes.saturating_sub(taken(info)) }
-    };
-    let each = || chosen.iter().copied().enumerate();
-    match &options.memory {
-        MemoryLimit::Default | MemoryLimit::Fraction(_) => Ok(chosen.iter().map(|info| own(info)).collect()),
-        MemoryLimit::Each(bytes) => Ok(each().map(|(position, info)| Some(left(position, info, *bytes))).collect()),
-        MemoryLimit::By(entries) => {
-            let mut given: Vec<(usize, u64)> = Vec::with_capacity(entries.len());
-            for (choice, bytes) in entries {
-                let index = choose(choice, present)?[0].index;
-                if !chosen.iter().any(|info| info.index == index) {
-                    return Err(ExecError::UnusedBudget { adapter: index, name: present[index].name.clone() });
-                }
-                given.push((index, *bytes));
-            }
-            let budget = |(position, info): (usize, &AdapterInfo)| {
-                let uses_before = chosen[..position].iter().filter(|other| other.index == info.index).count();
-                let mine: Vec<u64> = given.iter().filter(|(index, _)| *index == info.index).map(|(_, b)| *b).collect();
-                let bytes = mine.get(uses_before).or(mine.last()).copied();
-                bytes.map(|bytes| left(position, info, bytes)).or_else(|| own(info))
-            };
-            Ok(each().map(budget).collect())
-        }
-    }
-}
-
-/// Whether what one adapter holds is missing to the other.
-fn shares_memory(one: &AdapterInfo, other: &AdapterInfo) -> bool {
-    let hardware = !one.pci_bus_id.is_empty() && other.pci_bus_id == one.pci_bus_id;
-    let host = one.kind == "software" && other.kind == "software";
-    other.index == one.index || hardware || host
-}
-
-/// What an adapter may hold by itself: its part of the memory that is free or taken by another model, shared among all
-/// uses of the same memory, that other model's included.
-fn share(info: &AdapterInfo, chosen: &[&AdapterInfo], fraction: Option<f64>, taken: u64) -> Option<u64> {
-    let memory = info.memory?;
-    let uses = chosen.iter().filter(|other| shares_memory(info, other)).count().max(1) as f64;
-    let bytes = match memory.free {
-        Some(free) => (free + taken) as f64 * fraction.unwrap_or(OF_FREE),
-        None => memory.total as f64 * fraction.unwrap_or(OF_TOTAL),
-    };
-    Some(((bytes - taken as f64).max(0.0) / uses) as u64)
-}
-
-impl ExecOptions {
-    /// Whether they ask for anything that only adapters can do.
-    pub(super) fn needs_adapter(&self) -> bool {
-        self.offload != Offload::Never || self.memory != MemoryLimit::Default
-    }
 }

@@ -1,0 +1,200 @@
+//! How much memory there is for a plan: on each adapter, and on the host.
+//!
+//! Reads flags and what drivers and system say is free; places nothing. Invariant: memory of the host that adapters
+//! compute in is not the host's to fill as well.
+
+use super::place::PlacedAdapter;
+use super::{ExecError, ExecOptions};
+use crate::gpu::{AdapterChoice, AdapterInfo, choose, host_memory};
+use crate::plan::{Bytes, Offload, OffloadMode, Plan};
+
+/// What of the free memory a plan takes: the rest is for drivers, for other programs, and for gaps between buffers.
+const OF_FREE: f64 = 0.9;
+
+/// What of an adapter's memory a plan takes where no one knows how much is free.
+const OF_TOTAL: f64 = 0.75;
+
+/// What of the host's free memory streamed weights may fill: it also caches files, and adapters' drivers take of it.
+const OF_HOST: f64 = 0.8;
+
+/// How much memory a plan may take.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum MemoryLimit {
+    /// Nine tenths of what is free.
+    #[default]
+    Default,
+    /// This share of what is free, 0 to 1.
+    Fraction(f64),
+    /// So many bytes on each adapter.
+    Each(u64),
+    /// Bytes by adapter. Where one is used more than once, its first entry is for its first use and so on, and the
+    /// last one for all that follow; adapters not named keep the default.
+    By(Vec<(AdapterChoice, u64)>),
+}
+
+/// Bytes each chosen adapter may hold.
+pub(super) fn budgets(
+    chosen: &[&AdapterInfo],
+    options: &ExecOptions,
+    present: &[AdapterInfo],
+) -> Result<Vec<Option<u64>>, ExecError> {
+    let fraction = if let MemoryLimit::Fraction(fraction) = options.memory { Some(fraction) } else { None };
+    let taken = |info: &AdapterInfo| match options.taken {
+        Some((adapter, bytes)) if present.get(adapter).is_some_and(|holder| shares_memory(info, holder)) => bytes,
+        _ => 0,
+    };
+    let own = |info: &AdapterInfo| share(info, chosen, fraction, taken(info));
+    // Of an adapter that is opened twice, the first use stands back.
+    let left = |position: usize, info: &AdapterInfo, bytes: u64| {
+        let again = chosen[..position].iter().any(|other| other.index == info.index);
+        if again { bytes } else { bytes.saturating_sub(taken(info)) }
+    };
+    let each = || chosen.iter().copied().enumerate();
+    match &options.memory {
+        MemoryLimit::Default | MemoryLimit::Fraction(_) => Ok(chosen.iter().map(|info| own(info)).collect()),
+        MemoryLimit::Each(bytes) => Ok(each().map(|(position, info)| Some(left(position, info, *bytes))).collect()),
+        MemoryLimit::By(entries) => {
+            let mut given: Vec<(usize, u64)> = Vec::with_capacity(entries.len());
+            for (choice, bytes) in entries {
+                let index = choose(choice, present)?[0].index;
+                if !chosen.iter().any(|info| info.index == index) {
+                    return Err(ExecError::UnusedBudget { adapter: index, name: present[index].name.clone() });
+                }
+                given.push((index, *bytes));
+            }
+            let budget = |(position, info): (usize, &AdapterInfo)| {
+                let uses_before = chosen[..position].iter().filter(|other| other.index == info.index).count();
+                let mine: Vec<u64> = given.iter().filter(|(index, _)| *index == info.index).map(|(_, b)| *b).collect();
+                let bytes = mine.get(uses_before).or(mine.last()).copied();
+                bytes.map(|bytes| left(position, info, bytes)).or_else(|| own(info))
+            };
+            Ok(each().map(budget).collect())
+        }
+    }
+}
+
+/// Whether what one adapter holds is missing to the other.
+fn shares_memory(one: &AdapterInfo, other: &AdapterInfo) -> bool {
+    let hardware = !one.pci_bus_id.is_empty() && other.pci_bus_id == one.pci_bus_id;
+    let host = one.kind == "software" && other.kind == "software";
+    other.index == one.index || hardware || host
+}
+
+/// What an adapter may hold by itself: its part of the memory that is free or taken by another model, shared among all
+/// uses of the same memory, that other model's included.
+fn share(info: &AdapterInfo, chosen: &[&AdapterInfo], fraction: Option<f64>, taken: u64) -> Option<u64> {
+    let memory = info.memory?;
+    let uses = chosen.iter().filter(|other| shares_memory(info, other)).count().max(1) as f64;
+    let bytes = match memory.free {
+        Some(free) => (free + taken) as f64 * fraction.unwrap_or(OF_FREE),
+        None => memory.total as f64 * fraction.unwrap_or(OF_TOTAL),
+    };
+    Some(((bytes - taken as f64).max(0.0) / uses) as u64)
+}
+
+/// What a plan leaves to the host, and takes of that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct HostRoom {
+    /// Bytes that streamed weights, and what adapters exchange with the host, take.
+    needed: u64,
+    /// Bytes that are free, but for those that adapters without memory of their own compute in.
+    free: u64,
+}
+
+impl HostRoom {
+    /// The host's room beside what a plan puts on these adapters; `None` where no one knows what is free.
+    pub(super) fn of(adapters: &[PlacedAdapter]) -> Option<Self> {
+        Some(Self::beside(adapters, host_memory()?.free?))
+    }
+
+    fn beside(adapters: &[PlacedAdapter], free: u64) -> Self {
+        let shared = adapters.iter().filter(|adapter| !adapter.info.has_own_memory());
+        let taken: u64 = shared.map(|adapter| adapter.bytes.taken(adapter.apart)).sum();
+        let exchanged = |adapter: &PlacedAdapter| if adapter.apart { adapter.bytes.of_host() } else { 0 };
+        let needed = adapters.iter().map(|adapter| adapter.host_bytes + exchanged(adapter)).sum();
+        Self { needed, free: free.saturating_sub(taken) }
+    }
+
+    /// Whether it holds the plan with room for others.
+    pub(super) fn suffices(self) -> bool {
+        self.needed as f64 <= self.free as f64 * OF_HOST
+    }
+
+    /// A warning where it does not hold the plan.
+    pub(super) fn shortage(self, plan: &Plan) -> Option<String> {
+        let (needed, free) = (Bytes(self.needed), Bytes(self.free));
+        let pinned = plan.streams() && plan.offload_mode == OffloadMode::Pinned;
+        let advice = if pinned { ", or use --offload-mode mapped" } else { "" };
+        let leaves = "of which the adapters leave";
+        (needed > free)
+            .then(|| format!("the plan keeps {needed} in host memory, {leaves} {free} free: expect paging{advice}"))
+    }
+}
+
+impl ExecOptions {
+    /// Whether they ask for anything that only adapters can do.
+    pub(super) fn needs_adapter(&self) -> bool {
+        self.offload != Offload::Never || self.memory != MemoryLimit::Default
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::rates::assumed;
+    use crate::gpu::AdapterLimits;
+    use crate::plan::{AdapterBytes, Placement, Residency};
+
+    fn adapter(kind: &str, bytes: AdapterBytes, host_bytes: u64) -> PlacedAdapter {
+        let limits = AdapterLimits {
+            max_binding: 0,
+            max_buffer: 0,
+            workgroup_storage: 0,
+            workgroup_invocations: 0,
+            subgroup_sizes: (0, 0),
+        };
+        let (name, backend, driver) = ("Some".into(), "vulkan".into(), String::new());
+        let (kind, pci_bus_id, features) = (kind.to_owned(), String::new(), Vec::new());
+        let info = AdapterInfo { index: 0, name, backend, kind, driver, pci_bus_id, memory: None, limits, features };
+        PlacedAdapter {
+            budget: None,
+            rates: assumed(&info),
+            measured: false,
+            bytes,
+            streamed_bytes: host_bytes,
+            apart: info.has_own_memory(),
+            host_bytes,
+            candidate: 0,
+            info,
+        }
+    }
+
+    #[test]
+    fn memory_that_adapters_share_with_the_host_is_spent_once() {
+        let bytes = AdapterBytes { weights: 700, staging: 40, readback: 10, ..AdapterBytes::default() };
+        let room = |adapters: &[PlacedAdapter]| HostRoom::beside(adapters, 1000);
+        for kind in ["software", "integrated"] {
+            let found = room(&[adapter(kind, bytes, 300)]);
+            assert_eq!(found, HostRoom { needed: 300, free: 250 }, "{kind}: weights, staging and readback are there");
+            assert!(!found.suffices(), "{kind}: 300 of 250");
+            assert!(room(&[adapter(kind, bytes, 200)]).suffices(), "{kind}: 200 of 250, a fifth to spare");
+            assert!(!room(&[adapter(kind, bytes, 201)]).suffices(), "{kind}: and no more");
+            let two = room(&[adapter(kind, bytes, 300), adapter(kind, bytes, 0)]);
+            assert_eq!(two, HostRoom { needed: 300, free: 0 }, "{kind}: two uses of it");
+        }
+        let apart = room(&[adapter("discrete", bytes, 300)]);
+        assert_eq!(apart, HostRoom { needed: 350, free: 1000 }, "its own memory, but staging and readback");
+    }
+
+    #[test]
+    fn a_shortage_advises_what_there_is_to_change() {
+        let plan = |placements, offload_mode| Plan { placements, offload_mode, ..Plan::single(1) };
+        let streamed = Placement { adapter: 0, residency: Residency::Streamed };
+        let short = HostRoom { needed: 300, free: 299 };
+        let pinned = short.shortage(&plan(vec![streamed], OffloadMode::Pinned)).expect("a byte short");
+        assert!(pinned.contains("--offload-mode mapped"), "{pinned}");
+        let mapped = short.shortage(&plan(vec![streamed], OffloadMode::Mapped)).expect("a byte short");
+        assert!(!mapped.contains("mapped"), "{mapped}");
+        assert_eq!(HostRoom { needed: 300, free: 300 }.shortage(&Plan::single(1)), None, "just enough");
+    }
+}

@@ -189,8 +189,7 @@ fn adapters_that_stream_take_turns() {
     let budgets = [budget(1 << 20, 1e9), budget(1 << 20, 1e9)];
     let all = planned(&units, &budgets, Offload::All).expect("it fits");
     assert_eq!(letters(&all), "aAABBAABBAABBb", "as many layers a turn as the ring has slots");
-    let rates = budgets.map(|budget| budget.rates);
-    let speed = |plan: &Plan| plan.estimate(&[units.clone(), units.clone()], &rates, &[1]);
+    let speed = |plan: &Plan| plan.estimate(&[units.clone(), units.clone()], &budgets, &[1]);
     let one_after_the_other = Plan { offload_mode: OffloadMode::Mapped, ..placed("aAAAAAABBBBBBb") };
     assert_eq!(speed(&all).bound, Bound::Bus, "both buses");
     let gain = speed(&all).tokens_per_second / speed(&one_after_the_other).tokens_per_second;
@@ -204,8 +203,8 @@ fn adapters_that_stream_take_turns() {
 fn pieces_of_a_prompt_overlap_on_several_adapters() {
     let mut units = units(&[(1000, 0); 12]);
     units.iter_mut().for_each(|unit| unit.flops = 1_000_000_000);
-    let rates = budget(1 << 20, 1e9).rates;
-    let speed = |plan: &Plan, pieces: &[u32]| plan.estimate(&[units.clone(), units.clone()], &[rates; 2], pieces);
+    let budgets = [budget(1 << 20, 1e9); 2];
+    let speed = |plan: &Plan, pieces: &[u32]| plan.estimate(&[units.clone(), units.clone()], &budgets, pieces);
     let split = placed("aaaaaabbbbbb");
     let whole = speed(&split, &[512]).tokens_per_second;
     let pieces = split.pieces(512, 128);
@@ -222,19 +221,20 @@ fn the_host_is_compared_with_streaming() {
     // A mixture of experts reads a tenth of what is streamed.
     units.iter_mut().for_each(|unit| unit.read = 100_000);
     let plan = placed("aAAa");
-    let rates = budget(1 << 30, 1e9).rates;
-    let cost = plan.host_cost(std::slice::from_ref(&units), &[rates], 1e7).expect("two units are streamed");
+    let budgets = [budget(1 << 30, 1e9)];
+    let cost = plan.host_cost(std::slice::from_ref(&units), &budgets, 1e7).expect("two units are streamed");
     assert_eq!((cost.read_bytes, cost.host_seconds), (200_000, 0.02), "what a token reads, at 10 MB/s");
     assert!((cost.streaming_seconds - 0.02).abs() < 1e-9, "2 MB at 100 MB/s: {cost:?}");
-    assert_eq!(Plan::single(4).host_cost(&[units], &[rates], 1e7), None, "nothing is streamed");
+    assert_eq!(Plan::single(4).host_cost(&[units], &budgets, 1e7), None, "nothing is streamed");
 }
 
 #[test]
 fn quantized_weights_are_read_no_faster_than_they_are_unpacked() {
     let mut units = units(&[(1_000_000, 0); 10]);
     units.iter_mut().for_each(|unit| unit.quantized = 2_000_000);
-    let rates = Rates { unpacking: 1e9, ..budget(1 << 30, 1e9).rates };
-    let found = Plan::single(10).estimate(&[units], &[rates], &[1]);
+    let adapter = budget(1 << 30, 1e9);
+    let adapter = AdapterBudget { rates: Rates { unpacking: 1e9, ..adapter.rates }, ..adapter };
+    let found = Plan::single(10).estimate(&[units], &[adapter], &[1]);
     assert!((found.tokens_per_second - 50.0).abs() < 0.5, "20 million weights, not 10 MB: {found:?}");
 }
 
@@ -287,10 +287,31 @@ fn an_error_names_the_least_streaming_that_would_do() {
 }
 
 #[test]
+fn only_adapters_that_read_the_host_are_planned_to() {
+    let units = units(&[(1000, 0); 12]);
+    let slow = budget(1 << 20, 1e9);
+    // Whoever reads in place waits for every byte a hundred times as long as a copy takes.
+    let slow = AdapterBudget { rates: Rates { in_place: slow.rates.bus / 100.0, ..slow.rates }, ..slow };
+    let reads = AdapterBudget { reads_host: true, ..slow };
+    let request =
+        PlanRequest { offload: Offload::All, ring_slots: 2, offload_mode: OffloadMode::Pinned, in_place: true };
+    let costs = [units.clone(), units.clone()];
+    let on = |budgets: &[AdapterBudget]| plan(&costs, budgets, &request).expect("it fits");
+    let layers = |plan: &Plan, adapter| plan.placements.iter().filter(|placed| placed.adapter == adapter).count();
+    assert_eq!(layers(&on(&[reads, slow]), 0), 0, "the one that copies is faster");
+    assert_eq!(layers(&on(&[slow, slow]), 0), 6, "both copy");
+    let split = Plan { in_place: true, ..placed("aaaaaaBBBBBB") };
+    let cost = |second| split.host_cost(&costs, &[reads, second], 1e9).expect("streamed").streaming_seconds;
+    assert!((cost(reads) / cost(slow) - 100.0).abs() < 1e-6, "by adapter: {} and {}", cost(reads), cost(slow));
+}
+
+#[test]
 fn an_estimate_names_what_binds() {
     let units = units(&[(1_000_000, 0); 10]);
-    let bound = |plan: &Plan, rates| plan.estimate(std::slice::from_ref(&units), &[rates], &[1]);
-    let rates = budget(1 << 30, 1e9).rates;
+    let adapter = AdapterBudget { reads_host: true, ..budget(1 << 30, 1e9) };
+    let on = |plan: &Plan, adapter| plan.estimate(std::slice::from_ref(&units), &[adapter], &[1]);
+    let bound = |plan: &Plan, rates| on(plan, AdapterBudget { rates, ..adapter });
+    let rates = adapter.rates;
     let resident = bound(&Plan::single(10), rates);
     assert_eq!(resident.bound, Bound::Memory, "resident weights are read");
     assert!((resident.tokens_per_second - 100.0).abs() < 1.0, "10 MB at 1 GB/s: {resident:?}");
@@ -301,6 +322,8 @@ fn an_estimate_names_what_binds() {
     let read = with(OffloadMode::Pinned, true);
     assert_eq!(read.bound, Bound::Bus, "what is read in place comes over the bus");
     assert!((read.tokens_per_second - 12.5).abs() < 0.1, "10 MB at 125 MB/s: {read:?}");
+    let cannot = on(&Plan { in_place: true, ..placed("AAAAAAAAAA") }, AdapterBudget { reads_host: false, ..adapter });
+    assert_eq!(cannot, streamed, "an adapter that can't read there copies");
     let packed = with(OffloadMode::Mapped, true);
     assert!((packed.tokens_per_second - 5.0).abs() < 0.1, "10 MB packed at 50 MB/s: {packed:?}");
     let slow = Rates { dispatch: 1.0, crossing: 5.0, ..rates };

@@ -178,6 +178,7 @@ fn place_as(
         rates: one.rates,
     };
     let budgets: Vec<AdapterBudget> = candidates.iter().map(budget).collect();
+    let in_place = in_place && budgets.iter().any(|budget| budget.reads_host);
     let request = PlanRequest { offload: options.offload, ring_slots: RING_SLOTS, offload_mode: mode, in_place };
     let mut plan = plan(&costs, &budgets, &request)?;
     let used = compact(&mut plan, candidates.len());
@@ -199,12 +200,13 @@ fn place_as(
         })
         .collect();
     notices.extend(HostRoom::of(&adapters).and_then(|room| room.shortage(&plan)));
-    let rates: Vec<Rates> = adapters.iter().map(|adapter| adapter.rates).collect();
+    let budgets: Vec<AdapterBudget> = used.iter().map(|adapter| budgets[*adapter]).collect();
+    plan.in_place &= budgets.iter().any(|budget| budget.reads_host);
     // Who says how long a chunk is gets it whole.
     let least_piece = options.prefill_chunk.unwrap_or(GpuOptions::default().least_piece);
-    let decode = plan.estimate(&costs, &rates, &[1]);
-    let prefill = plan.estimate(&costs, &rates, &plan.pieces(extents.tokens, least_piece));
-    let host = plan.host_cost(&costs, &rates, options.rates.host());
+    let decode = plan.estimate(&costs, &budgets, &[1]);
+    let prefill = plan.estimate(&costs, &budgets, &plan.pieces(extents.tokens, least_piece));
+    let host = plan.host_cost(&costs, &budgets, options.rates.host());
     Ok(Placed { plan, adapters, extents, least_piece, host, decode, prefill, notices })
 }
 

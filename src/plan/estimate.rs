@@ -3,7 +3,7 @@
 //! Arithmetic over bytes, not a simulation: the longest of what may overlap, the sum of what may not. Invariant: the
 //! term that is named as binding is the one that takes the longest.
 
-use super::{AdapterId, OffloadMode, Plan, Residency, UnitCost};
+use super::{AdapterBudget, AdapterId, OffloadMode, Plan, Residency, UnitCost};
 
 /// What an adapter does a second. Where they come from is the caller's business.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -83,6 +83,7 @@ pub(super) enum Coming {
 }
 
 impl Coming {
+    /// `in_place`: single tokens read pinned weights where they are, and this adapter can.
     pub(super) const fn of(residency: Residency, mode: OffloadMode, in_place: bool, tokens: u32) -> Self {
         match (residency, mode) {
             (Residency::Resident, _) => Self::Resident,
@@ -160,16 +161,16 @@ impl Seconds {
 }
 
 impl Plan {
-    /// The speed to expect of a forward that goes through the adapters in pieces of so many tokens (`[1]` is decode),
-    /// at the beginning of a context, where units cost `costs` on each adapter.
-    pub fn estimate(&self, costs: &[Vec<UnitCost>], rates: &[Rates], pieces: &[u32]) -> Estimate {
+    /// The speed to expect of a forward that goes through these adapters in pieces of so many tokens (`[1]` is decode),
+    /// at the beginning of a context, where units cost `costs` on each.
+    pub fn estimate(&self, costs: &[Vec<UnitCost>], adapters: &[AdapterBudget], pieces: &[u32]) -> Estimate {
         let overlaps = self.ring_slots > 1;
         let mut sum = Seconds::default();
         // When each adapter is done with what it has been given so far.
         let mut done = vec![0.0f64; self.adapters()];
         for tokens in pieces {
             let parts: Vec<Seconds> = (0..self.adapters())
-                .map(|adapter| self.seconds(&costs[adapter], &rates[adapter], adapter, *tokens))
+                .map(|adapter| self.seconds(&costs[adapter], &adapters[adapter], adapter, *tokens))
                 .collect();
             sum = parts.iter().fold(sum, |sum, part| sum.plus(*part));
             if overlaps && self.takes_turns() {
@@ -197,7 +198,7 @@ impl Plan {
 
     /// What the streamed units would cost on a host whose memory is read at `memory` bytes a second; `None` where
     /// nothing is streamed.
-    pub fn host_cost(&self, costs: &[Vec<UnitCost>], rates: &[Rates], memory: f64) -> Option<HostCost> {
+    pub fn host_cost(&self, costs: &[Vec<UnitCost>], budgets: &[AdapterBudget], memory: f64) -> Option<HostCost> {
         let streamed = |adapter: AdapterId| {
             let placed = self.placements.iter().zip(&costs[adapter]);
             let mine = move |p: &super::Placement| p.adapter == adapter && p.residency == Residency::Streamed;
@@ -205,8 +206,9 @@ impl Plan {
         };
         let coming = |adapter: AdapterId| {
             let mut seconds = Seconds::default();
-            let coming = self.coming(Residency::Streamed, 1);
-            streamed(adapter).for_each(|unit| seconds.add(unit, coming, &rates[adapter], 1));
+            let AdapterBudget { reads_host, rates, .. } = &budgets[adapter];
+            let coming = self.coming(Residency::Streamed, *reads_host, 1);
+            streamed(adapter).for_each(|unit| seconds.add(unit, coming, rates, 1));
             seconds.bus + seconds.waited
         };
         let adapters = || 0..self.adapters();
@@ -217,16 +219,17 @@ impl Plan {
         self.streams().then_some(HostCost { memory, read_bytes, host_seconds, streaming_seconds })
     }
 
-    const fn coming(&self, residency: Residency, tokens: u32) -> Coming {
-        Coming::of(residency, self.offload_mode, self.in_place, tokens)
+    const fn coming(&self, residency: Residency, reads_host: bool, tokens: u32) -> Coming {
+        Coming::of(residency, self.offload_mode, self.in_place && reads_host, tokens)
     }
 
-    fn seconds(&self, costs: &[UnitCost], rates: &Rates, adapter: AdapterId, tokens: u32) -> Seconds {
+    fn seconds(&self, costs: &[UnitCost], budget: &AdapterBudget, adapter: AdapterId, tokens: u32) -> Seconds {
+        let AdapterBudget { reads_host, rates, .. } = budget;
         let mut seconds = Seconds::default();
         let mut before = None;
         for (placement, unit) in self.placements.iter().zip(costs) {
             if placement.adapter == adapter {
-                seconds.add(unit, self.coming(placement.residency, tokens), rates, tokens);
+                seconds.add(unit, self.coming(placement.residency, *reads_host, tokens), rates, tokens);
                 // In, and out again: the logits of the last adapter cross too.
                 seconds.latency += if before == Some(adapter) { 0.0 } else { 2.0 * rates.crossing };
             }

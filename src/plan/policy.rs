@@ -99,12 +99,6 @@ pub fn plan(costs: &[Vec<UnitCost>], budgets: &[AdapterBudget], request: &PlanRe
     Ok(search.in_turns(&plan).unwrap_or(plan))
 }
 
-impl PlanRequest {
-    fn coming(&self, residency: Residency, tokens: u32) -> Coming {
-        Coming::of(residency, self.offload_mode, self.in_place, tokens)
-    }
-}
-
 impl Search<'_> {
     fn units(&self) -> usize {
         self.costs[0].len()
@@ -279,11 +273,12 @@ impl Search<'_> {
 
     fn seconds(&self, adapter: usize, start: usize, end: usize, level: usize) -> f64 {
         let streamed = self.streamed(start, end, level);
-        let rates = &self.budgets[adapter].rates;
+        let AdapterBudget { reads_host, rates, .. } = &self.budgets[adapter];
+        let PlanRequest { offload_mode, in_place, .. } = self.request;
         let mut seconds = Seconds::default();
         for unit in start..end {
-            let residency = self.residency(unit, &streamed);
-            seconds.add(&self.costs[adapter][unit], self.request.coming(residency, 1), rates, 1);
+            let coming = Coming::of(self.residency(unit, &streamed), offload_mode, in_place && *reads_host, 1);
+            seconds.add(&self.costs[adapter][unit], coming, rates, 1);
         }
         seconds.total(self.request.ring_slots > 1) + 2.0 * rates.crossing
     }

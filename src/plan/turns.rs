@@ -15,8 +15,7 @@ impl Search<'_> {
             return None;
         }
         let dealt = plan.dealt();
-        let rates: Vec<_> = self.budgets.iter().map(|budget| budget.rates).collect();
-        let speed = |plan: &Plan| plan.estimate(self.costs, &rates, &[1]).tokens_per_second;
+        let speed = |plan: &Plan| plan.estimate(self.costs, self.budgets, &[1]).tokens_per_second;
         let taken = |bytes: AdapterBytes, adapter: AdapterId| bytes.taken(self.budgets[adapter].apart);
         let held = |adapter: AdapterId, costs: &[UnitCost]| taken(dealt.adapter_bytes(costs, adapter), adapter);
         let fits = (0..dealt.adapters()).all(|at| held(at, &self.costs[at]) <= self.budgets[at].bytes);

@@ -1,10 +1,16 @@
 //! Plans stay within budgets, and their steps read as the house's book says.
 
+mod common;
+
+use common::repository;
 use proptest::prelude::*;
+use wgpt::checkpoint::Checkpoint;
+use wgpt::exec::{ExecOptions, lower_checkpoint};
 use wgpt::graph::WeightId;
+use wgpt::ops::Traits;
 use wgpt::plan::{
-    AdapterBudget, Bound, Offload, OffloadMode, Placement, Plan, PlanError, PlanRequest, Rates, Residency, UnitCost,
-    plan,
+    AdapterBudget, AdapterLimits, Bound, Offload, OffloadMode, Placement, Plan, PlanError, PlanRequest, Rates,
+    Residency, UnitCost, largest_forward, plan,
 };
 
 fn steps(plan: &Plan) -> String {
@@ -303,6 +309,22 @@ fn only_adapters_that_read_the_host_are_planned_to() {
     let split = Plan { in_place: true, ..placed("aaaaaaBBBBBB") };
     let cost = |second| split.host_cost(&costs, &[reads, second], 1e9).expect("streamed").streaming_seconds;
     assert!((cost(reads) / cost(slow) - 100.0).abs() < 1e-6, "by adapter: {} and {}", cost(reads), cost(slow));
+}
+
+#[test]
+fn a_chunk_has_no_more_tokens_than_an_axis_has_workgroups() {
+    let checkpoint = Checkpoint::open(&repository("checkpoints/tiny-llama-gqa")).expect("the checkpoint opens");
+    let (_, mut graph) = lower_checkpoint(&checkpoint, &ExecOptions::default()).expect("it is sound");
+    graph.context_length = 200_000;
+    let forward = |chunk, workgroups: &[u32]| {
+        let all: Vec<Traits> = workgroups.iter().map(|most| Traits { workgroups: *most, ..Traits::plain() }).collect();
+        let limits = all.iter().map(|traits| AdapterLimits { max_binding: 1 << 30, traits });
+        largest_forward(&graph, chunk, limits).tokens
+    };
+    assert_eq!(forward(100_000, &[65_535]), 65_520, "whole groups of 16");
+    assert_eq!(forward(u32::MAX, &[1 << 20]), 200_000, "no more than the context");
+    assert_eq!(forward(100_000, &[1 << 20, 40_000]), 40_000, "the least of all adapters");
+    assert_eq!(forward(500, &[65_535]), 512, "a chunk as ever");
 }
 
 #[test]

@@ -75,8 +75,7 @@ impl GpuExecutor {
         options: GpuOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, ExecError> {
-        let bindings = devices.iter().map(|device| device.max_binding);
-        let extents = largest_forward(&graph, options.prefill_chunk, bindings);
+        let extents = largest_forward(&graph, options.prefill_chunk, devices.iter().map(limits));
         Self::build(graph, plan, devices, source, (extents, options.least_piece), progress)
             .map_err(|refusal| refusal.error)
     }
@@ -95,8 +94,7 @@ impl GpuExecutor {
         let buffers = assign_buffers(&graph);
         let mut allocated = Vec::with_capacity(devices.len());
         for (adapter, device) in devices.into_iter().enumerate() {
-            let limits = AdapterLimits { max_binding: device.max_binding, traits: &device.traits };
-            let bytes = plan.adapter_bytes(&unit_costs(&graph, &buffers, extents, limits), adapter);
+            let bytes = plan.adapter_bytes(&unit_costs(&graph, &buffers, extents, limits(&device)), adapter);
             let plan = LanePlan { graph: &graph, buffers: &buffers, plan, adapter, extents, bytes, looked_into: false };
             let lane = Allocated::new(device, plan);
             allocated.push(lane.map_err(|(held, error)| Refusal { adapter, held, error })?);
@@ -150,6 +148,10 @@ impl GpuExecutor {
         }
         made
     }
+}
+
+const fn limits(device: &Device) -> AdapterLimits<'_> {
+    AdapterLimits { max_binding: device.max_binding, traits: &device.traits }
 }
 
 /// Weights that are read anew for every forward.

@@ -94,6 +94,12 @@ pub(super) fn candidates(options: &ExecOptions, present: &[AdapterInfo]) -> Resu
     Ok(described.map(candidate).collect())
 }
 
+impl Candidate {
+    const fn limits(&self) -> AdapterLimits<'_> {
+        AdapterLimits { max_binding: self.profile.max_binding, traits: &self.profile.traits }
+    }
+}
+
 /// Plans a graph on candidates. Streamed weights stay in host memory where that holds them.
 ///
 /// # Errors
@@ -164,11 +170,8 @@ fn place_as(
     Streaming { chunk, mode, in_place }: Streaming,
 ) -> Result<Placed, ExecError> {
     let buffers = assign_buffers(graph);
-    let extents = largest_forward(graph, chunk, candidates.iter().map(|one| one.profile.max_binding));
-    let cost = |one: &Candidate| {
-        let limits = AdapterLimits { max_binding: one.profile.max_binding, traits: &one.profile.traits };
-        unit_costs(graph, &buffers, extents, limits)
-    };
+    let extents = largest_forward(graph, chunk, candidates.iter().map(Candidate::limits));
+    let cost = |one: &Candidate| unit_costs(graph, &buffers, extents, one.limits());
     let mut costs: Vec<Vec<UnitCost>> = candidates.iter().map(cost).collect();
     let budget = |one: &Candidate| AdapterBudget {
         number: one.info.index,

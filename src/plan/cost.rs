@@ -77,13 +77,23 @@ pub fn buffer_bytes(bytes: u64) -> u64 {
     bytes.next_multiple_of(4).max(16)
 }
 
-/// The largest forward: `prefill_chunk` tokens, of which it computes groups of 16 as one where it can, and no more rows of logits than every adapter binds at once.
-pub fn largest_forward(graph: &Graph, prefill_chunk: u32, bindings: impl IntoIterator<Item = u64>) -> Extents {
-    let bindable = bindings.into_iter().fold(LOGITS_BYTES, u64::min);
-    let rows = (bindable / (graph.logits_width() as u64 * 4)).max(1);
-    let rows = if rows < ROWS { rows } else { rows / ROWS * ROWS };
-    let tokens = prefill_chunk.clamp(1, graph.context_length).next_multiple_of(ROWS as u32);
-    Extents { tokens, logit_rows: u64::from(tokens).min(rows) as u32 }
+/// The largest forward: `prefill_chunk` tokens, of which it computes groups of 16 as one where it can, but no more than
+/// every adapter has workgroups for along an axis, and no more rows of logits than every one binds at once.
+pub fn largest_forward<'a>(
+    graph: &Graph,
+    prefill_chunk: u32,
+    limits: impl IntoIterator<Item = AdapterLimits<'a>>,
+) -> Extents {
+    let (mut bindable, mut workgroups) = (LOGITS_BYTES, u32::MAX);
+    for AdapterLimits { max_binding, traits } in limits {
+        (bindable, workgroups) = (bindable.min(max_binding), workgroups.min(traits.workgroups));
+    }
+    let whole_groups = |rows: u64| if rows < ROWS { rows.max(1) } else { rows / ROWS * ROWS };
+    let rows = whole_groups(bindable / (graph.logits_width() as u64 * 4));
+    let tokens = u64::from(prefill_chunk.clamp(1, graph.context_length)).next_multiple_of(ROWS);
+    // Some kernels have a workgroup for every token.
+    let tokens = tokens.min(whole_groups(u64::from(workgroups)));
+    Extents { tokens: tokens as u32, logit_rows: tokens.min(rows) as u32 }
 }
 
 /// Every unit's cost on an adapter of these limits.

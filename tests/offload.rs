@@ -131,6 +131,93 @@ fn what_a_refusal_names_would_do() {
 }
 
 #[test]
+fn a_refusal_names_what_is_enough_and_no_more_than_that() {
+    for memory in ["15MB", "12MB", "6MB"] {
+        let (code, _, stderr) = run(&["plan", "--checkpoint", STORIES, "--memory", memory]);
+        assert_eq!(code, Some(1), "{memory}: {stderr}");
+        let named = |flag: &str| stderr.split(flag).nth(1).and_then(|rest| rest.split(' ').next());
+        let with = |flags: &[&str]| run(&[&["plan", "--checkpoint", STORIES], flags].concat()).0;
+        if let Some(larger) = named("--memory ") {
+            let resident = with(&["--memory", larger]);
+            match stderr.contains(&format!("--memory {larger} with --offload")) {
+                true => {
+                    assert_eq!(resident, Some(1), "{memory}: streaming is needed: {stderr}");
+                    assert_eq!(with(&["--memory", larger, "--offload"]), Some(0), "{memory}: {stderr}");
+                }
+                false => assert_eq!(resident, Some(0), "{memory}: {stderr}"),
+            }
+        }
+        if let Some(chunk) = named("--prefill-chunk ") {
+            assert_eq!(with(&["--memory", memory, "--prefill-chunk", chunk]), Some(0), "{memory}: {stderr}");
+        }
+    }
+    let whole = ["plan", "--checkpoint", STORIES, "--prefill-chunk", "512", "--memory", "20MB"];
+    let (_, _, stderr) = run(&whole);
+    assert!(stderr.contains("--prefill-chunk 256 or"), "half of it would do: {stderr}");
+}
+
+#[test]
+fn a_model_that_fits_only_with_a_shorter_chunk_is_streamed_with_that() {
+    let checkpoint = Checkpoint::open(&repository(STORIES)).expect("the checkpoint opens");
+    let wish = ExecOptions { context_length: None, ..options(1, Offload::All) };
+    let planned = |options: &ExecOptions| plan_checkpoint(&checkpoint, options).map(|(_, placed)| placed);
+    let held = |chunk| {
+        let placed = planned(&ExecOptions { prefill_chunk: Some(chunk), ..wish.clone() }).expect("there is a plan");
+        placed.adapters[0].bytes.taken(placed.adapters[0].apart)
+    };
+    let (long, short) = (held(512), held(128));
+    assert!(short < long * 3 / 4, "{short} and {long} bytes");
+    for offload in [Offload::AsNeeded, Offload::All, Offload::Layers(8)] {
+        let tight = ExecOptions { memory: MemoryLimit::Each(short), prefill_chunk: None, offload, ..wish.clone() };
+        let placed = planned(&tight).unwrap_or_else(|error| panic!("{offload:?}: {error}"));
+        assert_eq!(placed.extents.tokens, 128, "{offload:?}: the chunk that fits");
+        assert!(placed.plan.streams(), "{offload:?}: {:?}", placed.plan);
+    }
+}
+
+/// Adapters that bind no more than this at once.
+fn binding(bytes: u64) -> DeviceOptions {
+    DeviceOptions { max_binding: Some(bytes), ..DeviceOptions::default() }
+}
+
+#[test]
+fn activations_that_an_adapter_can_t_bind_take_shorter_chunks() {
+    let checkpoint = Checkpoint::open(&repository(STORIES)).expect("the checkpoint opens");
+    // Of 512 tokens a layer's widest activation is more.
+    let device = binding(1 << 20);
+    let wish = ExecOptions { device, context_length: None, prefill_chunk: None, ..options(1, Offload::Never) };
+    let (mut executor, report) = opened(&checkpoint, &wish);
+    let chunk = report.placed.expect("it is on an adapter").extents.tokens;
+    assert!((128..512).contains(&chunk), "{chunk} tokens");
+    let tokens: Vec<u32> = (1..300).collect();
+    let found = logits(&mut *executor, &tokens);
+    let expected =
+        logits(&mut *opened(&checkpoint, &ExecOptions { device: binding(1 << 30), ..wish.clone() }).0, &tokens);
+    assert!(found == expected, "the same logits");
+    let asked = ExecOptions { prefill_chunk: Some(512), ..wish };
+    let error = plan_checkpoint(&checkpoint, &asked).expect_err("who asks for a chunk gets no other").to_string();
+    for part in ["activations", "in one buffer", &format!("--prefill-chunk {chunk}")] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+}
+
+#[test]
+fn keys_that_an_adapter_can_t_bind_need_a_shorter_context() {
+    let checkpoint = Checkpoint::open(&repository(STORIES)).expect("the checkpoint opens");
+    let wish = |context| ExecOptions {
+        device: binding(128 << 10),
+        context_length: Some(context),
+        ..options(1, Offload::AsNeeded)
+    };
+    let error = plan_checkpoint(&checkpoint, &wish(512)).expect_err("keys of 192 KiB").to_string();
+    assert!(error.contains("the keys or values of a layer need") && !error.contains("--prefill-chunk"), "{error}");
+    let named = error.split("--context-length ").nth(1).and_then(|rest| rest.split(' ').next());
+    let context: u32 = named.and_then(|number| number.parse().ok()).expect("it names a context");
+    assert!(context >= 256, "the longest one: {error}");
+    opened(&checkpoint, &wish(context));
+}
+
+#[test]
 fn wrong_flags_are_refused_with_what_is_right() {
     let usage: &[(&[&str], &[&str])] = &[
         (&["--adapter", "0", "--adapters", "0,0"], &["cannot be used with"]),
@@ -278,6 +365,8 @@ fn a_streamed_plan_takes_longer_chunks_where_the_bus_binds() {
     assert_eq!(chunk(&streamed), 2048, "a streamed one as much as hides the bus");
     let short = ExecOptions { context_length: Some(700), ..streamed.clone() };
     assert_eq!(chunk(&short), 704, "room for no more than the context has, in whole groups of 16 rows");
+    let narrow = ExecOptions { device: binding(640 << 10), ..streamed.clone() };
+    assert_eq!(chunk(&narrow), 1024, "no more than the adapter binds the activations of");
     assert_eq!(chunk(&ExecOptions { prefill_chunk: Some(64), ..streamed }), 64, "who names a chunk gets it");
 }
 

@@ -6,11 +6,11 @@ use common::repository;
 use proptest::prelude::*;
 use wgpt::checkpoint::Checkpoint;
 use wgpt::exec::{ExecOptions, lower_checkpoint};
-use wgpt::graph::WeightId;
+use wgpt::graph::{VectorId, WeightId};
 use wgpt::ops::Traits;
 use wgpt::plan::{
     AdapterBudget, AdapterLimits, Bound, Offload, OffloadMode, Placement, Plan, PlanError, PlanRequest, Rates,
-    Residency, UnitCost, largest_forward, plan,
+    Residency, Sought, Uncut, UnitCost, largest_forward, plan,
 };
 
 fn steps(plan: &Plan) -> String {
@@ -101,7 +101,7 @@ fn budget(bytes: u64, memory: f64) -> AdapterBudget {
         dispatch: 0.0,
         crossing: 0.0,
     };
-    AdapterBudget { number: 0, bytes, reads_host: false, apart: false, rates }
+    AdapterBudget { number: 0, bytes, max_binding: u64::MAX, reads_host: false, apart: false, rates }
 }
 
 fn planned(units: &[UnitCost], budgets: &[AdapterBudget], offload: Offload) -> Result<Plan, PlanError> {
@@ -290,6 +290,109 @@ fn an_error_names_the_least_streaming_that_would_do() {
     let two = planned(&units, &budgets, Offload::Layers(2)).expect_err("ring and staging take as much").to_string();
     assert!(two.contains("--offload 4 would do"), "{two}");
     assert!(planned(&units, &budgets, Offload::Layers(4)).is_ok(), "and so it does");
+}
+
+/// The text between two others.
+fn between<'t>(text: &'t str, before: &str, after: &str) -> Option<&'t str> {
+    text.split(before).nth(1)?.split(after).next()
+}
+
+#[test]
+fn what_is_never_cut_is_where_it_can_be_bound() {
+    let binding = |max_binding| AdapterBudget { max_binding, ..budget(1 << 20, 1e9) };
+    let kinds = [Uncut::Activations, Uncut::Scratch, Uncut::KvCache, Uncut::Vectors];
+    for (kind, flag) in
+        kinds.into_iter().zip(["--prefill-chunk", "--prefill-chunk", "--context-length", "--context-length"])
+    {
+        let mut units = units(&[(100, 0); 8]);
+        let wide = &mut units[6];
+        match kind {
+            Uncut::Activations => wide.activations.push((1, 1000)),
+            Uncut::Scratch => wide.scratch = vec![16, 1000],
+            Uncut::KvCache => (wide.kv_cache, wide.state) = (2000, 1000),
+            Uncut::Vectors => wide.vectors = vec![(VectorId(0), 1000)],
+        }
+        let place = |bindings: &[u64]| {
+            let budgets: Vec<AdapterBudget> = bindings.iter().map(|bytes| binding(*bytes)).collect();
+            planned(&units, &budgets, Offload::Never)
+        };
+        assert!(place(&[1000]).is_ok(), "{kind}: it is bound");
+        let error = place(&[999]).expect_err("it is not");
+        let PlanError::TooLarge { what, bytes, limit, change, .. } = &error else { panic!("{error}") };
+        assert_eq!((*what, *bytes, *limit), (kind, 1000, 999), "{error}");
+        assert!(change.contains(flag), "{error}");
+        let split = letters(&place(&[999, 1000]).expect("the second binds it"));
+        assert!(split.starts_with('a') && split[6..].starts_with("bb"), "{kind}: {split}");
+        let error = place(&[500, 999]).expect_err("neither binds it").to_string();
+        assert!(error.contains("1.0 kB"), "{error}");
+    }
+}
+
+/// Ten units whose activations in a chunk of four thousand and of one thousand tokens take a byte each token.
+fn chunks() -> [Vec<UnitCost>; 2] {
+    [4000, 1000].map(|bytes| {
+        let mut units = units(&[(1000, 0); 10]);
+        units.iter_mut().for_each(|unit| unit.activations = vec![(0, bytes)]);
+        units
+    })
+}
+
+#[test]
+fn a_shorter_chunk_is_taken_where_only_that_fits() {
+    let [long, short] = chunks();
+    let (long, short) = (vec![long], vec![short]);
+    let seek = |budget: AdapterBudget, offload| {
+        let request = PlanRequest { offload, ring_slots: 2, offload_mode: OffloadMode::Pinned, in_place: false };
+        let costs = [&long[..], &short[..]];
+        let sought = Sought { costs: &costs, budgets: &[budget], request };
+        sought.plan().map(|(plan, chunk)| (letters(&plan), chunk)).ok_or_else(|| sought.refusal())
+    };
+    let on = |bytes, offload| seek(budget(bytes, 1e9), offload);
+    let resident = whole(&short[0]);
+    assert_eq!(on(whole(&long[0]), Offload::AsNeeded), Ok(("aaaaaaaaaa".into(), 0)), "all of it fits");
+    assert_eq!(on(resident, Offload::AsNeeded), Ok(("aaaaaaaaaa".into(), 1)), "rather than to stream");
+    assert_eq!(on(resident, Offload::Never), Ok(("aaaaaaaaaa".into(), 1)), "rather than not at all");
+    for offload in [Offload::AsNeeded, Offload::All, Offload::Layers(8)] {
+        let least = |costs: &[UnitCost]| {
+            let plan = plan(
+                &[costs.to_vec()],
+                &[budget(1 << 20, 1e9)],
+                &PlanRequest {
+                    offload: Offload::All,
+                    ring_slots: 2,
+                    offload_mode: OffloadMode::Pinned,
+                    in_place: false,
+                },
+            );
+            plan.expect("there is room").adapter_bytes(costs, 0).total()
+        };
+        assert_eq!(on(least(&short[0]), offload), Ok(("aAAAAAAAAa".into(), 1)), "{offload:?}: only so it is streamed");
+        if offload == Offload::All {
+            assert_eq!(on(least(&long[0]), offload), Ok(("aAAAAAAAAa".into(), 0)), "{offload:?}: as it is");
+        }
+        let narrow = AdapterBudget { max_binding: 3999, ..budget(1 << 20, 1e9) };
+        assert_eq!(seek(narrow, offload).map(|(_, chunk)| chunk), Ok(1), "{offload:?}: only so it is bound");
+    }
+    // What a refusal names is with the chunk that it takes.
+    let error = on(resident - 1100, Offload::Never).expect_err("a layer more").to_string();
+    assert!(error.contains("--offload would stream"), "{error}");
+    let error = on(500, Offload::Never).expect_err("too little for anything").to_string();
+    assert!(error.contains(&format!("needs {}", wgpt::plan::Bytes(resident))), "with the shorter chunk: {error}");
+}
+
+#[test]
+fn a_refusal_asks_for_streaming_only_where_it_is_needed() {
+    // Nothing to gain by streaming: a ring and staging take what two large layers do.
+    let units = units(&[(10, 0), (400_000, 0), (400_000, 0), (10, 0)]);
+    let all = whole(&units);
+    let error = planned(&units, &[budget(all - 1, 1e9)], Offload::Never).expect_err("a byte short").to_string();
+    assert!(between(&error, "--memory ", " ").is_some() && !error.contains("with --offload"), "{error}");
+    let many = self::units(&[(100_000, 0); 12]);
+    let error = planned(&many, &[budget(1000, 1e9)], Offload::Never).expect_err("far too little").to_string();
+    let flag = between(&error, "--memory ", " with --offload would do").expect("streaming takes less");
+    let kib: u64 = flag.strip_suffix("KiB").and_then(|number| number.parse().ok()).expect("in KiB");
+    assert!(planned(&many, &[budget(kib << 10, 1e9)], Offload::AsNeeded).is_ok(), "{error}");
+    assert!(planned(&many, &[budget(kib << 10, 1e9)], Offload::Never).is_err(), "{error}");
 }
 
 #[test]

@@ -54,7 +54,7 @@ pub(super) struct PlacementArgs {
     pub(super) offload_mode: Option<OffloadMode>,
 
     /// Tokens of a prompt that are computed at once [default: 512, up to 2048 where layers are streamed and more tokens
-    /// hide that; several adapters take them in pieces of 256 or more,
+    /// hide that, down to 128 where memory is short; several adapters take them in pieces of 256 or more,
     /// each adapter at another one]
     #[arg(long, value_name = "N", env = "WGPT_PREFILL_CHUNK", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) prefill_chunk: Option<u32>,

@@ -6,6 +6,7 @@
 //! Invariant: an executor's KV cache holds exactly the first `position` tokens it was given, and a forward that failed
 //! leaves the cache at the position it had before.
 
+mod advice;
 mod ahead;
 mod alone;
 mod build;

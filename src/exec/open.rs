@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use super::advice::place_or_advise;
 use super::gpu::Refusal;
 use super::load::{WeightSource, check_tensors};
 use super::packed_cache::{CacheReport, PackedCache};
-use super::place::{Candidate, Placed, candidates, place};
+use super::place::{Candidate, Placed, candidates};
 use super::room::MemoryLimit;
 use super::{ExecError, Executor, GpuExecutor, HostExecutor, MeasuredRates, Progress, TunedShapes};
 use crate::checkpoint::Checkpoint;
@@ -15,16 +16,13 @@ use crate::gpu::{AdapterChoice, AdapterInfo, Device, DeviceOptions, GpuError, ad
 use crate::graph::{Graph, GraphError, LowerOptions, Quantize, QuantizedFormats, lower};
 use crate::model::{ModelSpec, Source, describe};
 use crate::ops::KvFormat;
-use crate::plan::{Bytes, Offload, OffloadMode, PlanError, Residency};
+use crate::plan::{Bytes, Offload, OffloadMode, Residency};
 
 /// Positions of the KV cache where nobody says otherwise: what chats need, without the memory of the longest models.
 const DEFAULT_CONTEXT: u32 = 4096;
 
 /// Plans that are tried where an adapter does not hold what it was thought to.
 const ATTEMPTS: usize = 6;
-
-/// Steps in which a shorter context is sought for a model that does not fit.
-const CONTEXT_STEP: u32 = 64;
 
 /// A user's wishes.
 #[derive(Debug, Clone, Default)]
@@ -43,7 +41,8 @@ pub struct ExecOptions {
     pub rates: MeasuredRates,
     /// Positions of the KV cache; by default the model's own, at most 4096.
     pub context_length: Option<u32>,
-    /// Tokens of one prefill forward; by default 512, and more where weights are streamed and more hide that.
+    /// Tokens of one prefill forward; by default 512, more where weights are streamed and more hide that, fewer where
+    /// memory is short or buffers are too large.
     pub prefill_chunk: Option<u32>,
     /// How keys and values are held; by default f32 for f32 checkpoints and f16 for all others.
     pub kv_format: Option<KvFormat>,
@@ -313,33 +312,4 @@ fn open_placed(
         }
     }
     unreachable!("the last attempt returns")
-}
-
-/// Plans; where the model does not fit, also looks for a shorter context that would.
-fn place_or_advise(
-    checkpoint: &Checkpoint,
-    graph: &Graph,
-    candidates: &[Candidate],
-    options: &ExecOptions,
-) -> Result<Placed, ExecError> {
-    let error = match place(graph, candidates, options) {
-        Err(ExecError::Plan(error)) => error,
-        placed => return placed,
-    };
-    let PlanError::DoesNotFit { needed, budgets, change } = error else { return Err(error.into()) };
-    let fits = |steps: u32| -> bool {
-        let options = ExecOptions { context_length: Some(steps * CONTEXT_STEP), ..options.clone() };
-        let shorter = lower_checkpoint(checkpoint, &options);
-        shorter.is_ok_and(|(_, graph)| place(&graph, candidates, &options).is_ok())
-    };
-    let (mut enough, mut too_long) = (0, graph.context_length.div_ceil(CONTEXT_STEP));
-    while too_long - enough > 1 {
-        let middle = u32::midpoint(enough, too_long);
-        if fits(middle) { enough = middle } else { too_long = middle }
-    }
-    let change = match enough {
-        0 => change,
-        steps => format!("--context-length {} would do; or: {change}", steps * CONTEXT_STEP),
-    };
-    Err(PlanError::DoesNotFit { needed, budgets, change }.into())
 }

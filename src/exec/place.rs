@@ -7,10 +7,10 @@ use super::rates::assumed;
 use super::room::{HostRoom, budgets};
 use super::{ExecError, ExecOptions, GpuOptions};
 use crate::gpu::{AdapterInfo, DeviceProfile, choose, profiles};
-use crate::graph::{Graph, assign_buffers};
+use crate::graph::{Buffers, Graph, assign_buffers};
 use crate::plan::{
-    AdapterBudget, AdapterBytes, AdapterLimits, Bound, Estimate, HostCost, OffloadMode, Plan, PlanRequest, Rates,
-    Residency, UnitCost, largest_forward, plan, unit_costs,
+    AdapterBudget, AdapterBytes, AdapterLimits, Bound, Estimate, HostCost, OffloadMode, Plan, PlanError, PlanRequest,
+    Rates, Residency, Sought, UnitCost, largest_forward, unit_costs,
 };
 use crate::tensor::Extents;
 
@@ -98,119 +98,160 @@ impl Candidate {
     const fn limits(&self) -> AdapterLimits<'_> {
         AdapterLimits { max_binding: self.profile.max_binding, traits: &self.profile.traits }
     }
+
+    fn budget(&self) -> AdapterBudget {
+        AdapterBudget {
+            number: self.info.index,
+            bytes: self.budget.unwrap_or(u64::MAX),
+            max_binding: self.profile.max_binding,
+            reads_host: self.profile.reads_host,
+            apart: self.info.has_own_memory() && self.profile.reads_host,
+            rates: self.rates,
+        }
+    }
 }
 
 /// Plans a graph on candidates. Streamed weights stay in host memory where that holds them.
-///
-/// # Errors
-/// Budgets that don't hold it.
-pub(super) fn place(graph: &Graph, candidates: &[Candidate], options: &ExecOptions) -> Result<Placed, ExecError> {
-    let mode = options.offload_mode.unwrap_or_default();
-    let placed = place_for_bus(graph, candidates, options, mode)?;
+pub(super) fn place(graph: &Graph, candidates: &[Candidate], options: &ExecOptions) -> Result<Placed, Unplaced> {
+    let budgets = candidates.iter().map(Candidate::budget).collect();
+    let placer = Placer { graph, buffers: assign_buffers(graph), candidates, options, budgets };
+    let placed = placer.place_for_bus(options.offload_mode.unwrap_or_default())?;
     if options.offload_mode.is_some() || HostRoom::of(&placed.adapters).is_none_or(HostRoom::suffices) {
         return Ok(placed);
     }
     // What is packed on its way needs more room on adapters, which may not be there.
-    Ok(place_for_bus(graph, candidates, options, OffloadMode::Mapped).unwrap_or(placed))
+    Ok(placer.place_for_bus(OffloadMode::Mapped).unwrap_or(placed))
 }
 
-/// Chooses how tokens read pinned weights, and how many tokens a chunk has: fewer than usual where only so all is
-/// resident; of a streamed plan so many that computing takes longer than the bus, if that costs no memory that layers
-/// would have been in.
-fn place_for_bus(
-    graph: &Graph,
-    candidates: &[Candidate],
-    options: &ExecOptions,
-    mode: OffloadMode,
-) -> Result<Placed, ExecError> {
-    let with = |chunk, in_place| place_as(graph, candidates, options, Streaming { chunk, mode, in_place });
-    let chunk = options.prefill_chunk.unwrap_or(GpuOptions::default().prefill_chunk);
-    let mut best = with(chunk, true);
-    let streams = |best: &Result<Placed, _>| best.as_ref().map_or(true, |placed| placed.plan.streams());
-    if options.prefill_chunk.is_none() && options.offload.keeps_what_fits() && streams(&best) {
-        let shorter = std::iter::successors(Some(chunk / 2), |chunk| Some(chunk / 2));
-        let mut shorter = shorter.take_while(|chunk| *chunk >= SHORTEST_CHUNK).map(|chunk| with(chunk, true));
-        best = shorter.find(|shorter| !streams(shorter)).unwrap_or(best);
+/// What there is no plan for.
+pub(super) struct Unplaced {
+    /// By prefill chunk, the longest first.
+    costed: Vec<Costed>,
+    budgets: Vec<AdapterBudget>,
+    request: PlanRequest,
+}
+
+impl Unplaced {
+    /// Why there is none.
+    pub(super) fn refusal(&self) -> PlanError {
+        let costs: Vec<&[Vec<UnitCost>]> = self.costed.iter().map(|costed| &*costed.costs).collect();
+        Sought { costs: &costs, budgets: &self.budgets, request: self.request }.refusal()
     }
-    let mut best = best?;
-    if !best.plan.streams() {
-        return Ok(best);
+
+    /// Tokens of the shortest chunk that was tried.
+    pub(super) fn chunk(&self) -> u32 {
+        self.costed.iter().map(|costed| costed.extents.tokens).min().unwrap_or(1)
     }
-    // Reading in place keeps an adapter's bus idle while it, or another one, computes other units.
-    let copied = with(chunk, false)?;
-    let speed = |placed: &Placed| placed.decode.tokens_per_second;
-    if mode == OffloadMode::Mapped || speed(&copied) > speed(&best) {
-        best = copied;
-    }
-    while options.prefill_chunk.is_none() && best.prefill.bound == Bound::Bus && best.extents.tokens < LONGEST_CHUNK {
-        let streamed = |placed: &Placed| placed.adapters.iter().map(|adapter| adapter.streamed_bytes).sum::<u64>();
-        match with(best.extents.tokens * 2, best.plan.in_place) {
-            Ok(longer) if longer.extents.tokens > best.extents.tokens && streamed(&longer) <= streamed(&best) => {
-                best = longer;
-            }
-            _ => break,
+}
+
+/// What units cost by adapter where this is the largest forward.
+struct Costed {
+    extents: Extents,
+    costs: Vec<Vec<UnitCost>>,
+}
+
+/// What a graph is placed by.
+struct Placer<'a> {
+    graph: &'a Graph,
+    buffers: Buffers,
+    candidates: &'a [Candidate],
+    options: &'a ExecOptions,
+    budgets: Vec<AdapterBudget>,
+}
+
+impl Placer<'_> {
+    /// Chooses how tokens read pinned weights, and how many tokens a chunk has: fewer than usual where only so all is
+    /// resident, or fits at all; of a streamed plan so many that computing takes longer than the bus, if that costs no
+    /// memory that layers would have been in.
+    fn place_for_bus(&self, mode: OffloadMode) -> Result<Placed, Unplaced> {
+        let chunk = self.options.prefill_chunk.unwrap_or(GpuOptions::default().prefill_chunk);
+        let mut costed = vec![self.costed(chunk)];
+        let mut found = self.seek(&costed, mode, true);
+        let may_be_shorter = self.options.prefill_chunk.is_none();
+        if may_be_shorter && found.as_ref().is_none_or(|(plan, _)| plan.streams()) {
+            let shorter = std::iter::successors(Some(chunk / 2), |chunk| Some(chunk / 2));
+            costed.extend(shorter.take_while(|chunk| *chunk >= SHORTEST_CHUNK).map(|chunk| self.costed(chunk)));
+            found = self.seek(&costed, mode, true);
         }
+        let Some((plan, chosen)) = found else {
+            let (budgets, request) = (self.budgets.clone(), self.request(mode, true));
+            return Err(Unplaced { costed, budgets, request });
+        };
+        let mut best = self.placed(plan, &costed[chosen]);
+        if !best.plan.streams() {
+            return Ok(best);
+        }
+        // Reading in place keeps an adapter's bus idle while it, or another one, computes other units.
+        let speed = |placed: &Placed| placed.decode.tokens_per_second;
+        if let Some(copied) = self.with(costed.swap_remove(chosen), mode, false)
+            && (mode == OffloadMode::Mapped || speed(&copied) > speed(&best))
+        {
+            best = copied;
+        }
+        while may_be_shorter && best.prefill.bound == Bound::Bus && best.extents.tokens < LONGEST_CHUNK {
+            let streamed = |placed: &Placed| placed.adapters.iter().map(|adapter| adapter.streamed_bytes).sum::<u64>();
+            match self.with(self.costed(best.extents.tokens * 2), mode, best.plan.in_place) {
+                Some(longer) if longer.extents.tokens > best.extents.tokens && streamed(&longer) <= streamed(&best) => {
+                    best = longer;
+                }
+                _ => break,
+            }
+        }
+        Ok(best)
     }
-    Ok(best)
-}
 
-/// What is decided for streamed weights before they are placed.
-#[derive(Debug, Clone, Copy)]
-struct Streaming {
-    /// Tokens of a prefill chunk.
-    chunk: u32,
-    mode: OffloadMode,
-    in_place: bool,
-}
+    fn costed(&self, chunk: u32) -> Costed {
+        let extents = largest_forward(self.graph, chunk, self.candidates.iter().map(Candidate::limits));
+        let cost = |one: &Candidate| unit_costs(self.graph, &self.buffers, extents, one.limits());
+        Costed { extents, costs: self.candidates.iter().map(cost).collect() }
+    }
 
-fn place_as(
-    graph: &Graph,
-    candidates: &[Candidate],
-    options: &ExecOptions,
-    Streaming { chunk, mode, in_place }: Streaming,
-) -> Result<Placed, ExecError> {
-    let buffers = assign_buffers(graph);
-    let extents = largest_forward(graph, chunk, candidates.iter().map(Candidate::limits));
-    let cost = |one: &Candidate| unit_costs(graph, &buffers, extents, one.limits());
-    let mut costs: Vec<Vec<UnitCost>> = candidates.iter().map(cost).collect();
-    let budget = |one: &Candidate| AdapterBudget {
-        number: one.info.index,
-        bytes: one.budget.unwrap_or(u64::MAX),
-        reads_host: one.profile.reads_host,
-        apart: one.info.has_own_memory() && one.profile.reads_host,
-        rates: one.rates,
-    };
-    let budgets: Vec<AdapterBudget> = candidates.iter().map(budget).collect();
-    let in_place = in_place && budgets.iter().any(|budget| budget.reads_host);
-    let request = PlanRequest { offload: options.offload, ring_slots: RING_SLOTS, offload_mode: mode, in_place };
-    let mut plan = plan(&costs, &budgets, &request)?;
-    let used = compact(&mut plan, candidates.len());
-    let mut notices = left_out(candidates, &used);
-    costs = used.iter().map(|adapter| costs[*adapter].clone()).collect();
-    let adapters: Vec<PlacedAdapter> = used
-        .iter()
-        .enumerate()
-        .map(|(index, adapter)| PlacedAdapter {
-            info: candidates[*adapter].info.clone(),
-            budget: candidates[*adapter].budget,
-            rates: candidates[*adapter].rates,
-            measured: candidates[*adapter].measured,
-            bytes: plan.adapter_bytes(&costs[index], index),
-            apart: budgets[*adapter].apart,
-            streamed_bytes: plan.weight_bytes(&costs[index], index, Residency::Streamed),
-            host_bytes: plan.host_bytes(&costs[index], index),
-            candidate: *adapter,
-        })
-        .collect();
-    notices.extend(HostRoom::of(&adapters).and_then(|room| room.shortage(&plan)));
-    let budgets: Vec<AdapterBudget> = used.iter().map(|adapter| budgets[*adapter]).collect();
-    plan.in_place &= budgets.iter().any(|budget| budget.reads_host);
-    // Who says how long a chunk is gets it whole.
-    let least_piece = options.prefill_chunk.unwrap_or(GpuOptions::default().least_piece);
-    let decode = plan.estimate(&costs, &budgets, &[1]);
-    let prefill = plan.estimate(&costs, &budgets, &plan.pieces(extents.tokens, least_piece));
-    let host = plan.host_cost(&costs, &budgets, options.rates.host());
-    Ok(Placed { plan, adapters, extents, least_piece, host, decode, prefill, notices })
+    fn request(&self, offload_mode: OffloadMode, in_place: bool) -> PlanRequest {
+        let in_place = in_place && self.budgets.iter().any(|budget| budget.reads_host);
+        PlanRequest { offload: self.options.offload, ring_slots: RING_SLOTS, offload_mode, in_place }
+    }
+
+    /// A plan, and which of the chunks it is for.
+    fn seek(&self, costed: &[Costed], mode: OffloadMode, in_place: bool) -> Option<(Plan, usize)> {
+        let costs: Vec<&[Vec<UnitCost>]> = costed.iter().map(|costed| &*costed.costs).collect();
+        Sought { costs: &costs, budgets: &self.budgets, request: self.request(mode, in_place) }.plan()
+    }
+
+    fn with(&self, costed: Costed, mode: OffloadMode, in_place: bool) -> Option<Placed> {
+        let costed = [costed];
+        self.seek(&costed, mode, in_place).map(|(plan, _)| self.placed(plan, &costed[0]))
+    }
+
+    /// What there is to say of a plan.
+    fn placed(&self, mut plan: Plan, Costed { extents, costs }: &Costed) -> Placed {
+        let used = compact(&mut plan, self.candidates.len());
+        let costs: Vec<Vec<UnitCost>> = used.iter().map(|adapter| costs[*adapter].clone()).collect();
+        let budgets: Vec<AdapterBudget> = used.iter().map(|adapter| self.budgets[*adapter]).collect();
+        plan.in_place &= budgets.iter().any(|budget| budget.reads_host);
+        let part = |(index, candidate): (usize, &usize)| {
+            let Candidate { info, budget, rates, measured, .. } = &self.candidates[*candidate];
+            PlacedAdapter {
+                info: info.clone(),
+                budget: *budget,
+                rates: *rates,
+                measured: *measured,
+                bytes: plan.adapter_bytes(&costs[index], index),
+                apart: budgets[index].apart,
+                streamed_bytes: plan.weight_bytes(&costs[index], index, Residency::Streamed),
+                host_bytes: plan.host_bytes(&costs[index], index),
+                candidate: *candidate,
+            }
+        };
+        let adapters: Vec<PlacedAdapter> = used.iter().enumerate().map(part).collect();
+        let mut notices = left_out(self.candidates, &used);
+        notices.extend(HostRoom::of(&adapters).and_then(|room| room.shortage(&plan)));
+        // Who says how long a chunk is gets it whole.
+        let least_piece = self.options.prefill_chunk.unwrap_or(GpuOptions::default().least_piece);
+        let decode = plan.estimate(&costs, &budgets, &[1]);
+        let prefill = plan.estimate(&costs, &budgets, &plan.pieces(extents.tokens, least_piece));
+        let host = plan.host_cost(&costs, &budgets, self.options.rates.host());
+        Placed { plan, adapters, extents: *extents, least_piece, host, decode, prefill, notices }
+    }
 }
 
 /// Numbers the adapters of a plan without gaps; the result says which ones they are.

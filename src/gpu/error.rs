@@ -74,7 +74,7 @@ pub enum GpuError {
     /// A buffer larger than the adapter can bind.
     #[error(
         "adapter \"{adapter}\": {label} needs {bytes} bytes in one buffer, the adapter's limit is {limit}; \
-         use a shorter context"
+         use a shorter context or smaller prefill chunks"
     )]
     TooLarge {
         /// The adapter's name.

@@ -20,10 +20,21 @@ impl fmt::Display for Bytes {
 impl Bytes {
     /// Not less than this, in the fewest digits that `--memory` takes.
     pub fn as_flag(self) -> String {
+        let (unit, name) = self.unit();
+        format!("{}{name}", self.0.div_ceil(unit))
+    }
+
+    /// What [`Self::as_flag`] stands for.
+    pub const fn flagged(self) -> Self {
+        let (unit, _) = self.unit();
+        Self(self.0.div_ceil(unit).saturating_mul(unit))
+    }
+
+    const fn unit(self) -> (u64, &'static str) {
         match self.0 {
-            bytes if bytes >= 10 << 30 => format!("{}GiB", bytes.div_ceil(1 << 30)),
-            bytes if bytes >= 10 << 20 => format!("{}MiB", bytes.div_ceil(1 << 20)),
-            bytes => format!("{}KiB", bytes.div_ceil(1 << 10)),
+            bytes if bytes >= 10 << 30 => (1 << 30, "GiB"),
+            bytes if bytes >= 10 << 20 => (1 << 20, "MiB"),
+            _ => (1 << 10, "KiB"),
         }
     }
 }
@@ -44,5 +55,6 @@ mod tests {
         assert_eq!(Bytes(1).as_flag(), "1KiB", "rounded up");
         assert_eq!(Bytes((11 << 20) + 1).as_flag(), "12MiB", "rounded up");
         assert_eq!(Bytes(20 << 30).as_flag(), "20GiB", "as it is");
+        assert_eq!(Bytes((11 << 20) + 1).flagged(), Bytes(12 << 20), "what it stands for");
     }
 }

@@ -5,6 +5,7 @@
 //! name, so that it is counted once on an adapter.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use super::kernels::{NodeKernels, unit_kernels};
 use crate::graph::{Buffers, Graph, Node, TensorKind, VectorId, Weight, WeightId};
@@ -38,6 +39,40 @@ pub struct AdapterLimits<'a> {
     pub traits: &'a Traits,
 }
 
+/// What a buffer holds that is bound whole: weights are cut to what an adapter binds, these are not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Uncut {
+    /// Activations of the largest forward.
+    Activations,
+    /// What kernels use between their dispatches.
+    Scratch,
+    /// Keys or values of a layer.
+    KvCache,
+    /// Norms, biases, tables.
+    Vectors,
+}
+
+impl Uncut {
+    /// The flag that decides how large it is.
+    pub const fn flag(self) -> &'static str {
+        match self {
+            Self::Activations | Self::Scratch => "--prefill-chunk",
+            Self::KvCache | Self::Vectors => "--context-length",
+        }
+    }
+}
+
+impl fmt::Display for Uncut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Activations => "activations of a layer",
+            Self::Scratch => "intermediate results of a kernel",
+            Self::KvCache => "the keys or values of a layer",
+            Self::Vectors => "a vector or table of positions",
+        })
+    }
+}
+
 /// What one unit needs of an adapter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnitCost {
@@ -49,6 +84,8 @@ pub struct UnitCost {
     pub row: u64,
     /// Bytes of KV cache; they stay too.
     pub kv_cache: u64,
+    /// Bytes of the largest buffer of it.
+    pub state: u64,
     /// The activation buffers it uses, by slot of [`Buffers`]; those of the token choice count as one more.
     pub activations: Vec<(usize, u64)>,
     /// Bytes of each scratch buffer.
@@ -69,6 +106,18 @@ impl UnitCost {
     /// Bytes of its weights.
     pub fn weight_bytes(&self) -> u64 {
         self.weights.iter().flat_map(|(_, slices)| slices).sum()
+    }
+
+    /// Its largest buffer of those that are never cut, and the bytes of it.
+    pub fn largest_uncut(&self) -> (Uncut, u64) {
+        let largest = |sizes: &mut dyn Iterator<Item = u64>| sizes.max().unwrap_or(0);
+        let sizes = [
+            (Uncut::Activations, largest(&mut self.activations.iter().map(|(_, bytes)| *bytes))),
+            (Uncut::Scratch, largest(&mut self.scratch.iter().copied())),
+            (Uncut::KvCache, self.state),
+            (Uncut::Vectors, largest(&mut self.vectors.iter().map(|(_, bytes)| *bytes))),
+        ];
+        sizes.into_iter().max_by_key(|(_, bytes)| *bytes).expect("there are four kinds")
     }
 }
 
@@ -150,6 +199,7 @@ fn unit_cost(
         add_scratch(&mut cost.scratch, &kernels);
     }
     cost.kv_cache = states.values().sum();
+    cost.state = states.values().copied().max().unwrap_or(0);
     cost.activations = slots.into_iter().chain(choice).collect();
     cost.activations.sort_unstable();
     cost

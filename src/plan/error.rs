@@ -1,7 +1,7 @@
 //! Why there is no plan, and the smallest change after which there would be one.
 
 use super::policy::Search;
-use super::{AdapterBudget, Bytes, Offload, PlanRequest, Residency};
+use super::{AdapterBudget, Bytes, Offload, PlanRequest, Residency, Sought, Uncut, UnitCost};
 
 /// Why there is no plan.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,22 +31,63 @@ pub enum PlanError {
         /// The smallest change that would do, as a user types it.
         change: String,
     },
+    /// A buffer that is bound whole is larger than any adapter binds.
+    #[error(
+        "the model does not fit: {what} needs {} in one buffer, of which adapter {adapter} binds no more than {}; {change}",
+        Bytes(*bytes), Bytes(*limit)
+    )]
+    TooLarge {
+        /// What it holds.
+        what: Uncut,
+        /// Its size.
+        bytes: u64,
+        /// The adapter that binds the most, as users number them.
+        adapter: usize,
+        /// How much that is.
+        limit: u64,
+        /// The smallest change that would do, as a user types it.
+        change: String,
+    },
 }
 
-impl Search<'_> {
-    /// The error of a search without a plan, with what to change.
-    pub(super) fn does_not_fit(&self) -> PlanError {
-        let resident = self.with(Offload::Never, 1.0, |search| search.whole());
+impl Sought<'_> {
+    /// Why there is no plan, with what to change.
+    pub fn refusal(&self) -> PlanError {
+        if let Some(error) = self.lacks() {
+            return error;
+        }
+        let anything = self.with(self.request.offload, |_| u64::MAX, |sought| sought.plan());
+        if let Some(error) = self.too_large().filter(|_| anything.is_none()) {
+            return error;
+        }
         let budgets = self.budgets.iter().map(|budget| budget.bytes).collect();
-        PlanError::DoesNotFit { needed: resident, budgets, change: self.change() }
+        PlanError::DoesNotFit { needed: self.shortest().whole(), budgets, change: self.change() }
+    }
+
+    /// The search that needs the least memory.
+    const fn shortest(&self) -> Search<'_> {
+        self.search(self.costs.len() - 1)
+    }
+
+    /// What the adapter that binds the most can't bind of what can't be cut.
+    fn too_large(&self) -> Option<PlanError> {
+        let search = self.shortest();
+        let on = |(costs, budget): (&Vec<UnitCost>, &AdapterBudget)| {
+            let largest = costs.iter().map(UnitCost::largest_uncut).max_by_key(|(_, bytes)| *bytes)?;
+            (largest.1 > budget.max_binding).then_some((largest, *budget))
+        };
+        let too_large = search.costs.iter().zip(self.budgets).filter_map(on);
+        let ((what, bytes), budget) = too_large.max_by_key(|(_, budget)| budget.max_binding)?;
+        let change = format!("use a smaller {}", what.flag());
+        Some(PlanError::TooLarge { what, bytes, adapter: budget.number, limit: budget.max_binding, change })
     }
 
     /// Streaming more, if that is enough; else larger budgets, with as much streaming as the request allows.
     fn change(&self) -> String {
-        let layers = self.layers();
-        let fits = |offload| self.with(offload, 1.0, |search| search.first_fit());
+        let layers = self.search(0).layers();
+        let fits = |offload| self.with(offload, |bytes| bytes, |sought| sought.plan());
         let more = match self.request.offload {
-            Offload::Never => fits(Offload::AsNeeded).map(|plan| {
+            Offload::Never => fits(Offload::AsNeeded).map(|(plan, _)| {
                 let streamed = plan.placements.iter().filter(|p| p.residency == Residency::Streamed).count();
                 format!("--offload would stream {streamed} of its {} units from host memory", layers + 2)
             }),
@@ -65,9 +106,8 @@ impl Search<'_> {
             Offload::All => Offload::All,
             _ => Offload::AsNeeded,
         };
-        let fits = |factor: f64| self.with(offload, factor, |search| search.first_fit()).is_some();
-        let flag = if offload == self.request.offload { "" } else { " with --offload" };
-        let needed = self.with(offload, 1.0, |search| search.whole()) as f64;
+        let fits = |factor: f64| self.with(offload, |bytes| grown(bytes, factor), |sought| sought.plan()).is_some();
+        let needed = self.shortest().whole() as f64;
         let most = self.budgets.iter().map(|budget| budget.bytes.max(1)).min().unwrap_or(1) as f64;
         // Budgets that each hold everything hold it together.
         let (mut too_little, mut enough) = (1.0, (needed / most).max(1.0) * 2.0);
@@ -78,23 +118,23 @@ impl Search<'_> {
             let middle = f64::midpoint(too_little, enough);
             if fits(middle) { enough = middle } else { too_little = middle }
         }
+        let larger = |bytes| Bytes(grown(bytes, enough));
         let flags: Vec<String> = match self.budgets {
-            [budget] => vec![Bytes(grown(budget.bytes, enough)).as_flag()],
-            several => several
-                .iter()
-                .map(|budget| format!("{}={}", budget.number, Bytes(grown(budget.bytes, enough)).as_flag()))
-                .collect(),
+            [budget] => vec![larger(budget.bytes).as_flag()],
+            several => several.iter().map(|one| format!("{}={}", one.number, larger(one.bytes).as_flag())).collect(),
         };
-        let memory = flags.join(",");
+        // Where what is rounded up to holds it as the request is, nothing else need change.
+        let as_asked = self.with(self.request.offload, |bytes| larger(bytes).flagged().0, |sought| sought.plan());
+        let (memory, flag) = (flags.join(","), if as_asked.is_some() { "" } else { " with --offload" });
         format!("--memory {memory}{flag} would do, or a smaller --context-length, or a quantized checkpoint")
     }
 
-    /// The same search with another request and budgets grown by a factor.
-    fn with<R>(&self, offload: Offload, factor: f64, then: impl FnOnce(&Search<'_>) -> R) -> R {
-        let grow = |budget: &AdapterBudget| AdapterBudget { bytes: grown(budget.bytes, factor), ..*budget };
-        let budgets: Vec<AdapterBudget> = self.budgets.iter().map(grow).collect();
+    /// The same with another request and other budgets.
+    fn with<R>(&self, offload: Offload, bytes: impl Fn(u64) -> u64, then: impl FnOnce(&Sought<'_>) -> R) -> R {
+        let other = |budget: &AdapterBudget| AdapterBudget { bytes: bytes(budget.bytes), ..*budget };
+        let budgets: Vec<AdapterBudget> = self.budgets.iter().map(other).collect();
         let request = PlanRequest { offload, ..self.request };
-        then(&Search { budgets: &budgets, request, ..*self })
+        then(&Sought { costs: self.costs, budgets: &budgets, request })
     }
 }
 

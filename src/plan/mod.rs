@@ -2,7 +2,7 @@
 //!
 //! A [`Plan`] says where every unit goes; [`Plan::steps`] is what an executor plays for one forward. One adapter,
 //! several, streaming and mixtures are the same steps in different order. Nothing here touches a device. Invariant:
-//! a plan never gives an adapter more bytes than its budget.
+//! a plan never gives an adapter more bytes than its budget, nor a buffer that it can't bind.
 
 mod bytes;
 mod cost;
@@ -12,19 +12,21 @@ mod kernels;
 mod memory;
 mod pieces;
 mod policy;
+mod sought;
 mod steps;
 mod turns;
 
 pub use bytes::Bytes;
 pub use cost::{
-    AdapterLimits, CHOICES_IN_FLIGHT, UnitCost, buffer_bytes, largest_forward, slices, unit_costs, weight_type,
+    AdapterLimits, CHOICES_IN_FLIGHT, Uncut, UnitCost, buffer_bytes, largest_forward, slices, unit_costs, weight_type,
 };
 pub use error::PlanError;
 pub use estimate::{Bound, Estimate, HostCost, Rates};
 pub use kernels::{NodeKernels, halved, unit_kernels, unit_kernels_apart};
 pub use memory::{AdapterBytes, STAGING_SLOTS};
 pub use pieces::{LEAST_PIECE, chunks, pieces};
-pub use policy::{AdapterBudget, Offload, PlanRequest, plan};
+pub use policy::{AdapterBudget, Offload, PlanRequest};
+pub use sought::{Sought, plan};
 pub use steps::PlanStep;
 
 /// Which of the plan's adapters; an index into the executor's devices.

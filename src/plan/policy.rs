@@ -3,12 +3,13 @@
 //! Adapters take runs of neighbouring units in the order they are given in. Of all ways to cut the line of units, the
 //! one whose slowest adapter is fastest is taken: then a chunk of a prompt can follow the one before it without
 //! waiting, and layers lie where they are read soonest. An adapter that would only slow the others down gets none.
-//! Adapters that stream may then take turns (see `turns`).
+//! Adapters that stream may then take turns (see `turns`), and prefill chunks may be shorter where memory is short (see
+//! `sought`).
 
 use super::cost::buffer_bytes;
 use super::estimate::{Coming, Rates, Seconds};
 use super::memory::Tally;
-use super::{AdapterBytes, OffloadMode, Placement, Plan, PlanError, Residency, UnitCost};
+use super::{AdapterBytes, OffloadMode, Placement, Plan, Residency, UnitCost};
 
 /// What an adapter may be given, and what it can do.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,6 +18,8 @@ pub struct AdapterBudget {
     pub number: usize,
     /// Bytes it may hold in all.
     pub bytes: u64,
+    /// The most that it binds of one buffer, bytes.
+    pub max_binding: u64,
     /// Whether its kernels read memory of the host.
     pub reads_host: bool,
     /// Whether what the host fills and reads is in the host's memory instead: see [`AdapterBytes::taken`].
@@ -79,24 +82,6 @@ struct Best {
     start: usize,
     /// How far down [`Search::streamed`] it streams.
     level: usize,
-}
-
-/// Places every unit. `costs` are by adapter, by unit; the first unit is the embedding, the last the head.
-///
-/// # Errors
-/// No adapter, more layers to stream than there are, or budgets that don't hold what must be on an adapter.
-pub fn plan(costs: &[Vec<UnitCost>], budgets: &[AdapterBudget], request: &PlanRequest) -> Result<Plan, PlanError> {
-    if budgets.is_empty() {
-        return Err(PlanError::NoAdapter);
-    }
-    let search = Search { costs, budgets, request: *request, embedding_in_place: false };
-    if let Offload::Layers(wanted) = request.offload
-        && wanted > search.layers()
-    {
-        return Err(PlanError::TooManyLayers { wanted, layers: search.layers() });
-    }
-    let plan = search.first_fit().ok_or_else(|| search.does_not_fit())?;
-    Ok(search.in_turns(&plan).unwrap_or(plan))
 }
 
 impl Search<'_> {
@@ -198,6 +183,9 @@ impl Search<'_> {
     /// The least streaming that fits the run on the adapter, of what the request allows.
     fn level(&self, adapter: usize, start: usize, end: usize) -> Option<usize> {
         let AdapterBudget { bytes: budget, apart, .. } = self.budgets[adapter];
+        if !(start..end).all(|unit| self.binds(adapter, unit)) {
+            return None;
+        }
         let fits = |level: usize| self.bytes(adapter, start, end, level).taken(apart) <= budget;
         let (_, layers) = self.layers_in(start, end);
         let most = layers + self.ends(start, end).len();
@@ -216,6 +204,11 @@ impl Search<'_> {
                 Some(enough)
             }
         }
+    }
+
+    /// Whether the adapter binds every buffer of a unit that is never cut.
+    pub(super) fn binds(&self, adapter: usize, unit: usize) -> bool {
+        self.costs[adapter][unit].largest_uncut().1 <= self.budgets[adapter].max_binding
     }
 
     /// The first layer of a run, and how many it has.

@@ -18,7 +18,9 @@ impl Search<'_> {
         let speed = |plan: &Plan| plan.estimate(self.costs, self.budgets, &[1]).tokens_per_second;
         let taken = |bytes: AdapterBytes, adapter: AdapterId| bytes.taken(self.budgets[adapter].apart);
         let held = |adapter: AdapterId, costs: &[UnitCost]| taken(dealt.adapter_bytes(costs, adapter), adapter);
-        let fits = (0..dealt.adapters()).all(|at| held(at, &self.costs[at]) <= self.budgets[at].bytes);
+        let binds = |(unit, placed): (usize, &Placement)| self.binds(placed.adapter, unit);
+        let fits = (0..dealt.adapters()).all(|at| held(at, &self.costs[at]) <= self.budgets[at].bytes)
+            && dealt.placements.iter().enumerate().all(binds);
         (fits && speed(&dealt) > speed(plan)).then_some(dealt)
     }
 }

@@ -56,7 +56,7 @@ impl Sought<'_> {
         if let Some(error) = self.lacks() {
             return error;
         }
-        let anything = self.with(self.request.offload, |_| u64::MAX, |sought| sought.plan());
+        let anything = self.with(self.request.offload, |_| u64::MAX, |sought| sought.shortest().first_fit());
         if let Some(error) = self.too_large().filter(|_| anything.is_none()) {
             return error;
         }
@@ -106,7 +106,9 @@ impl Sought<'_> {
             Offload::All => Offload::All,
             _ => Offload::AsNeeded,
         };
-        let fits = |factor: f64| self.with(offload, |bytes| grown(bytes, factor), |sought| sought.plan()).is_some();
+        // What fits with a longer chunk does with the shortest.
+        let shortest = |sought: &Sought<'_>| sought.shortest().first_fit();
+        let fits = |factor: f64| self.with(offload, |bytes| grown(bytes, factor), shortest).is_some();
         let needed = self.shortest().whole() as f64;
         let most = self.budgets.iter().map(|budget| budget.bytes.max(1)).min().unwrap_or(1) as f64;
         // Budgets that each hold everything hold it together.

@@ -59,6 +59,6 @@ fn a_match_far_behind_the_last_one_is_found() {
 
 #[test]
 fn a_replacement_far_behind_the_last_one_is_made() {
-    let normalizer = json!({"type": "Replace", "pattern": {"Regex": r"\d(?=\d)"}, "content": "x"});
+    let normalizer = json!({"type": "Replace", "pattern": {"Regex": r"\d(?=(?:\d{3})*\b)"}, "content": "x"});
     check_end(&tokenizer(&[("normalizer", normalizer)]), "the cat ", 150_000, "1234567 the");
 }

@@ -142,20 +142,10 @@ impl ExecOptions {
 mod tests {
     use super::*;
     use crate::exec::rates::assumed;
-    use crate::gpu::AdapterLimits;
     use crate::plan::{AdapterBytes, Placement, Residency};
 
     fn adapter(kind: &str, bytes: AdapterBytes, host_bytes: u64) -> PlacedAdapter {
-        let limits = AdapterLimits {
-            max_binding: 0,
-            max_buffer: 0,
-            workgroup_storage: 0,
-            workgroup_invocations: 0,
-            subgroup_sizes: (0, 0),
-        };
-        let (name, backend, driver) = ("Some".into(), "vulkan".into(), String::new());
-        let (kind, pci_bus_id, features) = (kind.to_owned(), String::new(), Vec::new());
-        let info = AdapterInfo { index: 0, name, backend, kind, driver, pci_bus_id, memory: None, limits, features };
+        let info = AdapterInfo { backend: "vulkan".into(), kind: kind.to_owned(), ..AdapterInfo::default() };
         PlacedAdapter {
             budget: None,
             rates: assumed(&info),

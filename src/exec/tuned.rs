@@ -142,19 +142,17 @@ fn sound(entry: &Value) -> Result<TunedShape, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::AdapterLimits;
 
     fn info(name: &str, driver: &str) -> AdapterInfo {
-        let limits = AdapterLimits {
-            max_binding: 0,
-            max_buffer: 0,
-            workgroup_storage: 0,
-            workgroup_invocations: 0,
-            subgroup_sizes: (0, 0),
-        };
         let (name, driver, backend) = (name.into(), driver.into(), "vulkan".into());
-        let (kind, pci_bus_id, features) = ("discrete".into(), "01:00".into(), Vec::new());
-        AdapterInfo { index: 0, name, backend, kind, driver, pci_bus_id, memory: None, limits, features }
+        AdapterInfo {
+            name,
+            backend,
+            kind: "discrete".into(),
+            driver,
+            pci_bus_id: "01:00".into(),
+            ..AdapterInfo::default()
+        }
     }
 
     fn key(rows: usize) -> TuningKey {

@@ -7,7 +7,7 @@ use super::{DeviceOptions, GpuError, device};
 use crate::ops::{Traits, Tuning, Vendor};
 
 /// One adapter as the driver describes it.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
 pub struct AdapterInfo {
     /// Its place in the list, best first: what `--adapter` takes.
     pub index: usize,
@@ -30,7 +30,7 @@ pub struct AdapterInfo {
 }
 
 /// Limits of an adapter that decide how weights are cut and which kernels run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct AdapterLimits {
     /// Largest storage binding, bytes.
     pub max_binding: u64,
@@ -280,16 +280,7 @@ mod tests {
     use super::*;
 
     fn info(index: usize, name: &str, pci_bus_id: &str) -> AdapterInfo {
-        let (backend, kind, driver) = (String::new(), String::new(), String::new());
-        let limits = AdapterLimits {
-            max_binding: 0,
-            max_buffer: 0,
-            workgroup_storage: 0,
-            workgroup_invocations: 0,
-            subgroup_sizes: (0, 0),
-        };
-        let (name, pci_bus_id, features) = (name.into(), pci_bus_id.into(), Vec::new());
-        AdapterInfo { index, name, backend, kind, driver, pci_bus_id, memory: None, limits, features }
+        AdapterInfo { index, name: name.into(), pci_bus_id: pci_bus_id.into(), ..AdapterInfo::default() }
     }
 
     fn chosen(choice: &AdapterChoice, present: &[AdapterInfo]) -> Result<Vec<usize>, String> {

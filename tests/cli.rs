@@ -178,6 +178,7 @@ fn variables_give_way_to_what_is_typed() {
     for (typed, variables) in [
         (&["--adapters", "0,0"][..], &[("WGPT_ADAPTER", "host")][..]),
         (&["--adapter", "0"], &[("WGPT_ADAPTERS", "0,0")]),
+        (&["--adapter", "0"], &[("WGPT_ADAPTERS", "0,0"), ("WGPT_MEMORY", "0=1GiB,0=1GiB")]),
         (&["--memory", "1GiB"], &[("WGPT_MEMORY_FRACTION", "0.0001")]),
         (&[], &[("WGPT_QUANTIZE_HEAD", "q8_0"), ("WGPT_GROUP_SIZE", "32"), ("WGPT_REQUANTIZE", "1")]),
         (&["--quantize", "q4_0"], &[("WGPT_CALIBRATION", "no/such/text"), ("WGPT_ACT_ORDER", "1")]),
@@ -194,6 +195,7 @@ fn variables_give_way_to_what_is_typed() {
     for variables in [
         &[("WGPT_DRAFT_TOKENS", "3")][..],
         &[("WGPT_SEED", ""), ("WGPT_STOP", "")],
+        &[("WGPT_MEMORY", "1GiB"), ("WGPT_OFFLOAD", "all")],
         &[("WGPT_DRAFT_ADAPTER", "0"), ("WGPT_DRAFT_TOKENS", "3"), ("WGPT_SPECULATE", "lookup")],
     ] {
         let found = with(&few, variables);
@@ -215,6 +217,9 @@ fn variables_give_way_to_what_is_typed() {
         assert_eq!(found.code, Some(2), "{variables:?}: {}", found.stderr);
         assert!(found.stderr.contains(part), "{part}: {}", found.stderr);
     }
+    let partly = with(&["quantize", "--checkpoint", LLAMA], &[("WGPT_QUANTIZE", "q8_0")]);
+    let names = |flag: &str| partly.stderr.split("Usage").next().is_some_and(|missing| missing.contains(flag));
+    assert!(names("--output") && !names("--quantize"), "only what is missing: {}", partly.stderr);
     assert!(
         with(&["generate", "--help"], &[("WGPT_SEED", "")]).stdout.contains("WGPT_SEED"),
         "help tells of them still"

@@ -226,6 +226,8 @@ fn wrong_flags_are_refused_with_what_is_right() {
         (&["--memory-fraction", "1.5"], &["at most 1"]),
         (&["--adapters", "0"], &["--adapters", "compute nothing"]),
         (&["--offload", "some"], &["--offload", "number of layers"]),
+        (&["--adapter", "host", "--offload"], &["--adapter host"]),
+        (&["--adapter", "0", "--memory", "0=1GiB,1=2GiB"], &["2 entries", "--adapter 0"]),
     ];
     for (flags, parts) in usage {
         fails(&[&["plan"][..], flags].concat(), 2, parts);
@@ -234,7 +236,6 @@ fn wrong_flags_are_refused_with_what_is_right() {
         (&["--adapters", "64"], &["not 64 adapters", "0,0"]),
         (&["--adapters", "0,Voodoo2"], &["Voodoo2", "there are"]),
         (&["--adapters", "0,host"], &["the host computes alone"]),
-        (&["--adapter", "host", "--offload"], &["--adapter host"]),
         (&["--adapter", "host"], &["nothing to plan"]),
         (&["--memory", "99=1GiB"], &["no adapter 99"]),
         (&["--offload", "9"], &["8 layers", "--offload all"]),

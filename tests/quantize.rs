@@ -240,7 +240,7 @@ fn every_end_of_text_of_a_folder_is_written_or_it_is_refused() {
     // More than there are words for; and a letter, which as an end would be looked for inside words.
     for (ids, parts) in [
         ("[0, 1, 2, 3]", &["the tokens [0, 1, 3] beside EOS", "words for 2 of these", "generation_config.json"][..]),
-        ("[0, 72]", &["other ids from token"]),
+        ("[0, 72]", &["other ids from token", "leave them out of eos_token_id"]),
     ] {
         let (_folder, checkpoint) = ending_with(ids);
         let error = write(&checkpoint, quantize("f32"), scratch.path()).map(|_| ()).expect_err("it is refused");

@@ -1,7 +1,7 @@
 //! Where an output lies until it is whole: beside its place, under its name and the number of the process that writes it.
 //!
 //! Renaming then moves no bytes, and two processes never write to one file. Invariant: only what a process that has ended
-//! left is ever deleted.
+//! left is ever deleted; processes that this one can't see, as on another machine or in a container, count as ended.
 
 use std::path::{Path, PathBuf};
 

@@ -15,6 +15,7 @@ use super::kv_cache_args::KvCacheArgs;
 use super::placement::PlacementArgs;
 use super::quantize_args::{QuantizeArgs, QuantizeCommandArgs};
 use super::speculation::SpeculationArgs;
+use super::usage::Wrong;
 
 /// LLM inference on any GPU through wgpu.
 #[derive(Debug, Parser)]
@@ -128,6 +129,14 @@ pub(super) struct ModelArgs {
     /// No timings, memory figures or progress on stderr; errors still are
     #[arg(long, short, env = "WGPT_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
     pub(super) quiet: bool,
+}
+
+impl ModelArgs {
+    /// Refuses flags that don't go together; `rounds` says whether the weights are needed, not just their sizes.
+    pub(super) fn check(&self, rounds: bool) -> Result<(), Wrong> {
+        self.quantize.check(rounds)?;
+        self.placement.check()
+    }
 }
 
 /// The room of the KV cache.

@@ -92,10 +92,7 @@ impl CompareArgs {
             let own = if of_a.is_gptq() { of_a.calibration.clone() } else { std::mem::take(&mut of_a.calibration) };
             quantize.calibration = own;
         }
-        let mut placement = self.placement.clone();
-        if self.adapter_b.is_some() {
-            placement = PlacementArgs { adapter: self.adapter_b.clone(), adapters: None, ..placement };
-        }
+        let placement = self.adapter_b.as_ref().map_or_else(|| self.placement.clone(), |one| self.placement.on(one));
         let model = |path: &PathBuf, placement, kv_cache, quantize| ModelArgs {
             checkpoint: CheckpointArgs { checkpoint: Some(path.clone()) },
             placement,
@@ -138,6 +135,13 @@ mod tests {
         assert!(a.quantize.wanted().is_some() && b.quantize.wanted().is_none(), "for A alone");
         assert_eq!(b.placement.choice(), wgpt::gpu::AdapterChoice::Host, "B's own place");
         assert_ne!(a.placement.choice(), b.placement.choice(), "and not A's");
+        let typed = ["compare", "one", "--text", "t", "--adapters", "0,0", "--memory", "0=1GiB,0=2GiB"];
+        let memory =
+            |of_b: &[&str]| Typed::parse_from([&typed[..], of_b].concat()).compare.models()[1].placement.memory();
+        assert!(matches!(memory(&[]), wgpt::exec::MemoryLimit::By(all) if all.len() == 2), "A's place, A's budgets");
+        let one = memory(&["--adapter-b", "0"]);
+        assert!(matches!(one, wgpt::exec::MemoryLimit::By(own) if own.len() == 1), "one use, one budget");
+        assert_eq!(memory(&["--adapter-b", "host"]), wgpt::exec::MemoryLimit::Default, "the host has none");
         let typed = ["compare", "one", "--text", "t", "--quantize-b", "gptq.int4", "--calibration", "c"];
         let [a, b] = Typed::parse_from(typed).compare.models();
         assert!(a.quantize.gptq().is_none(), "A is not rounded");

@@ -4,11 +4,13 @@
 //! flags that say two things about one adapter are refused, never ranked.
 
 use clap::Args;
+use clap::error::ErrorKind;
 use wgpt::exec::{Activations, MemoryLimit, TunedShapes};
 use wgpt::gpu::AdapterChoice;
 use wgpt::plan::{Offload, OffloadMode};
 
 use super::tuned;
+use super::usage::Wrong;
 
 /// Which adapters compute, how much of their memory is used, and what is streamed to them.
 #[derive(Debug, Clone, Default, Args)]
@@ -81,6 +83,40 @@ impl PlacementArgs {
     /// How much to stream.
     pub(super) fn offload(&self) -> Offload {
         self.offload.unwrap_or_default()
+    }
+
+    /// Refuses what one adapter, or the host, has no use for.
+    pub(super) fn check(&self) -> Result<(), Wrong> {
+        let Some(adapter) = &self.adapter else { return Ok(()) };
+        let why = match (self.choice(), &self.memory) {
+            (AdapterChoice::Host, memory) => {
+                let about_adapters = memory.is_some() || self.memory_fraction.is_some() || self.offload.is_some();
+                about_adapters.then(|| {
+                    "--memory, --memory-fraction and --offload are about adapters: leave them out with --adapter host"
+                        .to_owned()
+                })
+            }
+            (_, Some(MemoryLimit::By(entries))) if entries.len() > 1 => Some(format!(
+                "--memory has {} entries, and --adapter {adapter} is one: leave the others out",
+                entries.len()
+            )),
+            _ => None,
+        };
+        why.map_or(Ok(()), |why| Err((ErrorKind::ArgumentConflict, why)))
+    }
+
+    /// The same on this adapter alone, without what is said of others.
+    pub(super) fn on(&self, one: &str) -> Self {
+        let mut own = Self { adapter: Some(one.to_owned()), adapters: None, ..self.clone() };
+        if own.choice() == AdapterChoice::Host {
+            return Self { memory: None, memory_fraction: None, offload: None, ..own };
+        }
+        if let Some(MemoryLimit::By(entries)) = &mut own.memory {
+            entries.retain(|(choice, _)| *choice == adapter(one));
+            entries.truncate(1);
+        }
+        own.memory = own.memory.filter(|memory| *memory != MemoryLimit::By(vec![]));
+        own
     }
 }
 

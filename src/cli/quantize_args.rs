@@ -114,7 +114,8 @@ impl QuantizeArgs {
 impl QuantizeCommandArgs {
     /// Refuses flags of one method given with another.
     pub(super) fn check(&self) -> Result<(), Wrong> {
-        check(Some(self.quantize), self.quantize_head, &self.calibration, true)
+        check(Some(self.quantize), self.quantize_head, &self.calibration, true)?;
+        self.placement.check()
     }
 }
 

@@ -16,6 +16,8 @@ use super::args::{BenchFormat, Cli, Command};
 /// What is wrong with flags that are right one by one: as clap would call it, and in words.
 pub(super) type Wrong = (ErrorKind, String);
 
+const MISSING: ErrorKind = ErrorKind::MissingRequiredArgument;
+
 /// Reads the command line; ends the program where that is wrong or asks for help.
 pub(super) fn parse() -> Cli {
     let typed: Vec<OsString> = std::env::args_os().collect();
@@ -26,7 +28,16 @@ pub(super) fn parse() -> Cli {
         error.exit()
     }
     let variables = taken(&typed);
-    read(&typed, &|name| variables.iter().any(|taken| taken == name)).unwrap_or_else(|error| error.exit())
+    let error = match read(&typed, &|name| variables.iter().any(|taken| taken == name)) {
+        Ok(cli) => return cli,
+        Err(error) => error,
+    };
+    // Where something is missing no variable fits; what those give is not missing.
+    let given = set();
+    match read(&typed, &|name| given.iter().any(|given| given == name)) {
+        Err(less) if (error.kind(), less.kind()) == (MISSING, MISSING) => less.exit(),
+        _ => error.exit(),
+    }
 }
 
 /// The variables that go with what was typed.
@@ -60,7 +71,7 @@ fn set() -> Vec<OsString> {
 
 /// Whether an error is of one argument beside another, or without it.
 const fn is_about_others(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::ArgumentConflict | ErrorKind::MissingRequiredArgument)
+    matches!(kind, ErrorKind::ArgumentConflict | MISSING)
 }
 
 /// What was typed, with these variables.
@@ -83,19 +94,19 @@ fn read(typed: &[OsString], variables: &dyn Fn(&OsStr) -> bool) -> Result<Cli, E
 /// Rules that go by values, of which clap has none.
 fn check(command: &Command) -> Result<(), Wrong> {
     match command {
-        Command::Generate(args) => args.model.quantize.check(true),
-        Command::Chat(args) => args.model.quantize.check(true),
-        Command::Logits(args) => args.model.quantize.check(true),
-        Command::Perplexity(args) => args.model.quantize.check(true),
-        Command::Compare(args) => args.models().iter().try_for_each(|model| model.quantize.check(true)),
+        Command::Generate(args) => args.model.check(true),
+        Command::Chat(args) => args.model.check(true),
+        Command::Logits(args) => args.model.check(true),
+        Command::Perplexity(args) => args.model.check(true),
+        Command::Compare(args) => args.models().iter().try_for_each(|model| model.check(true)),
         Command::Inspect(args) => args.quantize.check(false),
-        Command::Plan(args) => args.model.quantize.check(false),
+        Command::Plan(args) => args.model.check(false),
         Command::Quantize(args) => args.check(),
         Command::Bench(args) if args.profile && args.format == BenchFormat::Csv => {
             let why = "--profile has no form in CSV: give --format json or md with it, or leave it out";
             Err((ErrorKind::ArgumentConflict, why.into()))
         }
-        Command::Bench(args) => args.model.quantize.check(true),
+        Command::Bench(args) => args.model.check(true),
         Command::Tokenize(_) | Command::Adapters(_) | Command::Tune(_) | Command::Cache(_) => Ok(()),
     }
 }

@@ -67,7 +67,7 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: &str| python::strftime(python::now(), format));
         environment.add_filter("tojson", tojson);
-        // Not Python's, and their stack grows faster than with the depth of what they show.
+        // For people who write templates, not for prompts; their stack grows faster than with the depth of what they show.
         environment.remove_filter("pprint");
         environment.remove_global("debug");
         environment.set_fuel(Some(FUEL));

@@ -5,7 +5,7 @@
 
 use clap::Args;
 use clap::error::ErrorKind;
-use wgpt::exec::{Activations, MemoryLimit, TunedShapes};
+use wgpt::exec::{Activations, ExecError, MemoryLimit, TunedShapes};
 use wgpt::gpu::AdapterChoice;
 use wgpt::plan::{Offload, OffloadMode};
 
@@ -91,10 +91,7 @@ impl PlacementArgs {
         let why = match (self.choice(), &self.memory) {
             (AdapterChoice::Host, memory) => {
                 let about_adapters = memory.is_some() || self.memory_fraction.is_some() || self.offload.is_some();
-                about_adapters.then(|| {
-                    "--memory, --memory-fraction and --offload are about adapters: leave them out with --adapter host"
-                        .to_owned()
-                })
+                about_adapters.then(|| ExecError::HostNeedsNoMemory.to_string())
             }
             (_, Some(MemoryLimit::By(entries))) if entries.len() > 1 => Some(format!(
                 "--memory has {} entries, and --adapter {adapter} is one: leave the others out",

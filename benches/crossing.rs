@@ -26,7 +26,7 @@ struct End {
 
 impl End {
     fn open(adapter: usize) -> Result<Self, GpuError> {
-        let device = Device::open(adapter, DeviceOptions::default())?;
+        let device = Device::open(adapter, DeviceOptions { sibling: true, ..DeviceOptions::default() })?;
         let most = SIZES[SIZES.len() - 1];
         let state = device.buffer("state", most, Usage::Activations)?;
         let readback = device.readback("readback", most)?;

@@ -29,7 +29,8 @@ fn lowered(checkpoint: &Checkpoint) -> Graph {
 }
 
 fn gpu(checkpoint: &Checkpoint, plan: &Plan) -> GpuExecutor {
-    let open = |_| Device::open(all_adapters()[0].index, DeviceOptions::default()).expect("the adapter opens");
+    let options = DeviceOptions { sibling: plan.adapters() > 1, ..DeviceOptions::default() };
+    let open = |_| Device::open(all_adapters()[0].index, options).expect("the adapter opens");
     let devices = (0..plan.adapters()).map(open).collect();
     let (graph, source) = (lowered(checkpoint), WeightSource::new(checkpoint));
     GpuExecutor::new(graph, plan, devices, source, GpuOptions::default(), &mut |_| ()).expect("it loads")

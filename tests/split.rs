@@ -38,7 +38,8 @@ fn executor(devices: &[DeviceOptions], streamed: Option<OffloadMode>) -> Result<
     let (placements, offload_mode) = ((0..units).map(place).collect(), streamed.unwrap_or_default());
     let plan = Plan { placements, ring_slots: 2, offload_mode, in_place: false };
     let adapter = all_adapters()[0].index;
-    let devices = devices.iter().map(|options| Device::open(adapter, *options)).collect::<Result<_, _>>()?;
+    let open = |options: &DeviceOptions| Device::open(adapter, DeviceOptions { sibling: true, ..*options });
+    let devices = devices.iter().map(open).collect::<Result<_, _>>()?;
     let options = GpuOptions { prefill_chunk: 64, least_piece: 16 };
     GpuExecutor::new(graph, &plan, devices, WeightSource::new(&checkpoint), options, &mut |_| ())
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use wgpt::exec::{self, ExecOptions, MemoryLimit, describe_checkpoint};
-use wgpt::gpu::{AdapterChoice, choose};
+use wgpt::gpu::{AdapterChoice, DeviceOptions, choose};
 use wgpt::plan::{Bytes, Offload};
 use wgpt::session::{Draft, DraftModel, PromptLookup, Session};
 use wgpt::tokenizer::Tokenizer;
@@ -120,6 +120,8 @@ fn draft_model(
         context_length: Some(length.min(spec.max_context_length)),
         kv_format: None,
         quantize: None,
+        // Each guess is followed by a forward of the model, most often on the same adapter.
+        device: DeviceOptions { sibling: true, ..DeviceOptions::default() },
         ..resolve::options(model, context)
     };
     let loaded = resolve::open(&draft, &draft.checkpoint, &options, notes);

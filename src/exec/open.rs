@@ -257,13 +257,25 @@ fn check_budgets(found: &[Candidate], options: &ExecOptions, present: &[AdapterI
 }
 
 /// Opens an adapter as the options say.
-pub(super) fn open_device(index: usize, options: &ExecOptions) -> Result<Device, GpuError> {
-    let mut device = Device::open(index, options.device)?;
+pub(super) fn open_device(index: usize, device: DeviceOptions, options: &ExecOptions) -> Result<Device, GpuError> {
+    let mut device = Device::open(index, device)?;
     options.tuned.apply(&mut device);
     if let Some(folder) = &options.pipelines {
         device.keep_pipelines(folder);
     }
     Ok(device)
+}
+
+/// Opens the adapters of a plan; devices that have one in common, with each other or with another model's, as siblings.
+fn open_devices(placed: &Placed, options: &ExecOptions) -> Result<Vec<Device>, GpuError> {
+    let indices: Vec<usize> = placed.adapters.iter().map(|adapter| adapter.info.index).collect();
+    let open = |index: &usize| {
+        let twice = indices.iter().filter(|other| *other == index).count() > 1;
+        let beside = options.taken.is_some_and(|(taken, _)| taken == *index);
+        let sibling = options.device.sibling || twice || beside;
+        open_device(*index, DeviceOptions { sibling, ..options.device }, options)
+    };
+    indices.iter().map(open).collect()
 }
 
 /// Opens the adapters of a plan. Where one of them does not hold its part after all, the next smaller plan is made.
@@ -283,8 +295,7 @@ fn open_placed(
             let (index, count, held) = (part.info.index, units.count(), Bytes(part.bytes.taken(part.apart)));
             tracing::info!("plan: {count} units on adapter {index}, {streamed} of them streamed, {held} held there");
         }
-        let devices = placed.adapters.iter().map(|adapter| open_device(adapter.info.index, &options));
-        let devices = devices.collect::<Result<Vec<_>, _>>()?;
+        let devices = open_devices(&placed, &options)?;
         match GpuExecutor::build(graph, &placed.plan, devices, source, (placed.extents, placed.least_piece), progress) {
             Ok(executor) => {
                 executor.save_pipelines();

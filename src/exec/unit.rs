@@ -48,7 +48,7 @@ impl UnitPlace {
         }
         match choose(&options.adapter, &adapters()) {
             Err(GpuError::NoAdapter) if options.adapter == AdapterChoice::Default => Ok(Self::Host),
-            found => Ok(Self::Adapter(Box::new(open_device(found?[0].index, options)?))),
+            found => Ok(Self::Adapter(Box::new(open_device(found?[0].index, options.device, options)?))),
         }
     }
 

@@ -8,6 +8,7 @@ use super::adapter::{AdapterInfo, DeviceProfile, enumerate, traits, vendor};
 use super::error::GpuError;
 use super::pipeline::{Module, ModuleKey, Pipeline, PipelineKey};
 use super::pipeline_cache::{KeptPipelines, file_name};
+use super::siblings::{self, Opened};
 use crate::ops::{AdapterClass, Traits, Tuning, Vendor};
 
 /// How much of the adapter to use: lower tiers are for tests and for working around drivers.
@@ -41,6 +42,8 @@ pub struct DeviceOptions {
     pub max_memory: Option<u64>,
     /// Be lost after so many submissions, as a device that is unplugged or reset is.
     pub lost_after: Option<u64>,
+    /// Hand on to others that are opened like this on the same adapter, as fast as its driver can (see `siblings`).
+    pub sibling: bool,
 }
 
 /// What a buffer is for.
@@ -142,35 +145,30 @@ impl Device {
     /// # Errors
     /// No such adapter, or the driver's refusal.
     pub fn open(index: usize, options: DeviceOptions) -> Result<Self, GpuError> {
-        let mut found = enumerate();
-        if found.is_empty() {
-            return Err(GpuError::NoAdapter);
-        }
-        if index >= found.len() {
-            let present = found.iter().map(|(info, _)| format!("{}: {}", info.index, info.name)).collect();
-            return Err(GpuError::UnknownAdapter { wanted: index.to_string(), present });
-        }
-        let (info, adapter) = found.swap_remove(index);
+        let (info, adapter) = find(index)?;
         let (features, limits) = request(&adapter, options.tier);
-        let descriptor = wgpu::DeviceDescriptor {
-            label: Some("wgpt"),
-            required_features: features,
-            required_limits: limits.clone(),
-            // SAFETY: cooperative matrices are the only experimental feature asked for; the one kernel that uses
-            // them keeps within the shapes the adapter lists.
-            experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
-            memory_hints: wgpu::MemoryHints::Performance,
-            trace: wgpu::Trace::Off,
-        };
-        let opened = pollster::block_on(adapter.request_device(&descriptor));
-        let (raw, queue) =
+        let descriptor = descriptor(features, &limits);
+        let sibling = options.sibling.then(|| siblings::open(&adapter, &descriptor)).flatten();
+        let opened = sibling.map_or_else(|| pollster::block_on(adapter.request_device(&descriptor)), Ok);
+        let opened =
             opened.map_err(|error| GpuError::Open { adapter: info.name.clone(), reason: error.to_string() })?;
+        let profile = profile(&adapter, features, &limits, options);
+        Ok(Self::of(opened, info, profile, file_name(&adapter.get_info()), options))
+    }
+
+    pub(super) fn of(
+        (raw, queue): Opened,
+        info: AdapterInfo,
+        profile: DeviceProfile,
+        pipeline_file: Option<String>,
+        options: DeviceOptions,
+    ) -> Self {
         let fault = Arc::new(Mutex::new(None));
         watch(&raw, &fault);
-        let DeviceProfile { traits, max_binding, reads_host } = profile(&adapter, features, &limits, options);
-        tracing::info!("adapter {index} opened: {} ({}, {})", info.name, info.backend, info.driver);
-        tracing::debug!("adapter {index}: {traits:?}");
-        Ok(Self {
+        let DeviceProfile { traits, max_binding, reads_host } = profile;
+        tracing::info!("adapter {} opened: {} ({}, {})", info.index, info.name, info.backend, info.driver);
+        tracing::debug!("adapter {}: {traits:?}", info.index);
+        Self {
             traits,
             max_binding,
             reads_host,
@@ -180,7 +178,7 @@ impl Device {
             emulates: options.tier == Tier::EmulatedMatrix,
             modules: Mutex::default(),
             pipelines: Mutex::default(),
-            pipeline_file: file_name(&adapter.get_info()),
+            pipeline_file,
             kept: None,
             info,
             raw,
@@ -188,7 +186,7 @@ impl Device {
             fault,
             last: Mutex::default(),
             submissions_left: AtomicU64::new(options.lost_after.map_or(u64::MAX, |after| after.max(1))),
-        })
+        }
     }
 
     /// Allocates a buffer, zeroed.
@@ -288,6 +286,33 @@ pub(super) fn profile(
     let vulkan = adapter.get_info().backend == wgpu::Backend::Vulkan;
     let reads_host = vulkan && features.contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS);
     DeviceProfile { traits, max_binding: max_binding / BINDING_ALIGN * BINDING_ALIGN, reads_host }
+}
+
+/// The adapter at this place of [`super::adapters`], with its handle.
+fn find(index: usize) -> Result<(AdapterInfo, wgpu::Adapter), GpuError> {
+    let mut found = enumerate();
+    if found.is_empty() {
+        return Err(GpuError::NoAdapter);
+    }
+    if index >= found.len() {
+        let present = found.iter().map(|(info, _)| format!("{}: {}", info.index, info.name)).collect();
+        return Err(GpuError::UnknownAdapter { wanted: index.to_string(), present });
+    }
+    Ok(found.swap_remove(index))
+}
+
+/// What wgpu is asked for.
+pub(super) fn descriptor(features: wgpu::Features, limits: &wgpu::Limits) -> wgpu::DeviceDescriptor<'static> {
+    wgpu::DeviceDescriptor {
+        label: Some("wgpt"),
+        required_features: features,
+        required_limits: limits.clone(),
+        // SAFETY: cooperative matrices are the only experimental feature asked for; the one kernel that uses
+        // them keeps within the shapes the adapter lists.
+        experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
+        memory_hints: wgpu::MemoryHints::Performance,
+        trace: wgpu::Trace::Off,
+    }
 }
 
 /// The features and limits to open an adapter with.

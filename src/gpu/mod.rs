@@ -12,6 +12,7 @@ mod memory;
 mod pipeline;
 mod pipeline_cache;
 mod profile;
+mod siblings;
 mod submission;
 
 pub use adapter::{AdapterChoice, AdapterInfo, AdapterLimits, DeviceProfile, adapters, choose, profiles};

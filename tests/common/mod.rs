@@ -48,7 +48,8 @@ impl Devices {
     ) -> R {
         let adapter = all_adapters()[0].index;
         while self.0.len() < plan.adapters() {
-            self.0.push(Device::open(adapter, DeviceOptions::default()).expect("the adapter opens"));
+            let options = DeviceOptions { sibling: true, ..DeviceOptions::default() };
+            self.0.push(Device::open(adapter, options).expect("the adapter opens"));
         }
         let others = self.0.split_off(plan.adapters());
         let (devices, source) = (std::mem::take(&mut self.0), WeightSource::new(checkpoint));

@@ -74,7 +74,7 @@ mod vulkan {
 
     /// The queue family that siblings take.
     ///
-    /// Only where it was measured: NVIDIA's contexts take 150 µs to change, its queues without graphics 20, those with
+    /// Only where it was measured: NVIDIA's contexts take 150 µs to change, its queues without graphics 20 to 60, those with
     /// graphics as long as contexts (docs/speed.md). wgpu's barriers name graphics stages on queues that have none, as
     /// they do on adapters without graphics; NVIDIA's driver is one that is known not to mind.
     pub(super) fn family(adapter: &wgpu::Adapter) -> Option<u32> {

@@ -25,8 +25,8 @@ struct End {
 }
 
 impl End {
-    fn open(adapter: usize) -> Result<Self, GpuError> {
-        let device = Device::open(adapter, DeviceOptions { sibling: true, ..DeviceOptions::default() })?;
+    fn open(adapter: usize, sibling: bool) -> Result<Self, GpuError> {
+        let device = Device::open(adapter, DeviceOptions { sibling, ..DeviceOptions::default() })?;
         let most = SIZES[SIZES.len() - 1];
         let state = device.buffer("state", most, Usage::Activations)?;
         let readback = device.readback("readback", most)?;
@@ -64,7 +64,7 @@ fn main() -> Result<(), GpuError> {
     let value = arguments.iter().position(|argument| argument == "--adapters").and_then(|at| arguments.get(at + 1));
     let adapters: Vec<usize> = value.map_or("0,0", String::as_str).split(',').flat_map(str::parse).collect();
     let [first, second] = adapters[..] else { panic!("--adapters takes two indices of `wgpt adapters`, as 0,1") };
-    let ends = [End::open(first)?, End::open(second)?];
+    let ends = [End::open(first, first == second)?, End::open(second, first == second)?];
     println!("{first}: {} to {second}: {}", ends[0].device.info.name, ends[1].device.info.name);
     let (warm_up, measured) = if smoke { (Duration::ZERO, Duration::ZERO) } else { (WARM_UP, MEASURED) };
     println!("{:>12} {:>12} {:>12} {:>12}", "bytes", "median µs", "best µs", "GB/s");

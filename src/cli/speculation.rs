@@ -111,6 +111,8 @@ fn draft_model(
         Some(name) => adapter(name),
         None => first(model.placement.choice()),
     };
+    // The two take turns there.
+    let sibling = meet(&adapter, &model.placement.choice());
     let options = ExecOptions {
         memory: memory(&adapter, model.placement.memory()),
         adapter,
@@ -120,8 +122,7 @@ fn draft_model(
         context_length: Some(length.min(spec.max_context_length)),
         kv_format: None,
         quantize: None,
-        // Each guess is followed by a forward of the model, most often on the same adapter.
-        device: DeviceOptions { sibling: true, ..DeviceOptions::default() },
+        device: DeviceOptions { sibling, ..DeviceOptions::default() },
         ..resolve::options(model, context)
     };
     let loaded = resolve::open(&draft, &draft.checkpoint, &options, notes);
@@ -141,6 +142,16 @@ fn first(choice: AdapterChoice) -> AdapterChoice {
         AdapterChoice::List(mut list) if !list.is_empty() => first(list.swap_remove(0)),
         single => single,
     }
+}
+
+/// Whether two models may be on one adapter.
+fn meet(draft: &AdapterChoice, model: &AdapterChoice) -> bool {
+    let present = resolve::adapters();
+    let indices = |choice| -> Vec<usize> {
+        choose(choice, &present).map_or_else(|_| Vec::new(), |found| found.iter().map(|info| info.index).collect())
+    };
+    let model = indices(model);
+    indices(draft).iter().any(|index| model.contains(index))
 }
 
 /// What of the model's memory limits concerns the draft's adapter.

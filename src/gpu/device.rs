@@ -42,7 +42,8 @@ pub struct DeviceOptions {
     pub max_memory: Option<u64>,
     /// Be lost after so many submissions, as a device that is unplugged or reset is.
     pub lost_after: Option<u64>,
-    /// Hand on to others that are opened like this on the same adapter, as fast as its driver can (see `siblings`).
+    /// Share the driver's device with others opened like this on the same adapter, where handing over between them is
+    /// faster so. They are lost together.
     pub sibling: bool,
 }
 
@@ -156,6 +157,7 @@ impl Device {
         Ok(Self::of(opened, info, profile, file_name(&adapter.get_info()), options))
     }
 
+    /// Takes over what wgpu opened: its errors become values.
     pub(super) fn of(
         (raw, queue): Opened,
         info: AdapterInfo,

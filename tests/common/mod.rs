@@ -48,6 +48,7 @@ impl Devices {
     ) -> R {
         let adapter = all_adapters()[0].index;
         while self.0.len() < plan.adapters() {
+            // As those of a plan on one adapter are.
             let options = DeviceOptions { sibling: true, ..DeviceOptions::default() };
             self.0.push(Device::open(adapter, options).expect("the adapter opens"));
         }

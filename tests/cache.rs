@@ -448,6 +448,22 @@ fn damage_is_said_on_stderr() {
 }
 
 #[test]
+#[cfg(unix)]
+fn what_can_t_be_opened_is_left_as_it_is() {
+    let cache = tempfile::tempdir().expect("a scratch folder");
+    let (plain, _) = run(cache.path(), GENERATE);
+    let all = files(&cache.path().join("wgpt/packed"));
+    for file in &all[..2] {
+        std::fs::remove_file(file).expect("removed");
+        std::os::unix::fs::symlink(file, file).expect("a link to itself can't be opened");
+    }
+    let (text, stderr) = run(cache.path(), GENERATE);
+    assert_eq!(text, plain, "the right text");
+    assert!(stderr.contains("(and 1 other files); left as it is"), "one line: {stderr}");
+    assert!(all[..2].iter().all(|file| file.is_symlink()), "they are still there");
+}
+
+#[test]
 fn a_cache_that_can_t_be_written_is_said_and_done_without() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let file = folder.path().join("file");
@@ -456,6 +472,7 @@ fn a_cache_that_can_t_be_written_is_said_and_done_without() {
     let (text, stderr) = run(&file, GENERATE);
     assert_eq!(text, plain, "the same text");
     assert_eq!(stderr.matches("packed weights can't be kept").count(), 1, "{stderr}");
+    assert!(!stderr.contains("damaged"), "there is nothing yet: {stderr}");
 }
 
 #[test]

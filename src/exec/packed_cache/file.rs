@@ -49,6 +49,8 @@ pub(super) enum Unusable {
     Stale,
     /// It is not as it was written.
     Damaged(String),
+    /// It can't be opened; nothing is known of what is in it.
+    Unreadable(String),
 }
 
 /// Why a file was not written.
@@ -63,8 +65,14 @@ pub(super) enum NotWritten {
 impl PackedFile {
     /// Opens a file that is to say this of itself.
     pub(super) fn open(path: &Path, expected: &Header) -> Result<Self, Unusable> {
-        let map = MappedFile::open(path).map_err(|error| match error {
-            CheckpointError::Io { source, .. } if source.kind() == ErrorKind::NotFound => Unusable::Missing,
+        let map = MappedFile::open(path).map_err(|error| match &error {
+            // Of a folder that is none: what can't be written there is said once.
+            CheckpointError::Io { source, .. }
+                if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                Unusable::Missing
+            }
+            CheckpointError::Io { .. } => Unusable::Unreadable(error.to_string()),
             error => Unusable::Damaged(error.to_string()),
         })?;
         let json = header_json(&map).map_err(Unusable::Damaged)?;

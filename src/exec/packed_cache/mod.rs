@@ -185,7 +185,7 @@ fn cached(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<CachedWeights, ExecError> {
     let mut cached = CachedWeights::new(made);
-    let mut missing = Vec::new();
+    let (mut missing, mut unreadable) = (Vec::new(), Vec::new());
     for unit in units {
         match PackedFile::open(&unit.path, &unit.header) {
             Ok(file) => {
@@ -199,8 +199,16 @@ fn cached(
                 report.notices.push(damaged(&unit.path, &reason));
                 drop(std::fs::remove_file(&unit.path));
             }
+            Err(Unusable::Unreadable(reason)) => {
+                unreadable.push(reason);
+                continue;
+            }
         }
         missing.push(unit);
+    }
+    if let [first, others @ ..] = &*unreadable {
+        let more = if others.is_empty() { String::new() } else { format!(" (and {} other files)", others.len()) };
+        report.notices.push(format!("{first}{more}; left as it is, and packed from the checkpoint for this run"));
     }
     let needed = missing.iter().map(Unit::bytes).sum();
     if missing.is_empty() {

@@ -318,6 +318,7 @@ fn a_plan_says_where_what_and_how_fast() {
     assert_eq!(units.len(), 10, "embedding, eight layers, head");
     assert_eq!(units.iter().filter(|unit| unit["residency"] == "streamed").count(), 4, "{planned}");
     assert!(planned["host_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "streamed weights are on the host");
+    assert_eq!(planned["host_memory"]["weights"], planned["host_bytes"], "{planned}");
     assert!(planned["decode"]["tokens_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{planned}");
 }
 
@@ -575,8 +576,14 @@ fn an_adapter_with_less_memory_than_it_said_gets_the_next_smaller_plan() {
     assert!(plan.placements.iter().any(|p| p.residency == Residency::Streamed), "some of it is streamed: {plan:?}");
     assert!(logits(&mut *executor, &tokens) == expected, "the same logits");
     let never = ExecOptions { device, offload: Offload::Never, ..plain };
-    let error = open(&checkpoint, &never, &mut |_| ()).err().expect("it does not fit").to_string();
+    let refused =
+        |options: &ExecOptions| open(&checkpoint, options, &mut |_| ()).err().expect("it does not fit").to_string();
+    let error = refused(&never);
     assert!(error.contains("does not fit") && error.contains("--offload"), "{error}");
+    let tiny = DeviceOptions { max_memory: Some(limit / 20), ..DeviceOptions::default() };
+    let error = refused(&ExecOptions { device: tiny, ..never });
+    assert!(error.contains("planning again with") && error.contains("does not fit"), "what was refused: {error}");
+    assert!(!error.contains("--memory") && error.contains("an adapter with"), "it has no more to give: {error}");
 }
 
 #[test]

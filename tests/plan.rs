@@ -101,14 +101,23 @@ fn budget(bytes: u64, memory: f64) -> AdapterBudget {
         dispatch: 0.0,
         crossing: 0.0,
     };
-    AdapterBudget { number: 0, bytes, max_binding: u64::MAX, reads_host: false, apart: false, rates }
+    AdapterBudget {
+        number: 0,
+        bytes,
+        beside: 0,
+        most: None,
+        max_binding: u64::MAX,
+        reads_host: false,
+        apart: false,
+        rates,
+    }
 }
 
 fn planned(units: &[UnitCost], budgets: &[AdapterBudget], offload: Offload) -> Result<Plan, PlanError> {
     plan(
         &vec![units.to_vec(); budgets.len()],
         budgets,
-        &PlanRequest { offload, ring_slots: 2, offload_mode: OffloadMode::Mapped, in_place: false },
+        &PlanRequest { offload, ring_slots: 2, offload_mode: OffloadMode::Mapped, in_place: false, resident: false },
     )
 }
 
@@ -231,6 +240,7 @@ fn the_host_is_compared_with_streaming() {
     let cost = plan.host_cost(std::slice::from_ref(&units), &budgets, 1e7).expect("two units are streamed");
     assert_eq!((cost.read_bytes, cost.host_seconds), (200_000, 0.02), "what a token reads, at 10 MB/s");
     assert!((cost.streaming_seconds - 0.02).abs() < 1e-9, "2 MB at 100 MB/s: {cost:?}");
+    assert!((cost.whole_seconds - 0.04).abs() < 1e-9, "all four units: {cost:?}");
     assert_eq!(Plan::single(4).host_cost(&[units], &budgets, 1e7), None, "nothing is streamed");
 }
 
@@ -342,7 +352,8 @@ fn a_shorter_chunk_is_taken_where_only_that_fits() {
     let [long, short] = chunks();
     let (long, short) = (vec![long], vec![short]);
     let seek = |budget: AdapterBudget, offload| {
-        let request = PlanRequest { offload, ring_slots: 2, offload_mode: OffloadMode::Pinned, in_place: false };
+        let request =
+            PlanRequest { offload, ring_slots: 2, offload_mode: OffloadMode::Pinned, in_place: false, resident: false };
         let costs = [&long[..], &short[..]];
         let sought = Sought { costs: &costs, budgets: &[budget], request };
         sought.plan().map(|(plan, chunk)| (letters(&plan), chunk)).ok_or_else(|| sought.refusal())
@@ -362,6 +373,7 @@ fn a_shorter_chunk_is_taken_where_only_that_fits() {
                     ring_slots: 2,
                     offload_mode: OffloadMode::Pinned,
                     in_place: false,
+                    resident: false,
                 },
             );
             plan.expect("there is room").adapter_bytes(costs, 0).total()
@@ -396,14 +408,42 @@ fn a_refusal_asks_for_streaming_only_where_it_is_needed() {
 }
 
 #[test]
+fn a_refusal_names_no_budget_that_can_t_be_had() {
+    let units = units(&[(100_000, 0); 12]);
+    let (offload, offload_mode) = (Offload::Never, OffloadMode::Mapped);
+    let refused = |budget, resident| {
+        let request = PlanRequest { offload, ring_slots: 2, offload_mode, in_place: false, resident };
+        plan(std::slice::from_ref(&units), &[budget], &request).expect_err("far too little").to_string()
+    };
+    let little = budget(1000, 1e9);
+    let flag = |error: &str| -> u64 {
+        let kib = between(error, "--memory ", "KiB").and_then(|number| number.parse().ok());
+        kib.unwrap_or_else(|| panic!("a budget in KiB: {error}"))
+    };
+    let least = flag(&refused(little, false));
+    let beyond = refused(AdapterBudget { most: Some(2000), ..little }, false);
+    assert!(beyond.contains("an adapter with ") && beyond.contains(" free with --offload"), "it has no more: {beyond}");
+    assert!(!beyond.contains("--memory"), "{beyond}");
+    let beside = flag(&refused(AdapterBudget { beside: 100 << 10, ..little }, false));
+    assert!((least + 99..=least + 101).contains(&beside), "{beside} KiB hold another model's 100 too, of {least}");
+    let resident = refused(little, true);
+    assert!(!resident.contains("--offload") && flag(&resident) > least, "nothing can be streamed: {resident}");
+}
+
+#[test]
 fn only_adapters_that_read_the_host_are_planned_to() {
     let units = units(&[(1000, 0); 12]);
     let slow = budget(1 << 20, 1e9);
     // Whoever reads in place waits for every byte a hundred times as long as a copy takes.
     let slow = AdapterBudget { rates: Rates { in_place: slow.rates.bus / 100.0, ..slow.rates }, ..slow };
     let reads = AdapterBudget { reads_host: true, ..slow };
-    let request =
-        PlanRequest { offload: Offload::All, ring_slots: 2, offload_mode: OffloadMode::Pinned, in_place: true };
+    let request = PlanRequest {
+        offload: Offload::All,
+        ring_slots: 2,
+        offload_mode: OffloadMode::Pinned,
+        in_place: true,
+        resident: false,
+    };
     let costs = [units.clone(), units.clone()];
     let on = |budgets: &[AdapterBudget]| plan(&costs, budgets, &request).expect("it fits");
     let layers = |plan: &Plan, adapter| plan.placements.iter().filter(|placed| placed.adapter == adapter).count();
@@ -469,7 +509,7 @@ proptest! {
         let budget = |bytes: &u64| AdapterBudget { reads_host, ..budget(*bytes, 1e9) };
         let budgets: Vec<AdapterBudget> = budgets.iter().map(budget).collect();
         let costs = vec![units.clone(); budgets.len()];
-        if let Ok(plan) = plan(&costs, &budgets, &PlanRequest { offload, ring_slots, offload_mode, in_place: true }) {
+        if let Ok(plan) = plan(&costs, &budgets, &PlanRequest { offload, ring_slots, offload_mode, in_place: true, resident: false }) {
             prop_assert_eq!(plan.placements.len(), units.len());
             for (adapter, budget) in budgets.iter().enumerate() {
                 prop_assert!(plan.adapter_bytes(&units, adapter).total() <= budget.bytes);

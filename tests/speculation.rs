@@ -355,6 +355,14 @@ fn what_does_not_go_together_is_refused() {
             assert!(stderr.contains(part), "{flags:?} says {part:?}: {stderr}");
         }
     }
+    let (_, _, stderr) = run(&[GENERATE, &["a", "--draft", stories, "--memory", "10MB", "--offload"]].concat());
+    assert!(!stderr.contains("--offload"), "a draft is never streamed: {stderr}");
+    // What is advised holds both models.
+    let (_, _, stderr) = run(&[GENERATE, &["a", "--draft", stories, "--memory", "20MB"]].concat());
+    let (_, larger) = stderr.split_once("--memory ").expect("a budget");
+    let flags: Vec<&str> = larger.split(" would").next().expect("and what else").split(" with ").collect();
+    let (code, _, stderr) = run(&[GENERATE, &["a", "--draft", stories, "--memory"], &flags].concat());
+    assert_eq!(code, Some(0), "{flags:?}: {stderr}");
 }
 
 #[test]

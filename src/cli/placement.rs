@@ -90,7 +90,10 @@ impl PlacementArgs {
         let Some(adapter) = &self.adapter else { return Ok(()) };
         let why = match (self.choice(), &self.memory) {
             (AdapterChoice::Host, memory) => {
-                let about_adapters = memory.is_some() || self.memory_fraction.is_some() || self.offload.is_some();
+                let about_adapters = memory.is_some()
+                    || self.memory_fraction.is_some()
+                    || self.offload.is_some()
+                    || self.offload_mode.is_some();
                 about_adapters.then(|| ExecError::HostNeedsNoMemory.to_string())
             }
             (_, Some(MemoryLimit::By(entries))) if entries.len() > 1 => Some(format!(
@@ -106,7 +109,7 @@ impl PlacementArgs {
     pub(super) fn on(&self, one: &str) -> Self {
         let mut own = Self { adapter: Some(one.to_owned()), adapters: None, ..self.clone() };
         if own.choice() == AdapterChoice::Host {
-            return Self { memory: None, memory_fraction: None, offload: None, ..own };
+            return Self { memory: None, memory_fraction: None, offload: None, offload_mode: None, ..own };
         }
         if let Some(MemoryLimit::By(entries)) = &mut own.memory {
             entries.retain(|(choice, _)| *choice == adapter(one));
@@ -134,11 +137,22 @@ pub(super) fn adapter(text: &str) -> AdapterChoice {
     }
 }
 
+/// The parts of a list: names of adapters have commas in parentheses.
+fn entries(text: &str) -> impl Iterator<Item = &str> {
+    let mut depth = 0;
+    text.split(move |c: char| {
+        depth += i32::from(c == '(') - i32::from(c == ')');
+        c == ',' && depth <= 0
+    })
+}
+
+const NO_ADAPTERS: &str = "0 adapters compute nothing; the adapter of index 0 alone is --adapter 0";
+
 fn adapters(text: &str) -> Result<AdapterChoice, String> {
     if let Ok(count) = text.trim().parse::<usize>() {
-        return if count > 0 { Ok(AdapterChoice::Best(count)) } else { Err("0 adapters compute nothing".into()) };
+        return if count > 0 { Ok(AdapterChoice::Best(count)) } else { Err(NO_ADAPTERS.into()) };
     }
-    let list: Vec<&str> = text.split(',').map(str::trim).collect();
+    let list: Vec<&str> = entries(text).map(str::trim).collect();
     if list.iter().any(|name| name.is_empty()) {
         return Err("expected a count, or indices and names separated by commas".into());
     }
@@ -157,20 +171,23 @@ fn memory(text: &str) -> Result<MemoryLimit, String> {
         }
         Ok((adapter(name), size(bytes)?))
     };
-    Ok(MemoryLimit::By(text.split(',').map(entry).collect::<Result<_, String>>()?))
+    Ok(MemoryLimit::By(entries(text).map(entry).collect::<Result<_, String>>()?))
 }
 
 /// Units of memory: binary ones as drivers count, decimal ones as it is sold.
-const UNITS: [(&str, u64); 9] = [
+const UNITS: [(&str, u64); 12] = [
     ("KiB", 1 << 10),
     ("MiB", 1 << 20),
     ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
     ("KB", 1_000),
     ("MB", 1_000_000),
     ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
     ("K", 1 << 10),
     ("M", 1 << 20),
     ("G", 1 << 30),
+    ("T", 1 << 40),
 ];
 
 fn size(text: &str) -> Result<u64, String> {
@@ -225,6 +242,11 @@ mod tests {
         let list = AdapterChoice::List(vec![AdapterChoice::Index(0), AdapterChoice::Name("RTX 4090".into())]);
         assert_eq!(adapters("0, RTX 4090"), Ok(list), "indices and names");
         assert_eq!(adapters("llvm"), Ok(AdapterChoice::List(vec![AdapterChoice::Name("llvm".into())])), "one name");
+        let name = "llvmpipe (LLVM 15, 256 bits)";
+        let list = vec![AdapterChoice::Name(name.into()), AdapterChoice::Index(0)];
+        assert_eq!(adapters(&format!("{name},0")), Ok(AdapterChoice::List(list)), "a comma in a name");
+        let by = vec![(AdapterChoice::Name(name.into()), 5)];
+        assert_eq!(memory(&format!("{name}=5")), Ok(MemoryLimit::By(by)), "and before a budget");
         for wrong in ["0", "0,", ",", ""] {
             assert!(adapters(wrong).is_err(), "{wrong:?} is refused");
         }
@@ -236,6 +258,7 @@ mod tests {
         assert_eq!(memory("1.5g"), Ok(MemoryLimit::Each(3 << 29)), "short and small letters");
         assert_eq!(memory("500MB"), Ok(MemoryLimit::Each(500_000_000)), "decimal");
         assert_eq!(memory("4096"), Ok(MemoryLimit::Each(4096)), "bytes");
+        assert_eq!(memory("1TiB"), Ok(MemoryLimit::Each(1 << 40)), "large ones");
         let by = vec![(AdapterChoice::Index(0), 20 << 30), (AdapterChoice::Name("arc".into()), 8 << 20)];
         assert_eq!(memory("0=20GiB,arc=8MiB"), Ok(MemoryLimit::By(by)), "by adapter");
         for wrong in ["", "GiB", "0=", "=1GiB", "0=1GiB,2GiB", "-1GiB", "0", "1e30", "nanGiB"] {

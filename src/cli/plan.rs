@@ -28,6 +28,8 @@ struct Report {
     adapters: Vec<AdapterPart>,
     /// Packed weights that the host keeps for streaming, bytes.
     host_bytes: u64,
+    /// What the host's memory holds: these, and what adapters with memory of their own exchange with it.
+    host_memory: HostPart,
     /// Where streamed weights stay between forwards; `None` where nothing is streamed.
     offload_mode: Option<OffloadMode>,
     /// Whether single tokens read them there.
@@ -37,6 +39,15 @@ struct Report {
     /// What the streamed layers would cost computed on the host; `None` where nothing is streamed.
     host: Option<HostCost>,
     notices: Vec<String>,
+}
+
+/// What the host's memory gets, bytes.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct HostPart {
+    weights: u64,
+    staging: u64,
+    readback: u64,
+    total: u64,
 }
 
 /// Where one unit goes.
@@ -154,7 +165,8 @@ fn report(checkpoint: String, graph: &Graph, placed: &Placed) -> Report {
         kv_format: graph.kv_format().map(KvFormat::name),
         units: units.collect(),
         adapters: adapters.collect(),
-        host_bytes: placed.adapters.iter().map(|adapter| adapter.host_bytes).sum(),
+        host_bytes: host_part(placed).weights,
+        host_memory: host_part(placed),
         offload_mode: placed.plan.streams().then_some(placed.plan.offload_mode),
         in_place: reads_in_place(&placed.plan),
         decode: placed.decode,
@@ -162,6 +174,14 @@ fn report(checkpoint: String, graph: &Graph, placed: &Placed) -> Report {
         host: placed.host,
         notices: placed.notices.clone(),
     }
+}
+
+fn host_part(placed: &Placed) -> HostPart {
+    let weights = placed.adapters.iter().map(|adapter| adapter.host_bytes).sum();
+    let apart = || placed.adapters.iter().filter(|adapter| adapter.apart).map(|adapter| adapter.bytes);
+    let staging = apart().map(|bytes| bytes.staging).sum();
+    let readback = apart().map(|bytes| bytes.readback + bytes.crossing).sum();
+    HostPart { weights, staging, readback, total: weights + staging + readback }
 }
 
 fn describe(report: &Report, placed: &Placed) -> String {
@@ -174,7 +194,7 @@ fn describe(report: &Report, placed: &Placed) -> String {
     text += &speed("decode", &report.decode);
     text += &speed("prefill", &report.prefill);
     text += &report.offload_mode.map(|mode| offload(mode, report.in_place)).unwrap_or_default();
-    text += &report.host.map(streamed).unwrap_or_default();
+    text += &report.host.map(|cost| streamed(cost, &report.decode)).unwrap_or_default();
     let kept = report.kv_format.map_or_else(String::new, |format| format!(", keys and values in {format}"));
     text +=
         &format!("context  {} tokens{kept}, prompts in chunks of {}\n", report.context_length, report.prefill_chunk);
@@ -204,14 +224,15 @@ fn offload(mode: OffloadMode, in_place: bool) -> String {
     format!("offload  {mode}: streamed layers are {how}\n")
 }
 
-/// What the streamed layers cost a token, and what they would on the host.
-fn streamed(cost: HostCost) -> String {
+/// What the streamed layers cost a token, and what they would on the host, which computes whole models only.
+fn streamed(cost: HostCost, decode: &Estimate) -> String {
     let (streaming, host) = (cost.streaming_seconds * 1e3, cost.host_seconds * 1e3);
     let (read, rate) = (bytes(cost.read_bytes), cost.memory / 1e9);
-    let advice = if host < streaming {
-        "; the host would be faster, which computes whole models only: --adapter host"
+    let whole = 1.0 / cost.whole_seconds;
+    let advice = if whole > decode.tokens_per_second {
+        format!("; the whole model there makes {whole:.1} tokens/s at most: --adapter host may be faster")
     } else {
-        ""
+        String::new()
     };
     format!(
         "streamed layers take {streaming:.1} ms a token over the bus, on the host at least {host:.1} ms: \
@@ -253,14 +274,11 @@ fn memory(report: &Report) -> Table {
         let budget = budget.map_or_else(|| "unknown".to_owned(), bytes);
         table.add_row([vec![format!("{index}: {name}")], kinds.map(bytes).to_vec(), vec![budget]].concat());
     }
-    let apart = || report.adapters.iter().filter(|part| of_host(part) > 0).map(|part| part.bytes);
-    let staging: u64 = apart().map(|bytes| bytes.staging).sum();
-    let readback: u64 = apart().map(|bytes| bytes.readback + bytes.crossing).sum();
-    if report.host_bytes + staging + readback > 0 {
+    let HostPart { weights, staging, readback, total } = report.host_memory;
+    if total > 0 {
         let mut row = vec![String::new(); 11];
-        (row[0], row[1]) = ("host".into(), bytes(report.host_bytes));
-        (row[7], row[8]) = (bytes(staging), bytes(readback));
-        row[9] = bytes(report.host_bytes + staging + readback);
+        (row[0], row[1]) = ("host".into(), bytes(weights));
+        (row[7], row[8], row[9]) = (bytes(staging), bytes(readback), bytes(total));
         table.add_row(row);
     }
     table

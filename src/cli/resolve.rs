@@ -183,8 +183,8 @@ pub(super) fn load(
 
 /// As [`load`], with the flags' options changed in some way.
 fn load_as(opened: &Opened, model: &ModelArgs, mut options: ExecOptions, notes: Notes) -> Result<Box<dyn Executor>> {
-    if options.adapter.is_several() {
-        // Where layers go depends on what each adapter can do.
+    if options.adapter.is_several() || options.offload != Offload::Never {
+        // Where layers go depends on what each adapter can do, and how they are streamed on its bus.
         options.rates = rates::measured(&options.adapter, false, notes);
     }
     let rounded = match model.quantize.gptq() {

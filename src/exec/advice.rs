@@ -1,13 +1,14 @@
 //! What a user may change of a model that does not fit.
 //!
 //! Every change named was planned, with all that a plan may choose by itself, and did fit: `plan` tries other budgets
-//! and more streaming, here it is chunks and contexts. Opens and loads nothing.
+//! and more streaming, here it is chunks, contexts and formats. Opens and loads nothing.
 
 use super::place::{Candidate, Placed, place};
 use super::{ExecError, ExecOptions, lower_checkpoint};
 use crate::checkpoint::Checkpoint;
-use crate::graph::Graph;
+use crate::graph::{Graph, Quantize};
 use crate::plan::PlanError;
+use crate::quant::{BlockFormat, Q4_0};
 
 /// Steps in which a shorter context is sought for a model that does not fit.
 const CONTEXT_STEP: u32 = 64;
@@ -15,7 +16,11 @@ const CONTEXT_STEP: u32 = 64;
 /// What lengths of prefill chunks are multiples of.
 const CHUNK_STEP: u32 = 16;
 
-/// Plans; where the model does not fit, also looks for shorter chunks and for a shorter context that would.
+/// The format that is tried for weights that are not quantized yet.
+const QUANTIZED: Q4_0 = Q4_0;
+
+/// Plans; where the model does not fit, also looks for shorter chunks, a shorter context and quantized weights that
+/// would.
 pub(super) fn place_or_advise(
     checkpoint: &Checkpoint,
     graph: &Graph,
@@ -34,7 +39,8 @@ pub(super) fn place_or_advise(
     let context = shorter_context(checkpoint, graph.context_length, candidates, options);
     let chunk = chunk.map(|tokens| format!("--prefill-chunk {tokens}"));
     let context = context.map(|positions| format!("--context-length {positions}"));
-    let would: Vec<String> = chunk.into_iter().chain(context).collect();
+    let quantized = fits_quantized(checkpoint, candidates, options).then(|| format!("--quantize {}", QUANTIZED.name()));
+    let would: Vec<String> = chunk.into_iter().chain(context).chain(quantized).collect();
     let would = (!would.is_empty()).then(|| format!("{} would do", would.join(" or ")));
     match (&mut error, would) {
         (PlanError::DoesNotFit { change, .. }, Some(would)) => *change = format!("{would}; or: {change}"),
@@ -43,6 +49,17 @@ pub(super) fn place_or_advise(
         _ => {}
     }
     Err(error.into())
+}
+
+/// Whether it would fit with weights that are not quantized yet in [`QUANTIZED`].
+fn fits_quantized(checkpoint: &Checkpoint, candidates: &[Candidate], options: &ExecOptions) -> bool {
+    if options.quantize.is_some() {
+        return false;
+    }
+    let quantize = Some(Quantize { format: &QUANTIZED, head: None, requantize: false });
+    let options = ExecOptions { quantize, ..options.clone() };
+    let quantized = lower_checkpoint(checkpoint, &options);
+    quantized.is_ok_and(|(_, graph)| place(&graph, candidates, &options).is_ok())
 }
 
 /// Tokens of the longest chunk that would fit, in halves of one that does not.

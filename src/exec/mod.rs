@@ -397,8 +397,21 @@ pub enum ExecError {
         uses: usize,
     },
     /// Budgets or streaming without an adapter.
-    #[error("--memory, --memory-fraction and --offload are about adapters; leave them out with --adapter host")]
+    #[error(
+        "--memory, --memory-fraction, --offload and --offload-mode are about adapters; leave them out with --adapter host"
+    )]
     HostNeedsNoMemory,
+    /// There is nothing more to try where an adapter held less than it was thought to.
+    #[error("{refused}; {error}")]
+    AfterRefusal {
+        /// What was refused, and done about it.
+        refused: String,
+        /// Why that was not enough.
+        error: Box<Self>,
+    },
+    /// Host memory for streamed weights that were to be pinned.
+    #[error("{0}; with --offload-mode mapped streamed weights stay in the checkpoint's file")]
+    PinnedMemory(crate::gpu::GpuError),
     /// A plan for the host.
     #[error("there is nothing to plan: without an adapter everything is computed in host memory")]
     NothingToPlan,

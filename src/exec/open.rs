@@ -9,10 +9,10 @@ use super::gpu::Refusal;
 use super::load::{WeightSource, check_tensors};
 use super::packed_cache::{CacheReport, PackedCache};
 use super::place::{Candidate, Placed, candidates};
-use super::room::MemoryLimit;
+use super::room::{MemoryLimit, given};
 use super::{ExecError, Executor, GpuExecutor, HostExecutor, MeasuredRates, Progress, TunedShapes};
 use crate::checkpoint::Checkpoint;
-use crate::gpu::{AdapterChoice, AdapterInfo, Device, DeviceOptions, GpuError, adapters, choose};
+use crate::gpu::{AdapterChoice, AdapterInfo, Device, DeviceOptions, GpuError, adapters};
 use crate::graph::{Graph, GraphError, LowerOptions, Quantize, QuantizedFormats, lower};
 use crate::model::{ModelSpec, Source, describe};
 use crate::ops::KvFormat;
@@ -35,6 +35,8 @@ pub struct ExecOptions {
     pub taken: Option<(usize, u64)>,
     /// How much to stream from the host.
     pub offload: Offload,
+    /// Nothing can be streamed, whatever a user would say: no error advises it.
+    pub resident: bool,
     /// Where streamed weights stay between forwards; by default in host memory where that holds them.
     pub offload_mode: Option<OffloadMode>,
     /// What adapters were measured to do; others are taken to be as others of their class.
@@ -244,10 +246,9 @@ fn find(options: &ExecOptions) -> Result<Option<Vec<Candidate>>, ExecError> {
 /// Refuses budgets that no use of their adapter is left for.
 fn check_budgets(found: &[Candidate], options: &ExecOptions, present: &[AdapterInfo]) -> Result<(), ExecError> {
     let MemoryLimit::By(budgets) = &options.memory else { return Ok(()) };
-    let named = budgets.iter().map(|(choice, _)| Ok(choose(choice, present)?[0].index));
-    let named = named.collect::<Result<Vec<usize>, GpuError>>()?;
+    let named = given(budgets, present)?;
     for Candidate { info, .. } in found {
-        let entries = named.iter().filter(|index| **index == info.index).count();
+        let entries = named.iter().filter(|(index, _)| *index == info.index).count();
         let uses = found.iter().filter(|other| other.info.index == info.index).count();
         if entries > uses {
             return Err(ExecError::SurplusBudget { adapter: info.index, name: info.name.clone(), entries, uses });
@@ -278,6 +279,14 @@ fn open_devices(placed: &Placed, options: &ExecOptions) -> Result<Vec<Device>, G
     indices.iter().map(open).collect()
 }
 
+/// An error behind what an adapter refused before.
+fn after(refused: &[String], error: ExecError) -> ExecError {
+    match refused {
+        [] => error,
+        _ => ExecError::AfterRefusal { refused: refused.join("; "), error: Box::new(error) },
+    }
+}
+
 /// Opens the adapters of a plan. Where one of them does not hold its part after all, the next smaller plan is made.
 fn open_placed(
     source: WeightSource<'_>,
@@ -288,7 +297,8 @@ fn open_placed(
 ) -> Result<(Box<dyn Executor>, LoadReport), ExecError> {
     let (mut notices, mut options, checkpoint) = (Vec::new(), options.clone(), source.checkpoint());
     for attempt in 1.. {
-        let placed = place_or_advise(checkpoint, &graph, &candidates, &options)?;
+        let placed = place_or_advise(checkpoint, &graph, &candidates, &options);
+        let placed = placed.map_err(|error| after(&notices, error))?;
         for (number, part) in placed.adapters.iter().enumerate() {
             let units = placed.plan.placements.iter().filter(|placement| placement.adapter == number);
             let streamed = units.clone().filter(|placement| placement.residency == Residency::Streamed).count();
@@ -309,17 +319,21 @@ fn open_placed(
                 if attempt < ATTEMPTS && held > 0 =>
             {
                 notices.push(format!("{error}; planning again with {} there", Bytes(held)));
-                candidates[placed.adapters[adapter].candidate].budget = Some(held);
+                let budget = &mut candidates[placed.adapters[adapter].candidate].budget;
+                (budget.bytes, budget.most) = (Some(held), Some(held));
                 graph = lower_checkpoint(checkpoint, &options)?.1;
             }
-            Err(Refusal { error: error @ ExecError::Gpu(GpuError::HostMemory { .. }), .. })
-                if options.offload_mode.is_none() && placed.plan.offload_mode == OffloadMode::Pinned =>
+            Err(Refusal { error: ExecError::Gpu(error @ GpuError::HostMemory { .. }), .. })
+                if placed.plan.streams() && placed.plan.offload_mode == OffloadMode::Pinned =>
             {
+                if options.offload_mode.is_some() {
+                    return Err(ExecError::PinnedMemory(error));
+                }
                 notices.push(format!("{error}; they are left there"));
                 options.offload_mode = Some(OffloadMode::Mapped);
                 graph = lower_checkpoint(checkpoint, &options)?.1;
             }
-            Err(refusal) => return Err(refusal.error),
+            Err(refusal) => return Err(after(&notices, refusal.error)),
         }
     }
     unreachable!("the last attempt returns")

@@ -4,13 +4,13 @@
 //! its plan uses, in the plan's order.
 
 use super::rates::assumed;
-use super::room::{HostRoom, budgets};
+use super::room::{Budget, HostRoom, budgets};
 use super::{ExecError, ExecOptions, GpuOptions};
 use crate::gpu::{AdapterInfo, DeviceProfile, choose, profiles};
 use crate::graph::{Buffers, Graph, assign_buffers};
 use crate::plan::{
-    AdapterBudget, AdapterBytes, AdapterLimits, Bound, Estimate, HostCost, OffloadMode, Plan, PlanError, PlanRequest,
-    Rates, Residency, Sought, UnitCost, largest_forward, unit_costs,
+    AdapterBudget, AdapterBytes, AdapterLimits, Bound, Bytes, Estimate, HostCost, Offload, OffloadMode, Plan,
+    PlanError, PlanRequest, Rates, Residency, Sought, UnitCost, largest_forward, unit_costs,
 };
 use crate::tensor::Extents;
 
@@ -71,7 +71,7 @@ pub struct Placed {
 pub(super) struct Candidate {
     pub(super) info: AdapterInfo,
     pub(super) profile: DeviceProfile,
-    pub(super) budget: Option<u64>,
+    pub(super) budget: Budget,
     pub(super) rates: Rates,
     pub(super) measured: bool,
 }
@@ -86,7 +86,7 @@ pub(super) fn candidates(options: &ExecOptions, present: &[AdapterInfo]) -> Resu
     let indices: Vec<usize> = chosen.iter().map(|info| info.index).collect();
     let profiles = profiles(&indices, options.device)?;
     let described = chosen.into_iter().zip(profiles).zip(budgets);
-    let candidate = |((info, profile), budget): ((&AdapterInfo, DeviceProfile), Option<u64>)| {
+    let candidate = |((info, profile), budget): ((&AdapterInfo, DeviceProfile), Budget)| {
         let measured = options.rates.get(info);
         let (rates, measured) = (measured.unwrap_or_else(|| assumed(info)), measured.is_some());
         Candidate { info: info.clone(), profile, budget, rates, measured }
@@ -102,7 +102,9 @@ impl Candidate {
     fn budget(&self) -> AdapterBudget {
         AdapterBudget {
             number: self.info.index,
-            bytes: self.budget.unwrap_or(u64::MAX),
+            bytes: self.budget.bytes.unwrap_or(u64::MAX),
+            beside: self.budget.beside,
+            most: self.budget.most,
             max_binding: self.profile.max_binding,
             reads_host: self.profile.reads_host,
             apart: self.info.has_own_memory() && self.profile.reads_host,
@@ -208,7 +210,8 @@ impl Placer<'_> {
 
     fn request(&self, offload_mode: OffloadMode, in_place: bool) -> PlanRequest {
         let in_place = in_place && self.budgets.iter().any(|budget| budget.reads_host);
-        PlanRequest { offload: self.options.offload, ring_slots: RING_SLOTS, offload_mode, in_place }
+        let ExecOptions { offload, resident, .. } = *self.options;
+        PlanRequest { offload, ring_slots: RING_SLOTS, offload_mode, in_place, resident }
     }
 
     /// A plan, and which of the chunks it is for.
@@ -225,6 +228,7 @@ impl Placer<'_> {
     /// What there is to say of a plan.
     fn placed(&self, mut plan: Plan, Costed { extents, costs }: &Costed) -> Placed {
         let used = compact(&mut plan, self.candidates.len());
+        let mut notices = left_out(self.candidates, &used, costs);
         let costs: Vec<Vec<UnitCost>> = used.iter().map(|adapter| costs[*adapter].clone()).collect();
         let budgets: Vec<AdapterBudget> = used.iter().map(|adapter| self.budgets[*adapter]).collect();
         plan.in_place &= budgets.iter().any(|budget| budget.reads_host);
@@ -232,7 +236,7 @@ impl Placer<'_> {
             let Candidate { info, budget, rates, measured, .. } = &self.candidates[*candidate];
             PlacedAdapter {
                 info: info.clone(),
-                budget: *budget,
+                budget: budget.bytes,
                 rates: *rates,
                 measured: *measured,
                 bytes: plan.adapter_bytes(&costs[index], index),
@@ -243,7 +247,10 @@ impl Placer<'_> {
             }
         };
         let adapters: Vec<PlacedAdapter> = used.iter().enumerate().map(part).collect();
-        let mut notices = left_out(self.candidates, &used);
+        notices.extend(adapters.iter().filter_map(PlacedAdapter::excess));
+        if self.options.offload_mode.is_some() && self.options.offload == Offload::Never {
+            notices.push("--offload-mode without --offload: nothing is streamed".to_owned());
+        }
         notices.extend(HostRoom::of(&adapters).and_then(|room| room.shortage(&plan)));
         // Who says how long a chunk is gets it whole.
         let least_piece = self.options.prefill_chunk.unwrap_or(GpuOptions::default().least_piece);
@@ -264,10 +271,28 @@ fn compact(plan: &mut Plan, adapters: usize) -> Vec<usize> {
     used
 }
 
-fn left_out(candidates: &[Candidate], used: &[usize]) -> Vec<String> {
+impl PlacedAdapter {
+    /// A warning where it was given more than it has.
+    fn excess(&self) -> Option<String> {
+        let AdapterInfo { index, name, memory, .. } = &self.info;
+        let (memory, budget) = ((*memory)?, self.budget?);
+        let free = memory.free.map_or_else(String::new, |free| format!(", of which {} are free", Bytes(free)));
+        let (given, total) = (Bytes(budget), Bytes(memory.total));
+        (budget > memory.total).then(|| format!("adapter {index} ({name}) has {total}{free}, and was given {given}"))
+    }
+}
+
+fn left_out(candidates: &[Candidate], used: &[usize], costs: &[Vec<UnitCost>]) -> Vec<String> {
     let unused = candidates.iter().enumerate().filter(|(index, _)| !used.contains(index));
-    let notice = |(_, one): (usize, &Candidate)| {
-        format!("adapter {} ({}) gets no layers: the others are faster without it", one.info.index, one.info.name)
+    let notice = |(index, one): (usize, &Candidate)| {
+        let AdapterInfo { index: number, name, .. } = &one.info;
+        let layers = &costs[index][1..costs[index].len() - 1];
+        let least = layers.iter().map(UnitCost::weight_bytes).min().unwrap_or(0);
+        let why = match one.budget.bytes.filter(|bytes| *bytes < least) {
+            Some(bytes) => format!("its {} hold none", Bytes(bytes)),
+            None => "the others are faster without it".to_owned(),
+        };
+        format!("adapter {number} ({name}) gets no layers: {why}")
     };
     unused.map(notice).collect()
 }

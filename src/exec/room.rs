@@ -32,12 +32,23 @@ pub enum MemoryLimit {
     By(Vec<(AdapterChoice, u64)>),
 }
 
-/// Bytes each chosen adapter may hold.
+/// What an adapter may hold, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Budget {
+    /// Of this model; `None` where no one knows a limit.
+    pub(super) bytes: Option<u64>,
+    /// What another model has of what the user gave both.
+    pub(super) beside: u64,
+    /// The most that a user could give it, where that is known.
+    pub(super) most: Option<u64>,
+}
+
+/// What each chosen adapter may hold.
 pub(super) fn budgets(
     chosen: &[&AdapterInfo],
     options: &ExecOptions,
     present: &[AdapterInfo],
-) -> Result<Vec<Option<u64>>, ExecError> {
+) -> Result<Vec<Budget>, ExecError> {
     let fraction = if let MemoryLimit::Fraction(fraction) = options.memory { Some(fraction) } else { None };
     let taken = |info: &AdapterInfo| match options.taken {
         Some((adapter, bytes)) if present.get(adapter).is_some_and(|holder| shares_memory(info, holder)) => bytes,
@@ -45,32 +56,36 @@ pub(super) fn budgets(
     };
     let own = |info: &AdapterInfo| share(info, chosen, fraction, taken(info));
     // Of an adapter that is opened twice, the first use stands back.
-    let left = |position: usize, info: &AdapterInfo, bytes: u64| {
+    let beside = |position: usize, info: &AdapterInfo| {
         let again = chosen[..position].iter().any(|other| other.index == info.index);
-        if again { bytes } else { bytes.saturating_sub(taken(info)) }
+        if again { 0 } else { taken(info) }
     };
-    let each = || chosen.iter().copied().enumerate();
-    match &options.memory {
-        MemoryLimit::Default | MemoryLimit::Fraction(_) => Ok(chosen.iter().map(|info| own(info)).collect()),
-        MemoryLimit::Each(bytes) => Ok(each().map(|(position, info)| Some(left(position, info, *bytes))).collect()),
-        MemoryLimit::By(entries) => {
-            let mut given: Vec<(usize, u64)> = Vec::with_capacity(entries.len());
-            for (choice, bytes) in entries {
-                let index = choose(choice, present)?[0].index;
-                if !chosen.iter().any(|info| info.index == index) {
-                    return Err(ExecError::UnusedBudget { adapter: index, name: present[index].name.clone() });
-                }
-                given.push((index, *bytes));
-            }
-            let budget = |(position, info): (usize, &AdapterInfo)| {
-                let uses_before = chosen[..position].iter().filter(|other| other.index == info.index).count();
-                let mine: Vec<u64> = given.iter().filter(|(index, _)| *index == info.index).map(|(_, b)| *b).collect();
-                let bytes = mine.get(uses_before).or(mine.last()).copied();
-                bytes.map(|bytes| left(position, info, bytes)).or_else(|| own(info))
-            };
-            Ok(each().map(budget).collect())
-        }
+    let given = match &options.memory {
+        MemoryLimit::By(entries) => given(entries, present)?,
+        _ => Vec::new(),
+    };
+    if let Some((adapter, _)) = given.iter().find(|(index, _)| !chosen.iter().any(|info| info.index == *index)) {
+        return Err(ExecError::UnusedBudget { adapter: *adapter, name: present[*adapter].name.clone() });
     }
+    let budget = |(position, info): (usize, &&AdapterInfo)| {
+        let uses_before = chosen[..position].iter().filter(|other| other.index == info.index).count();
+        let mut mine = given.iter().filter(|(index, _)| *index == info.index).map(|(_, bytes)| *bytes);
+        let typed = match options.memory {
+            MemoryLimit::Each(bytes) => Some(bytes),
+            _ => mine.clone().nth(uses_before).or_else(|| mine.next_back()),
+        };
+        let beside = beside(position, info);
+        let bytes = typed.map(|bytes| bytes.saturating_sub(beside)).or_else(|| own(info));
+        Budget { bytes, beside, most: share(info, chosen, Some(1.0), 0) }
+    };
+    Ok(chosen.iter().enumerate().map(budget).collect())
+}
+
+/// The adapters that entries are for: as in a list of adapters, what is said twice of a name may be of two.
+pub(super) fn given(entries: &[(AdapterChoice, u64)], present: &[AdapterInfo]) -> Result<Vec<(usize, u64)>, ExecError> {
+    let list = AdapterChoice::List(entries.iter().map(|(choice, _)| choice.clone()).collect());
+    let named = choose(&list, present)?;
+    Ok(named.iter().map(|info| info.index).zip(entries.iter().map(|(_, bytes)| *bytes)).collect())
 }
 
 /// Whether what one adapter holds is missing to the other.

@@ -56,7 +56,8 @@ pub enum AdapterChoice {
     Name(String),
     /// As many of the best, each a piece of hardware of its own.
     Best(usize),
-    /// These, in this order; one that is named twice is opened twice.
+    /// These, in this order. An index twice is one adapter opened twice; a name twice is the next adapter of that name,
+    /// where there is one.
     List(Vec<Self>),
     /// No adapter: the host executor.
     Host,
@@ -67,7 +68,7 @@ impl AdapterChoice {
     pub fn is_several(&self) -> bool {
         match self {
             Self::Best(count) => *count > 1,
-            Self::List(list) => list.iter().any(|one| *one != list[0]),
+            Self::List(list) => list.iter().skip(1).any(|one| *one != list[0] || matches!(one, Self::Name(_))),
             Self::Default | Self::Index(_) | Self::Name(_) | Self::Host => false,
         }
     }
@@ -134,9 +135,7 @@ pub fn choose<'a>(choice: &AdapterChoice, present: &'a [AdapterInfo]) -> Result<
         AdapterChoice::Default => Ok(vec![&present[0]]),
         AdapterChoice::Index(index) => Ok(vec![present.get(*index).ok_or_else(|| unknown(index.to_string()))?]),
         AdapterChoice::Name(name) => {
-            let wanted = name.to_lowercase();
-            let found = present.iter().find(|info| info.name.to_lowercase().contains(&wanted));
-            Ok(vec![found.ok_or_else(|| unknown(format!("named \"{name}\"")))?])
+            Ok(vec![named(name, present).next().ok_or_else(|| unknown(format!("named \"{name}\"")))?])
         }
         AdapterChoice::Best(count) => {
             let distinct = distinct(present);
@@ -146,11 +145,24 @@ pub fn choose<'a>(choice: &AdapterChoice, present: &'a [AdapterInfo]) -> Result<
             Ok(distinct[..*count].to_vec())
         }
         AdapterChoice::List(choices) => {
-            let found: Vec<_> = choices.iter().map(|choice| choose(choice, present)).collect::<Result<_, _>>()?;
+            let one = |(position, choice): (usize, &AdapterChoice)| {
+                let AdapterChoice::Name(name) = choice else { return choose(choice, present) };
+                let before = choices[..position].iter().filter(|other| *other == choice).count();
+                let named: Vec<&AdapterInfo> = named(name, present).collect();
+                let nth = named.get(before % named.len().max(1));
+                Ok(vec![*nth.ok_or_else(|| unknown(format!("named \"{name}\"")))?])
+            };
+            let found = choices.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
             Ok(found.concat())
         }
         AdapterChoice::Host => Err(GpuError::HostAmongAdapters),
     }
+}
+
+/// The adapters whose names have this part, in any case.
+fn named<'a>(part: &str, present: &'a [AdapterInfo]) -> impl Iterator<Item = &'a AdapterInfo> {
+    let wanted = part.to_lowercase();
+    present.iter().filter(move |info| info.name.to_lowercase().contains(&wanted))
 }
 
 /// Pieces of hardware, each through its best backend.
@@ -301,6 +313,11 @@ mod tests {
         let present = [info(0, "Big", "01:00"), info(1, "Small", "02:00")];
         let list = AdapterChoice::List(vec![AdapterChoice::Name("small".into()), AdapterChoice::Index(1)]);
         assert_eq!(chosen(&list, &present), Ok(vec![1, 1]), "by name and by index");
+        let bigs = |count| AdapterChoice::List(vec![AdapterChoice::Name("big".into()); count]);
+        let two = [info(0, "Big", "01:00"), info(1, "Big", "03:00"), info(2, "Small", "02:00")];
+        assert_eq!(chosen(&bigs(2), &two), Ok(vec![0, 1]), "a name twice is two of that name");
+        assert_eq!(chosen(&bigs(3), &two), Ok(vec![0, 1, 0]), "as far as there are two");
+        assert!(bigs(2).is_several() && !bigs(1).is_several(), "which may be several");
         let unknown = AdapterChoice::List(vec![AdapterChoice::Index(0), AdapterChoice::Index(7)]);
         assert!(chosen(&unknown, &present).is_err_and(|error| error.contains("no adapter 7")), "one is not there");
         let host = AdapterChoice::List(vec![AdapterChoice::Index(0), AdapterChoice::Host]);

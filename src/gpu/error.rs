@@ -57,10 +57,7 @@ pub enum GpuError {
         reason: String,
     },
     /// Memory of the host that an adapter reads could not be had.
-    #[error(
-        "adapter \"{adapter}\": {bytes} bytes of host memory for {label} could not be had ({reason}); \
-         with --offload-mode mapped streamed weights stay in the checkpoint's file"
-    )]
+    #[error("adapter \"{adapter}\": {bytes} bytes of host memory for {label} could not be had ({reason})")]
     HostMemory {
         /// The adapter's name.
         adapter: String,

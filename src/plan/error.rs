@@ -85,8 +85,9 @@ impl Sought<'_> {
     /// Streaming more, if that is enough; else larger budgets, with as much streaming as the request allows.
     fn change(&self) -> String {
         let layers = self.search(0).layers();
-        let fits = |offload| self.with(offload, |bytes| bytes, |sought| sought.plan());
+        let fits = |offload| self.with(offload, |budget| budget.bytes, |sought| sought.plan());
         let more = match self.request.offload {
+            _ if self.request.resident => None,
             Offload::Never => fits(Offload::AsNeeded).map(|(plan, _)| {
                 let streamed = plan.placements.iter().filter(|p| p.residency == Residency::Streamed).count();
                 format!("--offload would stream {streamed} of its {} units from host memory", layers + 2)
@@ -104,36 +105,48 @@ impl Sought<'_> {
     fn larger_budgets(&self) -> String {
         let offload = match self.request.offload {
             Offload::All => Offload::All,
+            _ if self.request.resident => Offload::Never,
             _ => Offload::AsNeeded,
         };
         // What fits with a longer chunk does with the shortest.
         let shortest = |sought: &Sought<'_>| sought.shortest().first_fit();
-        let fits = |factor: f64| self.with(offload, |bytes| grown(bytes, factor), shortest).is_some();
+        let fits = |factor: f64| self.with(offload, |budget| grown(budget.bytes, factor), shortest).is_some();
         let needed = self.shortest().whole() as f64;
         let most = self.budgets.iter().map(|budget| budget.bytes.max(1)).min().unwrap_or(1) as f64;
         // Budgets that each hold everything hold it together.
         let (mut too_little, mut enough) = (1.0, (needed / most).max(1.0) * 2.0);
         if !fits(enough) {
-            return "use a smaller --context-length or a quantized checkpoint".into();
+            return "use a smaller model, or a larger adapter".into();
         }
         while enough / too_little > 1.001 {
             let middle = f64::midpoint(too_little, enough);
             if fits(middle) { enough = middle } else { too_little = middle }
         }
-        let larger = |bytes| Bytes(grown(bytes, enough));
-        let flags: Vec<String> = match self.budgets {
-            [budget] => vec![larger(budget.bytes).as_flag()],
-            several => several.iter().map(|one| format!("{}={}", one.number, larger(one.bytes).as_flag())).collect(),
-        };
+        let larger = |budget: &AdapterBudget| Bytes(grown(budget.bytes, enough) + budget.beside);
         // Where what is rounded up to holds it as the request is, nothing else need change.
-        let as_asked = self.with(self.request.offload, |bytes| larger(bytes).flagged().0, |sought| sought.plan());
-        let (memory, flag) = (flags.join(","), if as_asked.is_some() { "" } else { " with --offload" });
-        format!("--memory {memory}{flag} would do, or a smaller --context-length, or a quantized checkpoint")
+        let rounded = |budget: &AdapterBudget| larger(budget).flagged().0 - budget.beside;
+        let as_asked = self.with(self.request.offload, rounded, |sought| sought.plan());
+        let flag = if as_asked.is_some() { "" } else { " with --offload" };
+        if self.budgets.iter().any(|budget| budget.most.is_some_and(|most| grown(budget.bytes, enough) > most)) {
+            let free: Vec<String> = self.budgets.iter().map(|budget| larger(budget).to_string()).collect();
+            let adapters = if free.len() == 1 { "an adapter" } else { "adapters" };
+            return format!("{adapters} with {} free{flag} would do", free.join(" and "));
+        }
+        let flags: Vec<String> = match self.budgets {
+            [budget] => vec![larger(budget).as_flag()],
+            several => several.iter().map(|one| format!("{}={}", one.number, larger(one).as_flag())).collect(),
+        };
+        format!("--memory {}{flag} would do", flags.join(","))
     }
 
     /// The same with another request and other budgets.
-    fn with<R>(&self, offload: Offload, bytes: impl Fn(u64) -> u64, then: impl FnOnce(&Sought<'_>) -> R) -> R {
-        let other = |budget: &AdapterBudget| AdapterBudget { bytes: bytes(budget.bytes), ..*budget };
+    fn with<R>(
+        &self,
+        offload: Offload,
+        bytes: impl Fn(&AdapterBudget) -> u64,
+        then: impl FnOnce(&Sought<'_>) -> R,
+    ) -> R {
+        let other = |budget: &AdapterBudget| AdapterBudget { bytes: bytes(budget), ..*budget };
         let budgets: Vec<AdapterBudget> = self.budgets.iter().map(other).collect();
         let request = PlanRequest { offload, ..self.request };
         then(&Sought { costs: self.costs, budgets: &budgets, request })

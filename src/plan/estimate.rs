@@ -71,6 +71,8 @@ pub struct HostCost {
     pub host_seconds: f64,
     /// Seconds a token that streaming them takes.
     pub streaming_seconds: f64,
+    /// Seconds a token that the host needs for reading all that one reads of the model, at least.
+    pub whole_seconds: f64,
 }
 
 /// How a unit's weights come to the kernels of a forward.
@@ -216,7 +218,9 @@ impl Plan {
         let uploads = adapters().map(coming);
         let streaming_seconds = if self.takes_turns() { uploads.fold(0.0, f64::max) } else { uploads.sum() };
         let host_seconds = read_bytes as f64 / memory;
-        self.streams().then_some(HostCost { memory, read_bytes, host_seconds, streaming_seconds })
+        let whole: u64 = costs.first().into_iter().flatten().map(|unit| unit.read).sum();
+        let whole_seconds = whole as f64 / memory;
+        self.streams().then_some(HostCost { memory, read_bytes, host_seconds, streaming_seconds, whole_seconds })
     }
 
     const fn coming(&self, residency: Residency, reads_host: bool, tokens: u32) -> Coming {

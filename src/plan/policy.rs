@@ -18,6 +18,10 @@ pub struct AdapterBudget {
     pub number: usize,
     /// Bytes it may hold in all.
     pub bytes: u64,
+    /// Bytes that another model holds of what the user gave it: a budget that is named has to hold both.
+    pub beside: u64,
+    /// The most that it could be given, where that is known.
+    pub most: Option<u64>,
     /// The most that it binds of one buffer, bytes.
     pub max_binding: u64,
     /// Whether its kernels read memory of the host.
@@ -60,6 +64,8 @@ pub struct PlanRequest {
     pub offload_mode: OffloadMode,
     /// Whether single tokens read pinned weights where they are.
     pub in_place: bool,
+    /// Nothing can be streamed, so that no advice says so.
+    pub resident: bool,
 }
 
 /// Units and budgets that a plan is sought for.

@@ -357,6 +357,9 @@ fn what_does_not_go_together_is_refused() {
     }
     let (_, _, stderr) = run(&[GENERATE, &["a", "--draft", stories, "--memory", "10MB", "--offload"]].concat());
     assert!(!stderr.contains("--offload"), "a draft is never streamed: {stderr}");
+    assert!(!stderr.contains("--quantize"), "nor quantized: {stderr}");
+    let other = run(&[GENERATE, &["a", "--memory", "10MB"]].concat()).2;
+    assert!(other.contains("--quantize"), "as other models are: {other}");
     // What is advised holds both models.
     let (_, _, stderr) = run(&[GENERATE, &["a", "--draft", stories, "--memory", "20MB"]].concat());
     let (_, larger) = stderr.split_once("--memory ").expect("a budget");

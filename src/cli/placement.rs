@@ -21,7 +21,7 @@ pub(super) struct PlacementArgs {
     pub(super) adapter: Option<String>,
 
     /// Several adapters: how many of the best, or a list of indices and names in the order that layers go through
-    /// them, as 0,1; one that is listed twice is opened twice
+    /// them, as 0,1; an index twice opens that adapter twice, a name twice is two adapters of that name
     #[arg(long, value_name = "COUNT|LIST", env = "WGPT_ADAPTERS", conflicts_with = "adapter", value_parser = adapters)]
     pub(super) adapters: Option<AdapterChoice>,
 

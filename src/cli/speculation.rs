@@ -117,7 +117,7 @@ fn draft_model(
         memory: memory(&adapter, model.placement.memory()),
         adapter,
         offload: Offload::Never,
-        resident: true,
+        draft: true,
         offload_mode: None,
         // A draft of fewer positions guesses as far as it has them.
         context_length: Some(length.min(spec.max_context_length)),

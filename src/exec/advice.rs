@@ -53,7 +53,7 @@ pub(super) fn place_or_advise(
 
 /// Whether it would fit with weights that are not quantized yet in [`QUANTIZED`].
 fn fits_quantized(checkpoint: &Checkpoint, candidates: &[Candidate], options: &ExecOptions) -> bool {
-    if options.quantize.is_some() {
+    if options.quantize.is_some() || options.draft {
         return false;
     }
     let quantize = Some(Quantize { format: &QUANTIZED, head: None, requantize: false });

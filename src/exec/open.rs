@@ -35,8 +35,8 @@ pub struct ExecOptions {
     pub taken: Option<(usize, u64)>,
     /// How much to stream from the host.
     pub offload: Offload,
-    /// Nothing can be streamed, whatever a user would say: no error advises it.
-    pub resident: bool,
+    /// It is a draft: taken as it is stored and never streamed, so that no error advises otherwise.
+    pub draft: bool,
     /// Where streamed weights stay between forwards; by default in host memory where that holds them.
     pub offload_mode: Option<OffloadMode>,
     /// What adapters were measured to do; others are taken to be as others of their class.

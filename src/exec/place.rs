@@ -210,8 +210,8 @@ impl Placer<'_> {
 
     fn request(&self, offload_mode: OffloadMode, in_place: bool) -> PlanRequest {
         let in_place = in_place && self.budgets.iter().any(|budget| budget.reads_host);
-        let ExecOptions { offload, resident, .. } = *self.options;
-        PlanRequest { offload, ring_slots: RING_SLOTS, offload_mode, in_place, resident }
+        let ExecOptions { offload, draft, .. } = *self.options;
+        PlanRequest { offload, ring_slots: RING_SLOTS, offload_mode, in_place, resident: draft }
     }
 
     /// A plan, and which of the chunks it is for.

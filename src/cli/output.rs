@@ -88,9 +88,15 @@ impl Notes {
 
     /// What is allocated on each adapter, and the most the process has held on the host.
     pub(super) fn memory(self, places: &[MemoryUse]) {
-        for MemoryUse { place, weights, kv_cache, other } in places {
+        for (index, MemoryUse { place, weights, kv_cache, other }) in places.iter().enumerate() {
+            let alike = |places: &[MemoryUse]| places.iter().filter(|one| one.place == *place).count();
+            // Adapters of one name, or one that is used twice.
+            let which = match alike(places) {
+                1 => String::new(),
+                count => format!(" ({} of {count})", alike(&places[..=index])),
+            };
             self.line(format_args!(
-                "memory on {place}: {} ({} weights, {} KV cache, {} other)",
+                "memory on {place}{which}: {} ({} weights, {} KV cache, {} other)",
                 bytes(weights + kv_cache + other),
                 bytes(*weights),
                 bytes(*kv_cache),

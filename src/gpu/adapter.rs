@@ -56,8 +56,8 @@ pub enum AdapterChoice {
     Name(String),
     /// As many of the best, each a piece of hardware of its own.
     Best(usize),
-    /// These, in this order. An index twice is one adapter opened twice; a name twice is the next adapter of that name,
-    /// where there is one.
+    /// These, in this order. An index twice is one adapter opened twice; a name twice is the next piece of hardware of
+    /// that name, where there is one.
     List(Vec<Self>),
     /// No adapter: the host executor.
     Host,
@@ -138,7 +138,7 @@ pub fn choose<'a>(choice: &AdapterChoice, present: &'a [AdapterInfo]) -> Result<
             Ok(vec![named(name, present).next().ok_or_else(|| unknown(format!("named \"{name}\"")))?])
         }
         AdapterChoice::Best(count) => {
-            let distinct = distinct(present);
+            let distinct = distinct(present.iter());
             if distinct.len() < *count || *count == 0 {
                 return Err(GpuError::TooFewAdapters { wanted: *count, distinct: distinct.len(), present: list() });
             }
@@ -148,7 +148,7 @@ pub fn choose<'a>(choice: &AdapterChoice, present: &'a [AdapterInfo]) -> Result<
             let one = |(position, choice): (usize, &AdapterChoice)| {
                 let AdapterChoice::Name(name) = choice else { return choose(choice, present) };
                 let before = choices[..position].iter().filter(|other| *other == choice).count();
-                let named: Vec<&AdapterInfo> = named(name, present).collect();
+                let named = distinct(named(name, present));
                 let nth = named.get(before % named.len().max(1));
                 Ok(vec![*nth.ok_or_else(|| unknown(format!("named \"{name}\"")))?])
             };
@@ -166,7 +166,7 @@ fn named<'a>(part: &str, present: &'a [AdapterInfo]) -> impl Iterator<Item = &'a
 }
 
 /// Pieces of hardware, each through its best backend.
-fn distinct(present: &[AdapterInfo]) -> Vec<&AdapterInfo> {
+fn distinct<'a>(present: impl Iterator<Item = &'a AdapterInfo>) -> Vec<&'a AdapterInfo> {
     let mut distinct: Vec<&AdapterInfo> = Vec::new();
     for info in present {
         let same = |other: &&AdapterInfo| !info.pci_bus_id.is_empty() && other.pci_bus_id == info.pci_bus_id;
@@ -314,9 +314,9 @@ mod tests {
         let list = AdapterChoice::List(vec![AdapterChoice::Name("small".into()), AdapterChoice::Index(1)]);
         assert_eq!(chosen(&list, &present), Ok(vec![1, 1]), "by name and by index");
         let bigs = |count| AdapterChoice::List(vec![AdapterChoice::Name("big".into()); count]);
-        let two = [info(0, "Big", "01:00"), info(1, "Big", "03:00"), info(2, "Small", "02:00")];
+        let two = [info(0, "Big", "01:00"), info(1, "Big", "03:00"), info(2, "Big", "01:00")];
         assert_eq!(chosen(&bigs(2), &two), Ok(vec![0, 1]), "a name twice is two of that name");
-        assert_eq!(chosen(&bigs(3), &two), Ok(vec![0, 1, 0]), "as far as there are two");
+        assert_eq!(chosen(&bigs(3), &two), Ok(vec![0, 1, 0]), "as far as there are two, one through two backends");
         assert!(bigs(2).is_several() && !bigs(1).is_several(), "which may be several");
         let unknown = AdapterChoice::List(vec![AdapterChoice::Index(0), AdapterChoice::Index(7)]);
         assert!(chosen(&unknown, &present).is_err_and(|error| error.contains("no adapter 7")), "one is not there");

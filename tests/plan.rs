@@ -422,12 +422,41 @@ fn a_refusal_names_no_budget_that_can_t_be_had() {
     };
     let least = flag(&refused(little, false));
     let beyond = refused(AdapterBudget { most: Some(2000), ..little }, false);
-    assert!(beyond.contains("an adapter with ") && beyond.contains(" free with --offload"), "it has no more: {beyond}");
-    assert!(!beyond.contains("--memory"), "{beyond}");
+    assert!(beyond.contains("; on a larger adapter --memory ") && flag(&beyond) == least, "it has no more: {beyond}");
+    let enough = refused(AdapterBudget { most: Some(least << 10), ..little }, false);
+    assert!(enough.contains("; --memory ") && flag(&enough) == least, "it has just that: {enough}");
     let beside = flag(&refused(AdapterBudget { beside: 100 << 10, ..little }, false));
     assert!((least + 99..=least + 101).contains(&beside), "{beside} KiB hold another model's 100 too, of {least}");
     let resident = refused(little, true);
     assert!(!resident.contains("--offload") && flag(&resident) > least, "nothing can be streamed: {resident}");
+}
+
+#[test]
+fn what_a_refusal_names_for_several_adapters_fits_and_can_be_had() {
+    let mut units = units(&[(100_000, 0); 12]);
+    units.iter_mut().for_each(|unit| unit.state = 1000);
+    let refused = |budgets: &[AdapterBudget]| {
+        let error = planned(&units, budgets, Offload::Never).expect_err("too little").to_string();
+        let flags = between(&error, "--memory ", " would do").unwrap_or_else(|| panic!("budgets: {error}"));
+        let bytes = |entry: &str| -> u64 {
+            let (_, size) = entry.split_once('=').expect("by adapter");
+            let unit = if size.ends_with("KiB") { 1 << 10 } else { 1 };
+            size.trim_end_matches("KiB").parse::<u64>().expect("bytes or KiB") * unit
+        };
+        let offload = if flags.contains("with --offload") { Offload::AsNeeded } else { Offload::Never };
+        let given: Vec<u64> = flags.split(' ').next().expect("a list").split(',').map(bytes).collect();
+        (error, given, offload)
+    };
+    // One has no more to give, the other has.
+    let full = AdapterBudget { most: Some(150_001), ..budget(150_001, 1e9) };
+    let (error, given, offload) = refused(&[full, budget(1000, 1e9)]);
+    assert!(error.contains("; --memory 0=150001,"), "no more than it has, to the byte: {error}");
+    let budgets: Vec<AdapterBudget> = given.iter().map(|bytes| budget(*bytes, 1e9)).collect();
+    assert!(planned(&units, &budgets, offload).is_ok(), "{error}");
+    // Of one nobody knows what it has, but it binds no cache; another model is there too.
+    let unknown = AdapterBudget { max_binding: 64, beside: 1 << 20, ..budget(u64::MAX, 1e9) };
+    let (error, given, _) = refused(&[unknown, budget(1000, 1e9)]);
+    assert_eq!(given.len(), 1, "of that nothing is said: {error}");
 }
 
 #[test]
@@ -509,7 +538,8 @@ proptest! {
         let budget = |bytes: &u64| AdapterBudget { reads_host, ..budget(*bytes, 1e9) };
         let budgets: Vec<AdapterBudget> = budgets.iter().map(budget).collect();
         let costs = vec![units.clone(); budgets.len()];
-        if let Ok(plan) = plan(&costs, &budgets, &PlanRequest { offload, ring_slots, offload_mode, in_place: true, resident: false }) {
+        let request = PlanRequest { offload, ring_slots, offload_mode, in_place: true, resident: false };
+        if let Ok(plan) = plan(&costs, &budgets, &request) {
             prop_assert_eq!(plan.placements.len(), units.len());
             for (adapter, budget) in budgets.iter().enumerate() {
                 prop_assert!(plan.adapter_bytes(&units, adapter).total() <= budget.bytes);

@@ -355,16 +355,23 @@ fn what_does_not_go_together_is_refused() {
             assert!(stderr.contains(part), "{flags:?} says {part:?}: {stderr}");
         }
     }
-    let (_, _, stderr) = run(&[GENERATE, &["a", "--draft", stories, "--memory", "10MB", "--offload"]].concat());
-    assert!(!stderr.contains("--offload"), "a draft is never streamed: {stderr}");
-    assert!(!stderr.contains("--quantize"), "nor quantized: {stderr}");
-    let other = run(&[GENERATE, &["a", "--memory", "10MB"]].concat()).2;
-    assert!(other.contains("--quantize"), "as other models are: {other}");
+    let refused = |flags: &[&str]| {
+        let (code, _, stderr) = run(&[GENERATE, &["a"], flags].concat());
+        assert_eq!(code, Some(1), "{flags:?}: {stderr}");
+        stderr
+    };
+    let draft = ["--draft", stories, "--memory"];
+    let small = refused(&[&draft[..], &["10MB", "--offload"]].concat());
+    assert!(small.contains("the draft could not be loaded") && small.contains("--memory "), "{small}");
+    assert!(!small.contains("--offload") && !small.contains("--quantize"), "a draft is taken as it is: {small}");
+    let other = refused(&["--memory", "10MB"]);
+    assert!(other.contains("--quantize"), "as other models are not: {other}");
     // What is advised holds both models.
-    let (_, _, stderr) = run(&[GENERATE, &["a", "--draft", stories, "--memory", "20MB"]].concat());
-    let (_, larger) = stderr.split_once("--memory ").expect("a budget");
-    let flags: Vec<&str> = larger.split(" would").next().expect("and what else").split(" with ").collect();
-    let (code, _, stderr) = run(&[GENERATE, &["a", "--draft", stories, "--memory"], &flags].concat());
+    let both = refused(&[&draft[..], &["20MB"]].concat());
+    let advice = both.split_once("--memory ").and_then(|(_, rest)| rest.split_once(" would"));
+    let (larger, _) = advice.unwrap_or_else(|| panic!("a budget: {both}"));
+    let flags: Vec<&str> = larger.split(" with ").collect();
+    let (code, _, stderr) = run(&[GENERATE, &["a"], &draft, &flags].concat());
     assert_eq!(code, Some(0), "{flags:?}: {stderr}");
 }
 

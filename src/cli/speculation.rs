@@ -114,7 +114,7 @@ fn draft_model(
     // The two take turns there.
     let sibling = meet(&adapter, &model.placement.choice());
     let options = ExecOptions {
-        memory: memory(&adapter, model.placement.memory()),
+        memory: memory(&adapter, &model.placement.choice(), &model.placement.memory()),
         adapter,
         offload: Offload::Never,
         draft: true,
@@ -156,17 +156,11 @@ fn meet(draft: &AdapterChoice, model: &AdapterChoice) -> bool {
 }
 
 /// What of the model's memory limits concerns the draft's adapter.
-fn memory(adapter: &AdapterChoice, limit: MemoryLimit) -> MemoryLimit {
+fn memory(adapter: &AdapterChoice, model: &AdapterChoice, limit: &MemoryLimit) -> MemoryLimit {
     let present = resolve::adapters();
-    let index = |choice: &AdapterChoice| choose(choice, &present).ok().map(|chosen| chosen[0].index);
-    match limit {
-        _ if *adapter == AdapterChoice::Host => MemoryLimit::Default,
-        MemoryLimit::By(mut entries) => {
-            entries.retain(|(choice, _)| index(choice) == index(adapter));
-            // It is opened once, whatever the model does.
-            entries.truncate(1);
-            if entries.is_empty() { MemoryLimit::Default } else { MemoryLimit::By(entries) }
-        }
-        limit => limit,
+    // A choice that names none is refused when the draft is opened.
+    match (choose(adapter, &present), choose(model, &present)) {
+        (Ok(own), Ok(chosen)) => limit.beside(own[0], &chosen),
+        _ => MemoryLimit::Default,
     }
 }

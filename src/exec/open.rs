@@ -9,10 +9,10 @@ use super::gpu::Refusal;
 use super::load::{WeightSource, check_tensors};
 use super::packed_cache::{CacheReport, PackedCache};
 use super::place::{Candidate, Placed, candidates};
-use super::room::{MemoryLimit, given};
+use super::room::MemoryLimit;
 use super::{ExecError, Executor, GpuExecutor, HostExecutor, MeasuredRates, Progress, TunedShapes};
 use crate::checkpoint::Checkpoint;
-use crate::gpu::{AdapterChoice, AdapterInfo, Device, DeviceOptions, GpuError, adapters};
+use crate::gpu::{AdapterChoice, Device, DeviceOptions, GpuError, adapters};
 use crate::graph::{Graph, GraphError, LowerOptions, Quantize, QuantizedFormats, lower};
 use crate::model::{ModelSpec, Source, describe};
 use crate::ops::KvFormat;
@@ -230,9 +230,7 @@ fn find(options: &ExecOptions) -> Result<Option<Vec<Candidate>>, ExecError> {
         return if options.needs_adapter() { Err(ExecError::HostNeedsNoMemory) } else { Ok(None) };
     }
     let present = adapters();
-    let found =
-        candidates(options, &present).and_then(|found| check_budgets(&found, options, &present).map(|()| found));
-    match found {
+    match candidates(options, &present) {
         // Who asks for a budget or for streaming wants an adapter.
         Err(ExecError::Gpu(GpuError::NoAdapter))
             if options.adapter == AdapterChoice::Default && !options.needs_adapter() =>
@@ -241,20 +239,6 @@ fn find(options: &ExecOptions) -> Result<Option<Vec<Candidate>>, ExecError> {
         }
         found => found.map(Some),
     }
-}
-
-/// Refuses budgets that no use of their adapter is left for.
-fn check_budgets(found: &[Candidate], options: &ExecOptions, present: &[AdapterInfo]) -> Result<(), ExecError> {
-    let MemoryLimit::By(budgets) = &options.memory else { return Ok(()) };
-    let named = given(budgets, present)?;
-    for Candidate { info, .. } in found {
-        let entries = named.iter().filter(|(index, _)| *index == info.index).count();
-        let uses = found.iter().filter(|other| other.info.index == info.index).count();
-        if entries > uses {
-            return Err(ExecError::SurplusBudget { adapter: info.index, name: info.name.clone(), entries, uses });
-        }
-    }
-    Ok(())
 }
 
 /// Opens an adapter as the options say.
@@ -327,9 +311,9 @@ fn open_placed(
                 if placed.plan.streams() && placed.plan.offload_mode == OffloadMode::Pinned =>
             {
                 if options.offload_mode.is_some() {
-                    return Err(ExecError::PinnedMemory(error));
+                    return Err(after(&notices, ExecError::PinnedMemory(error)));
                 }
-                notices.push(format!("{error}; they are left there"));
+                notices.push(format!("{error}; streamed weights are left in the checkpoint's file"));
                 options.offload_mode = Some(OffloadMode::Mapped);
                 graph = lower_checkpoint(checkpoint, &options)?.1;
             }

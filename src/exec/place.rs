@@ -29,6 +29,8 @@ pub struct PlacedAdapter {
     pub info: AdapterInfo,
     /// Bytes it may hold; `None` where no one knows a limit.
     pub budget: Option<u64>,
+    /// What another model has of what the user gave it.
+    pub beside: u64,
     /// What it does a second.
     pub rates: Rates,
     /// Whether that was measured; else it is assumed.
@@ -237,6 +239,7 @@ impl Placer<'_> {
             PlacedAdapter {
                 info: info.clone(),
                 budget: budget.bytes,
+                beside: budget.beside,
                 rates: *rates,
                 measured: *measured,
                 bytes: plan.adapter_bytes(&costs[index], index),
@@ -275,7 +278,7 @@ impl PlacedAdapter {
     /// A warning where it was given more than it has.
     fn excess(&self) -> Option<String> {
         let AdapterInfo { index, name, memory, .. } = &self.info;
-        let (memory, budget) = ((*memory)?, self.budget?);
+        let (memory, budget) = ((*memory)?, self.budget? + self.beside);
         let free = memory.free.map_or_else(String::new, |free| format!(", of which {} are free", Bytes(free)));
         let (given, total) = (Bytes(budget), Bytes(memory.total));
         (budget > memory.total).then(|| format!("adapter {index} ({name}) has {total}{free}, and was given {given}"))
@@ -290,7 +293,7 @@ fn left_out(candidates: &[Candidate], used: &[usize], costs: &[Vec<UnitCost>]) -
         let least = layers.iter().map(UnitCost::weight_bytes).min().unwrap_or(0);
         let why = match one.budget.bytes.filter(|bytes| *bytes < least) {
             Some(bytes) => format!("its {} hold none", Bytes(bytes)),
-            None => "the others are faster without it".to_owned(),
+            None => "it has no room for one, or the others are faster without it".to_owned(),
         };
         format!("adapter {number} ({name}) gets no layers: {why}")
     };

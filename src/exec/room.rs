@@ -27,8 +27,8 @@ pub enum MemoryLimit {
     Fraction(f64),
     /// So many bytes on each adapter.
     Each(u64),
-    /// Bytes by adapter. Where one is used more than once, its first entry is for its first use and so on, and the
-    /// last one for all that follow; adapters not named keep the default.
+    /// Bytes by adapter. The first entry that names one is for its first use and so on, and the last one for all that
+    /// follow; adapters not named keep the default.
     By(Vec<(AdapterChoice, u64)>),
 }
 
@@ -61,31 +61,70 @@ pub(super) fn budgets(
         if again { 0 } else { taken(info) }
     };
     let given = match &options.memory {
-        MemoryLimit::By(entries) => given(entries, present)?,
-        _ => Vec::new(),
+        MemoryLimit::By(entries) => {
+            let (given, left) = shared_out(entries, chosen);
+            left.map_or(Ok(()), |choice| Err(left_over(choice, entries, chosen, present)?))?;
+            given
+        }
+        MemoryLimit::Each(bytes) => vec![Some(*bytes); chosen.len()],
+        MemoryLimit::Default | MemoryLimit::Fraction(_) => vec![None; chosen.len()],
     };
-    if let Some((adapter, _)) = given.iter().find(|(index, _)| !chosen.iter().any(|info| info.index == *index)) {
-        return Err(ExecError::UnusedBudget { adapter: *adapter, name: present[*adapter].name.clone() });
-    }
-    let budget = |(position, info): (usize, &&AdapterInfo)| {
-        let uses_before = chosen[..position].iter().filter(|other| other.index == info.index).count();
-        let mut mine = given.iter().filter(|(index, _)| *index == info.index).map(|(_, bytes)| *bytes);
-        let typed = match options.memory {
-            MemoryLimit::Each(bytes) => Some(bytes),
-            _ => mine.clone().nth(uses_before).or_else(|| mine.next_back()),
-        };
+    let budget = |((position, info), given): ((usize, &&AdapterInfo), Option<u64>)| {
         let beside = beside(position, info);
-        let bytes = typed.map(|bytes| bytes.saturating_sub(beside)).or_else(|| own(info));
-        Budget { bytes, beside, most: share(info, chosen, Some(1.0), 0) }
+        let bytes = given.map(|bytes| bytes.saturating_sub(beside)).or_else(|| own(info));
+        Budget { bytes, beside, most: share(info, chosen, Some(1.0), taken(info)) }
     };
-    Ok(chosen.iter().enumerate().map(budget).collect())
+    Ok(chosen.iter().enumerate().zip(given).map(budget).collect())
 }
 
-/// The adapters that entries are for: as in a list of adapters, what is said twice of a name may be of two.
-pub(super) fn given(entries: &[(AdapterChoice, u64)], present: &[AdapterInfo]) -> Result<Vec<(usize, u64)>, ExecError> {
-    let list = AdapterChoice::List(entries.iter().map(|(choice, _)| choice.clone()).collect());
-    let named = choose(&list, present)?;
-    Ok(named.iter().map(|info| info.index).zip(entries.iter().map(|(_, bytes)| *bytes)).collect())
+/// What each use of an adapter is given, and a choice that no use is left for. Each entry goes to the first use that it
+/// names and no other has, those by index before those by name; uses without one share the last that names them.
+fn shared_out<'e>(
+    entries: &'e [(AdapterChoice, u64)],
+    chosen: &[&AdapterInfo],
+) -> (Vec<Option<u64>>, Option<&'e AdapterChoice>) {
+    let (mut given, mut left) = (vec![None; chosen.len()], None);
+    let by_name = |(choice, _): &&(AdapterChoice, u64)| matches!(choice, AdapterChoice::Name(_));
+    let (names, indices): (Vec<_>, Vec<_>) = entries.iter().partition(by_name);
+    for (choice, bytes) in indices.into_iter().chain(names) {
+        match (0..chosen.len()).find(|at| given[*at].is_none() && choice.names(chosen[*at])) {
+            Some(at) => given[at] = Some(*bytes),
+            None => left = left.or(Some(choice)),
+        }
+    }
+    let last = |info: &AdapterInfo| entries.iter().rfind(|(choice, _)| choice.names(info)).map(|(_, bytes)| *bytes);
+    (given.into_iter().zip(chosen).map(|(given, info)| given.or_else(|| last(info))).collect(), left)
+}
+
+/// What is wrong with an entry that no use is left for; an error where it names no adapter at all.
+fn left_over(
+    choice: &AdapterChoice,
+    entries: &[(AdapterChoice, u64)],
+    chosen: &[&AdapterInfo],
+    present: &[AdapterInfo],
+) -> Result<ExecError, ExecError> {
+    let uses = chosen.iter().filter(|info| choice.names(info)).count();
+    let info = match chosen.iter().find(|info| choice.names(info)) {
+        Some(info) => *info,
+        None => choose(choice, present)?[0],
+    };
+    let (adapter, name) = (info.index, info.name.clone());
+    let entries = entries.iter().filter(|(other, _)| other.names(info)).count();
+    Ok(match uses {
+        0 => ExecError::UnusedBudget { adapter, name },
+        _ => ExecError::SurplusBudget { adapter, name, entries, uses },
+    })
+}
+
+impl MemoryLimit {
+    /// What of a model's limit is for another model on this adapter, beside the first of these uses of it.
+    pub fn beside(&self, adapter: &AdapterInfo, chosen: &[&AdapterInfo]) -> Self {
+        let Self::By(entries) = self else { return self.clone() };
+        let uses: Vec<&AdapterInfo> = chosen.iter().copied().chain([adapter]).collect();
+        let at = uses.iter().position(|info| info.index == adapter.index).expect("it is the last at least");
+        let given = shared_out(entries, &uses).0[at];
+        given.map_or(Self::Default, |bytes| Self::By(vec![(AdapterChoice::Index(adapter.index), bytes)]))
+    }
 }
 
 /// Whether what one adapter holds is missing to the other.
@@ -163,6 +202,7 @@ mod tests {
         let info = AdapterInfo { backend: "vulkan".into(), kind: kind.to_owned(), ..AdapterInfo::default() };
         PlacedAdapter {
             budget: None,
+            beside: 0,
             rates: assumed(&info),
             measured: false,
             bytes,
@@ -201,5 +241,30 @@ mod tests {
         let mapped = short.shortage(&plan(vec![streamed], OffloadMode::Mapped)).expect("a byte short");
         assert!(!mapped.contains("mapped"), "{mapped}");
         assert_eq!(HostRoom { needed: 300, free: 300 }.shortage(&Plan::single(1)), None, "just enough");
+    }
+
+    #[test]
+    fn entries_are_for_uses_in_their_order() {
+        let info = |index, name: &str| AdapterInfo { index, name: name.into(), ..AdapterInfo::default() };
+        let (first, second, small) = (info(0, "Big"), info(1, "Big"), info(2, "Small"));
+        let name = |name: &str, bytes| (AdapterChoice::Name(name.into()), bytes);
+        let index = |index, bytes| (AdapterChoice::Index(index), bytes);
+        let given = |entries: &[(AdapterChoice, u64)], chosen: &[&AdapterInfo]| {
+            let (given, left) = shared_out(entries, chosen);
+            (given, left.cloned())
+        };
+        let bigs = [name("big", 1), name("big", 2)];
+        assert_eq!(given(&bigs, &[&first, &second]), (vec![Some(1), Some(2)], None), "two of one name");
+        assert_eq!(given(&bigs, &[&first, &first]), (vec![Some(1), Some(2)], None), "one, used twice");
+        assert_eq!(given(&bigs[..1], &[&second, &small]), (vec![Some(1), None], None), "whichever is used");
+        assert_eq!(given(&bigs[..1], &[&first, &second]), (vec![Some(1), Some(1)], None), "the last is for the rest");
+        let both = [name("big", 1), index(0, 2)];
+        assert_eq!(given(&both, &[&first, &second]), (vec![Some(2), Some(1)], None), "indices first");
+        assert_eq!(given(&both, &[&first]).1, Some(bigs[0].0.clone()), "none is left for the name");
+        assert_eq!(given(&both, &[&small]), (vec![None], Some(both[1].0.clone())), "nor for what is not used");
+        let limit = MemoryLimit::By(bigs.to_vec());
+        let of_second = MemoryLimit::By(vec![index(1, 2)]);
+        assert_eq!(limit.beside(&second, &[&first, &second]), of_second, "a draft there has the same budget");
+        assert_eq!(limit.beside(&small, &[&first, &second]), MemoryLimit::Default, "elsewhere none is said");
     }
 }

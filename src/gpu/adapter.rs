@@ -72,6 +72,15 @@ impl AdapterChoice {
             Self::Default | Self::Index(_) | Self::Name(_) | Self::Host => false,
         }
     }
+
+    /// Whether it names this adapter, among others or alone.
+    pub fn names(&self, info: &AdapterInfo) -> bool {
+        match self {
+            Self::Index(index) => *index == info.index,
+            Self::Name(part) => has_part(info, part),
+            Self::Default | Self::Best(_) | Self::List(_) | Self::Host => false,
+        }
+    }
 }
 
 impl AdapterInfo {
@@ -135,7 +144,8 @@ pub fn choose<'a>(choice: &AdapterChoice, present: &'a [AdapterInfo]) -> Result<
         AdapterChoice::Default => Ok(vec![&present[0]]),
         AdapterChoice::Index(index) => Ok(vec![present.get(*index).ok_or_else(|| unknown(index.to_string()))?]),
         AdapterChoice::Name(name) => {
-            Ok(vec![named(name, present).next().ok_or_else(|| unknown(format!("named \"{name}\"")))?])
+            let found = present.iter().find(|info| has_part(info, name));
+            Ok(vec![found.ok_or_else(|| unknown(format!("named \"{name}\"")))?])
         }
         AdapterChoice::Best(count) => {
             let distinct = distinct(present.iter());
@@ -148,7 +158,7 @@ pub fn choose<'a>(choice: &AdapterChoice, present: &'a [AdapterInfo]) -> Result<
             let one = |(position, choice): (usize, &AdapterChoice)| {
                 let AdapterChoice::Name(name) = choice else { return choose(choice, present) };
                 let before = choices[..position].iter().filter(|other| *other == choice).count();
-                let named = distinct(named(name, present));
+                let named = distinct(present.iter().filter(|info| has_part(info, name)));
                 let nth = named.get(before % named.len().max(1));
                 Ok(vec![*nth.ok_or_else(|| unknown(format!("named \"{name}\"")))?])
             };
@@ -159,10 +169,9 @@ pub fn choose<'a>(choice: &AdapterChoice, present: &'a [AdapterInfo]) -> Result<
     }
 }
 
-/// The adapters whose names have this part, in any case.
-fn named<'a>(part: &str, present: &'a [AdapterInfo]) -> impl Iterator<Item = &'a AdapterInfo> {
-    let wanted = part.to_lowercase();
-    present.iter().filter(move |info| info.name.to_lowercase().contains(&wanted))
+/// Whether this is a part of an adapter's name, in any case.
+fn has_part(info: &AdapterInfo, part: &str) -> bool {
+    info.name.to_lowercase().contains(&part.to_lowercase())
 }
 
 /// Pieces of hardware, each through its best backend.

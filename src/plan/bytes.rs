@@ -18,24 +18,15 @@ impl fmt::Display for Bytes {
 }
 
 impl Bytes {
-    /// Not less than this, in the fewest digits that `--memory` takes.
-    pub fn as_flag(self) -> String {
-        let (unit, name) = self.unit();
-        format!("{}{name}", self.0.div_ceil(unit))
-    }
-
-    /// What [`Self::as_flag`] stands for.
-    pub const fn flagged(self) -> Self {
-        let (unit, _) = self.unit();
-        Self(self.0.div_ceil(unit).saturating_mul(unit))
-    }
-
-    const fn unit(self) -> (u64, &'static str) {
-        match self.0 {
-            bytes if bytes >= 10 << 30 => (1 << 30, "GiB"),
-            bytes if bytes >= 10 << 20 => (1 << 20, "MiB"),
-            _ => (1 << 10, "KiB"),
-        }
+    /// Not less than this and no more than `most`, which is as much at least, in the fewest digits that `--memory`
+    /// takes; and what that stands for.
+    pub fn as_flag(self, most: u64) -> (String, Self) {
+        let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "")];
+        let rounded = |unit: u64| self.0.div_ceil(unit).saturating_mul(unit);
+        // Ten of a unit are two digits; a byte is always right.
+        let fits = |(unit, _): &&(u64, &str)| (self.0 >= 10 * unit || *unit <= 1 << 10) && rounded(*unit) <= most;
+        let (unit, name) = units.iter().find(fits).unwrap_or(&units[3]);
+        (format!("{}{name}", self.0.div_ceil(*unit)), Self(rounded(*unit)))
     }
 }
 
@@ -51,10 +42,13 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_is_never_less_than_the_bytes() {
-        assert_eq!(Bytes(1).as_flag(), "1KiB", "rounded up");
-        assert_eq!(Bytes((11 << 20) + 1).as_flag(), "12MiB", "rounded up");
-        assert_eq!(Bytes(20 << 30).as_flag(), "20GiB", "as it is");
-        assert_eq!(Bytes((11 << 20) + 1).flagged(), Bytes(12 << 20), "what it stands for");
+    fn a_flag_is_never_less_than_the_bytes_nor_more_than_there_is() {
+        let flag = |bytes, most| Bytes(bytes).as_flag(most);
+        let large = (11 << 30) + 1;
+        assert_eq!(flag(1, u64::MAX), ("1KiB".into(), Bytes(1 << 10)), "rounded up");
+        assert_eq!(flag((11 << 20) + 1, u64::MAX), ("12MiB".into(), Bytes(12 << 20)), "rounded up");
+        assert_eq!(flag(20 << 30, u64::MAX), ("20GiB".into(), Bytes(20 << 30)), "as it is");
+        assert_eq!(flag(large, large + (1 << 20)).0, "11265MiB", "no more than there is");
+        assert_eq!(flag(large, large).0, large.to_string(), "to the byte");
     }
 }

@@ -101,8 +101,21 @@ impl Sought<'_> {
         more.unwrap_or_else(|| self.larger_budgets())
     }
 
-    /// The least budgets that would do, all grown by the same factor.
+    /// The least budgets that would do, all grown by the same factor as far as there is more to have.
     fn larger_budgets(&self) -> String {
+        let had = |budget: &AdapterBudget| budget.most.map_or(u64::MAX, |most| most.max(budget.bytes));
+        if let Some(flags) = self.least(had) {
+            return format!("--memory {flags} would do");
+        }
+        match self.least(|_| u64::MAX) {
+            Some(flags) if self.budgets.len() == 1 => format!("on a larger adapter --memory {flags} would do"),
+            Some(flags) => format!("on larger adapters --memory {flags} would do"),
+            None => "use a smaller model".into(),
+        }
+    }
+
+    /// What to say of the least budgets that would do where none is more than this.
+    fn least(&self, most: impl Fn(&AdapterBudget) -> u64) -> Option<String> {
         let offload = match self.request.offload {
             Offload::All => Offload::All,
             _ if self.request.resident => Offload::Never,
@@ -110,33 +123,41 @@ impl Sought<'_> {
         };
         // What fits with a longer chunk does with the shortest.
         let shortest = |sought: &Sought<'_>| sought.shortest().first_fit();
-        let fits = |factor: f64| self.with(offload, |budget| grown(budget.bytes, factor), shortest).is_some();
+        let grown = |budget: &AdapterBudget, factor: f64| {
+            // At least one byte, so that factors do something.
+            let grown = (budget.bytes.max(1) as f64 * factor).ceil() as u64;
+            grown.min(most(budget))
+        };
+        let fits = |factor: f64| self.with(offload, |budget| grown(budget, factor), shortest).is_some();
         let needed = self.shortest().whole() as f64;
-        let most = self.budgets.iter().map(|budget| budget.bytes.max(1)).min().unwrap_or(1) as f64;
+        let least = self.budgets.iter().map(|budget| budget.bytes.max(1)).min().unwrap_or(1) as f64;
         // Budgets that each hold everything hold it together.
-        let (mut too_little, mut enough) = (1.0, (needed / most).max(1.0) * 2.0);
+        let (mut too_little, mut enough) = (1.0, (needed / least).max(1.0) * 2.0);
         if !fits(enough) {
-            return "use a smaller model, or a larger adapter".into();
+            return None;
         }
         while enough / too_little > 1.001 {
             let middle = f64::midpoint(too_little, enough);
             if fits(middle) { enough = middle } else { too_little = middle }
         }
-        let larger = |budget: &AdapterBudget| Bytes(grown(budget.bytes, enough) + budget.beside);
-        // Where what is rounded up to holds it as the request is, nothing else need change.
-        let rounded = |budget: &AdapterBudget| larger(budget).flagged().0 - budget.beside;
-        let as_asked = self.with(self.request.offload, rounded, |sought| sought.plan());
-        let flag = if as_asked.is_some() { "" } else { " with --offload" };
-        if self.budgets.iter().any(|budget| budget.most.is_some_and(|most| grown(budget.bytes, enough) > most)) {
-            let free: Vec<String> = self.budgets.iter().map(|budget| larger(budget).to_string()).collect();
-            let adapters = if free.len() == 1 { "an adapter" } else { "adapters" };
-            return format!("{adapters} with {} free{flag} would do", free.join(" and "));
-        }
-        let flags: Vec<String> = match self.budgets {
-            [budget] => vec![larger(budget).as_flag()],
-            several => several.iter().map(|one| format!("{}={}", one.number, larger(one).as_flag())).collect(),
+        // What is typed is for another model there too.
+        let flag = |budget: &AdapterBudget| {
+            let bytes = Bytes(grown(budget, enough).saturating_add(budget.beside));
+            bytes.as_flag(most(budget).saturating_add(budget.beside))
         };
-        format!("--memory {}{flag} would do", flags.join(","))
+        // Where what is rounded up to holds it as the request is, nothing else need change.
+        let rounded = |budget: &AdapterBudget| flag(budget).1.0.saturating_sub(budget.beside);
+        let as_asked = self.with(self.request.offload, rounded, |sought| sought.plan());
+        let flags: Vec<String> = match self.budgets {
+            [budget] => vec![flag(budget).0],
+            several => {
+                // Where no one knows a limit there is nothing to say.
+                let known = several.iter().filter(|budget| budget.bytes < u64::MAX);
+                known.map(|one| format!("{}={}", one.number, flag(one).0)).collect()
+            }
+        };
+        let streams = if as_asked.is_some() { "" } else { " with --offload" };
+        Some(format!("{}{streams}", flags.join(",")))
     }
 
     /// The same with another request and other budgets.
@@ -151,9 +172,4 @@ impl Sought<'_> {
         let request = PlanRequest { offload, ..self.request };
         then(&Sought { costs: self.costs, budgets: &budgets, request })
     }
-}
-
-/// At least one byte, so that factors do something.
-fn grown(bytes: u64, factor: f64) -> u64 {
-    (bytes.max(1) as f64 * factor).ceil() as u64
 }

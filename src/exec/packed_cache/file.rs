@@ -73,6 +73,7 @@ impl PackedFile {
                 Unusable::Missing
             }
             CheckpointError::Io { .. } => Unusable::Unreadable(error.to_string()),
+            _ if path.is_dir() => Unusable::Unreadable(error.to_string()),
             error => Unusable::Damaged(error.to_string()),
         })?;
         let json = header_json(&map).map_err(Unusable::Damaged)?;

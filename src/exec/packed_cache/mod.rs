@@ -207,8 +207,8 @@ fn cached(
         missing.push(unit);
     }
     if let [first, others @ ..] = &*unreadable {
-        let more = if others.is_empty() { String::new() } else { format!(" (and {} other files)", others.len()) };
-        report.notices.push(format!("{first}{more}; left as it is, and packed from the checkpoint for this run"));
+        let more = if others.is_empty() { String::new() } else { format!(" (and {} more)", others.len()) };
+        report.notices.push(format!("{first}{more}: nothing is changed there, and packed for this run alone"));
     }
     let needed = missing.iter().map(Unit::bytes).sum();
     if missing.is_empty() {

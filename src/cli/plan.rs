@@ -158,6 +158,7 @@ fn report(checkpoint: String, graph: &Graph, placed: &Placed) -> Report {
         rates: adapter.rates,
         measured: adapter.measured,
     });
+    let host_memory = host_part(placed);
     Report {
         checkpoint,
         context_length: graph.context_length,
@@ -165,8 +166,8 @@ fn report(checkpoint: String, graph: &Graph, placed: &Placed) -> Report {
         kv_format: graph.kv_format().map(KvFormat::name),
         units: units.collect(),
         adapters: adapters.collect(),
-        host_bytes: host_part(placed).weights,
-        host_memory: host_part(placed),
+        host_bytes: host_memory.weights,
+        host_memory,
         offload_mode: placed.plan.streams().then_some(placed.plan.offload_mode),
         in_place: reads_in_place(&placed.plan),
         decode: placed.decode,

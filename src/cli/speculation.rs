@@ -16,7 +16,7 @@ use wgpt::tokenizer::Tokenizer;
 
 use super::args::{CheckpointArgs, ContextArgs, ModelArgs};
 use super::output::Notes;
-use super::placement::adapter;
+use super::placement::{PlacementArgs, adapter};
 use super::resolve::{self, Opened};
 
 /// What guesses the next tokens. Texts stay the same whatever it guesses.
@@ -111,10 +111,10 @@ fn draft_model(
         Some(name) => adapter(name),
         None => first(model.placement.choice()),
     };
-    // The two take turns there.
-    let sibling = meet(&adapter, &model.placement.choice());
+    // Where both are on one adapter they take turns.
+    let (sibling, memory) = beside(&adapter, &model.placement);
     let options = ExecOptions {
-        memory: memory(&adapter, &model.placement.choice(), &model.placement.memory()),
+        memory,
         adapter,
         offload: Offload::Never,
         draft: true,
@@ -145,22 +145,13 @@ fn first(choice: AdapterChoice) -> AdapterChoice {
     }
 }
 
-/// Whether two models may be on one adapter.
-fn meet(draft: &AdapterChoice, model: &AdapterChoice) -> bool {
+/// Whether the draft's adapter is one of the model's, and what of the model's memory limit concerns it.
+fn beside(draft: &AdapterChoice, model: &PlacementArgs) -> (bool, MemoryLimit) {
     let present = resolve::adapters();
-    let indices = |choice| -> Vec<usize> {
-        choose(choice, &present).map_or_else(|_| Vec::new(), |found| found.iter().map(|info| info.index).collect())
+    // The host has no limit; a choice that names none is refused when it is opened.
+    let (Ok(own), Ok(chosen)) = (choose(draft, &present), choose(&model.choice(), &present)) else {
+        return (false, MemoryLimit::Default);
     };
-    let model = indices(model);
-    indices(draft).iter().any(|index| model.contains(index))
-}
-
-/// What of the model's memory limits concerns the draft's adapter.
-fn memory(adapter: &AdapterChoice, model: &AdapterChoice, limit: &MemoryLimit) -> MemoryLimit {
-    let present = resolve::adapters();
-    // A choice that names none is refused when the draft is opened.
-    match (choose(adapter, &present), choose(model, &present)) {
-        (Ok(own), Ok(chosen)) => limit.beside(own[0], &chosen),
-        _ => MemoryLimit::Default,
-    }
+    let both = chosen.iter().any(|info| info.index == own[0].index);
+    (both, model.memory().beside(own[0], &chosen))
 }

@@ -57,7 +57,10 @@ pub enum GpuError {
         reason: String,
     },
     /// Memory of the host that an adapter reads could not be had.
-    #[error("adapter \"{adapter}\": {bytes} bytes of host memory for {label} could not be had ({reason})")]
+    #[error(
+        "adapter \"{adapter}\": {bytes} bytes of host memory for {label} could not be had ({reason}); \
+         close other programs or raise the limit of this one"
+    )]
     HostMemory {
         /// The adapter's name.
         adapter: String,

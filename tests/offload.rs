@@ -317,8 +317,10 @@ fn a_plan_says_where_what_and_how_fast() {
     let units = planned["units"].as_array().expect("units");
     assert_eq!(units.len(), 10, "embedding, eight layers, head");
     assert_eq!(units.iter().filter(|unit| unit["residency"] == "streamed").count(), 4, "{planned}");
-    assert!(planned["host_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "streamed weights are on the host");
-    assert_eq!(planned["host_memory"]["weights"], planned["host_bytes"], "{planned}");
+    assert!(
+        planned["host_memory"]["weights"].as_u64().is_some_and(|bytes| bytes > 0),
+        "streamed weights are on the host"
+    );
     assert!(planned["decode"]["tokens_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{planned}");
 }
 
@@ -328,10 +330,10 @@ fn a_plan_says_where_streamed_weights_stay() {
     let pinned = plan(&["--offload", "all"]);
     assert_eq!(pinned["offload_mode"], "pinned", "this host has room for it: {pinned}");
     let streamed = pinned["adapters"][0]["streamed_bytes"].as_u64().expect("bytes");
-    assert_eq!(pinned["host_bytes"].as_u64(), Some(streamed), "all of it is on the host");
+    assert_eq!(pinned["host_memory"]["weights"].as_u64(), Some(streamed), "all of it is on the host");
     let mapped = plan(&["--offload", "all", "--offload-mode", "mapped"]);
     assert_eq!(mapped["offload_mode"], "mapped", "as it was asked for");
-    assert_eq!(mapped["host_bytes"], 0, "the host keeps nothing: {mapped}");
+    assert_eq!(mapped["host_memory"]["weights"], 0, "the host keeps nothing: {mapped}");
     let staging = |plan: &Value| plan["adapters"][0]["bytes"]["staging"].as_u64().expect("bytes");
     assert!(staging(&mapped) >= staging(&pinned), "what is packed on the way needs room: {mapped}");
     for (mode, part) in [("pinned", "packed in host memory"), ("mapped", "left in the file")] {

@@ -26,9 +26,8 @@ struct Report {
     kv_format: Option<&'static str>,
     units: Vec<UnitPlace>,
     adapters: Vec<AdapterPart>,
-    /// Packed weights that the host keeps for streaming, bytes.
-    host_bytes: u64,
-    /// What the host's memory holds: these, and what adapters with memory of their own exchange with it.
+    /// What the host's memory holds: packed weights that it keeps for streaming, and what adapters with memory of their
+    /// own exchange with it.
     host_memory: HostPart,
     /// Where streamed weights stay between forwards; `None` where nothing is streamed.
     offload_mode: Option<OffloadMode>,
@@ -158,7 +157,6 @@ fn report(checkpoint: String, graph: &Graph, placed: &Placed) -> Report {
         rates: adapter.rates,
         measured: adapter.measured,
     });
-    let host_memory = host_part(placed);
     Report {
         checkpoint,
         context_length: graph.context_length,
@@ -166,8 +164,7 @@ fn report(checkpoint: String, graph: &Graph, placed: &Placed) -> Report {
         kv_format: graph.kv_format().map(KvFormat::name),
         units: units.collect(),
         adapters: adapters.collect(),
-        host_bytes: host_memory.weights,
-        host_memory,
+        host_memory: host_part(placed),
         offload_mode: placed.plan.streams().then_some(placed.plan.offload_mode),
         in_place: reads_in_place(&placed.plan),
         decode: placed.decode,
